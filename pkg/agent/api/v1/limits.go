@@ -1,0 +1,18 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agentv1
+
+const (
+	// MaxRecordBytes is how large all parts of one record may be together.
+	// A core Secret holds at most 1 MiB of data.
+	MaxRecordBytes = 2 << 20
+	// MaxMessageBytes is how large a message may be, either way: an event holds
+	// its record twice. Set it with grpc.MaxCallRecvMsgSize and
+	// grpc.MaxCallSendMsgSize on the client's side.
+	MaxMessageBytes = 3 * MaxRecordBytes
+
+	// MetadataAuditID and MetadataUser are the gRPC metadata keys under which
+	// a caller says for which request of whom it asks. The agent only logs them.
+	MetadataAuditID = "audit-id"
+	MetadataUser    = "user"
+)
