@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package assets
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+)
+
+// Own builds cmd/NAME of this checkout and returns the path of the binary, which lies in the user's
+// cache folder. Go's own cache makes it a matter of a second when nothing has changed.
+// The binary has the race detector if the caller has it.
+func Own(ctx context.Context, progress io.Writer, name string) (string, error) {
+	root, err := moduleRoot(ctx)
+	if err != nil {
+		return "", err
+	}
+	dir, err := cacheDir()
+	if err != nil {
+		return "", err
+	}
+	// Two checkouts must not overwrite each other's binaries.
+	checkout := sha256.Sum256([]byte(root))
+	dir = filepath.Join(dir, "bin-"+hex.EncodeToString(checkout[:8])+raceSuffix)
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return "", fmt.Errorf("make folder for %s: %w", name, err)
+	}
+	target := filepath.Join(dir, name)
+	unlock, err := lock(ctx, filepath.Base(dir))
+	if err != nil {
+		return "", err
+	}
+	defer unlock()
+	// Go renames nothing into place, but it removes an old binary first, so that a process that
+	// runs it is not disturbed.
+	return target, build(ctx, progress, goBuild{
+		name: name,
+		dir:  root,
+		args: append(raceFlags, "-o", target, "./cmd/"+name),
+	})
+}

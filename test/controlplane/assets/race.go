@@ -1,0 +1,9 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build race
+
+package assets
+
+const raceSuffix = "-race"
+
+var raceFlags = []string{"-race"}
