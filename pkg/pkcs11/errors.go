@@ -105,3 +105,21 @@ func ClassOf(err error) Class {
 	}
 	return ClassOther
 }
+
+// wrap gives an error of the binding its function; nil stays nil.
+func wrap(op string, err error) error {
+	if err == nil {
+		return nil
+	}
+	var code pkcs11.Error
+	if !errors.As(err, &code) {
+		return fmt.Errorf("%s: %w", op, err)
+	}
+	return &Error{Op: op, Code: uint(code)}
+}
+
+// hasCode tells whether err is an *Error of that return code.
+func hasCode(err error, code uint) bool {
+	var e *Error
+	return errors.As(err, &e) && e.Code == code
+}

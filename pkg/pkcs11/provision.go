@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package pkcs11
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/miekg/pkcs11"
+)
+
+// maxTokenLabel is the size of the label in CK_TOKEN_INFO, in bytes.
+const maxTokenLabel = 32
+
+// ErrNotBlank is in the chain when a token that has a user PIN was to be
+// initialised. Nothing here ever does that: it would wipe the token.
+var ErrNotBlank = errors.New("the token is not blank: it has a user PIN")
+
+// InitToken formats a blank token and sets its security officer's PIN and its
+// label (at most 32 bytes). On a token that was formatted before, the SO PIN
+// must be the one that it has. A token with a user PIN is refused.
+func (m *Module) InitToken(slotID uint, soPIN []byte, label string) error {
+	if len(label) > maxTokenLabel {
+		return fmt.Errorf("token label %q is longer than %d bytes", label, maxTokenLabel)
+	}
+	if err := m.requireBlank(slotID); err != nil {
+		return err
+	}
+	return wrap("C_InitToken", m.ctx.InitToken(slotID, alias(soPIN), label))
+}
+
+// InitPIN sets the user PIN of a formatted token that has none. A token with a
+// user PIN is refused.
+func (m *Module) InitPIN(slotID uint, soPIN, userPIN []byte) (err error) {
+	if err := m.requireBlank(slotID); err != nil {
+		return err
+	}
+	session, err := m.OpenSession(slotID)
+	if err != nil {
+		return err
+	}
+	// Closing the only session logs the security officer out.
+	defer func() { err = errors.Join(err, session.Close()) }()
+	if err := m.ctx.Login(session.handle, pkcs11.CKU_SO, alias(soPIN)); err != nil {
+		return wrap("C_Login", err)
+	}
+	return wrap("C_InitPIN", m.ctx.InitPIN(session.handle, alias(userPIN)))
+}
+
+func (m *Module) requireBlank(slotID uint) error {
+	info, err := m.TokenInfo(slotID)
+	if err != nil {
+		return err
+	}
+	if info.UserPINInitialized {
+		return fmt.Errorf("slot %d, serial %q: %w", slotID, info.Serial, ErrNotBlank)
+	}
+	return nil
+}
