@@ -1,0 +1,330 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package v1alpha1
+
+import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+// +genclient
+// +k8s:deepcopy-gen:interfaces=k8s.io/apimachinery/pkg/runtime.Object
+// +k8s:supportsSubresource="/status"
+
+// HSMPool is the set of hardware security modules (tokens) that were found for
+// HSMDevices. One is created for each HSMDevice and owned by it. Its status is
+// where the health and the room of the tokens can be seen.
+type HSMPool struct {
+	// +k8s:opaqueType
+	metav1.TypeMeta `json:",inline"`
+	// metadata is standard object metadata.
+	// More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#metadata
+	// +optional
+	// +k8s:opaqueType
+	metav1.ObjectMeta `json:"metadata,omitempty"`
+
+	// spec says whose tokens form the pool. Written by the controller when it
+	// creates the pool, then by users.
+	// +optional
+	Spec HSMPoolSpec `json:"spec,omitempty"`
+
+	// status is what discovery and the agents reported. Written by the controller.
+	// +optional
+	Status HSMPoolStatus `json:"status,omitempty"`
+}
+
+// HSMPoolSpec says whose tokens form the pool.
+type HSMPoolSpec struct {
+	// hsmDeviceRefs are the names of the HSMDevices, of the same namespace, whose
+	// tokens form the pool. At least one. Written by the controller, then by users.
+	// +required
+	// +listType=set
+	// +k8s:required
+	// +k8s:listType=set
+	// +k8s:eachVal=+k8s:format=k8s-long-name
+	HSMDeviceRefs []string `json:"hsmDeviceRefs"`
+
+	// gracePeriod is how long the last report of a discovery pod counts. More than
+	// zero, as a duration such as 90s or 5m.
+	// Default: 5m. Written by users.
+	// +optional
+	// +default="5m"
+	// +k8s:optional
+	// +k8s:opaqueType
+	GracePeriod *metav1.Duration `json:"gracePeriod,omitempty"`
+
+	// mirroring says whether the tokens mirror each other.
+	// Default: not set; they do not. Written by users.
+	// +optional
+	// +k8s:optional
+	Mirroring *PoolMirroring `json:"mirroring,omitempty"`
+}
+
+// PoolMirroring says whether the tokens of a pool mirror each other.
+type PoolMirroring struct {
+	// enabled lets the tokens mirror each other.
+	// Default: false. Written by users.
+	// +optional
+	// +default=false
+	// +k8s:optional
+	Enabled bool `json:"enabled,omitempty"`
+
+	// primaryRole is the name that status.members[].role gives to the token which
+	// takes writes. Letters, digits, '-', '_' and '.', at most 63.
+	// Default: primary. Written by users.
+	// +optional
+	// +default="primary"
+	// +k8s:optional
+	// +k8s:format=k8s-label-value
+	// +k8s:validation:maxLength=63
+	PrimaryRole string `json:"primaryRole,omitempty"`
+}
+
+// HSMPoolStatus is what discovery and the agents reported.
+type HSMPoolStatus struct {
+	// phase sums up the pool: Pending, no report yet; Aggregating, reports are
+	// coming in; Ready, every expected pod has reported and every token is available;
+	// Partial, some are missing; Error, none can be used. Written by the controller.
+	// +optional
+	// +k8s:optional
+	Phase PoolPhase `json:"phase,omitempty"`
+
+	// totalDevices is the number of tokens found. Written by the controller.
+	// +optional
+	// +k8s:optional
+	// +k8s:minimum=0
+	TotalDevices int32 `json:"totalDevices,omitempty"`
+
+	// availableDevices is the number of tokens that can be used. Written by the
+	// controller.
+	// +optional
+	// +k8s:optional
+	// +k8s:minimum=0
+	AvailableDevices int32 `json:"availableDevices,omitempty"`
+
+	// expectedPods is the number of discovery pods that should report. Written by
+	// the controller.
+	// +optional
+	// +k8s:optional
+	// +k8s:minimum=0
+	ExpectedPods int32 `json:"expectedPods,omitempty"`
+
+	// reportingPods are the discovery pods that have reported. Written by the
+	// controller.
+	// +optional
+	// +listType=map
+	// +listMapKey=podName
+	// +k8s:optional
+	// +k8s:listType=map
+	// +k8s:listMapKey=podName
+	ReportingPods []ReportingPod `json:"reportingPods,omitempty"`
+
+	// aggregatedDevices are the tokens that discovery has found. Written by the
+	// controller.
+	// +optional
+	// +listType=atomic
+	// +k8s:optional
+	// +k8s:listType=atomic
+	AggregatedDevices []AggregatedDevice `json:"aggregatedDevices,omitempty"`
+
+	// members are the tokens as their agents see them. Written by the controller,
+	// from the agents.
+	// +optional
+	// +listType=map
+	// +listMapKey=serialNumber
+	// +k8s:optional
+	// +k8s:listType=map
+	// +k8s:listMapKey=serialNumber
+	Members []PoolMember `json:"members,omitempty"`
+
+	// lastAggregationTime is when the reports last changed something here. Written
+	// by the controller.
+	// +optional
+	// +k8s:optional
+	// +k8s:opaqueType
+	LastAggregationTime *metav1.Time `json:"lastAggregationTime,omitempty"`
+
+	// observedGeneration is the metadata.generation that the other fields are
+	// about. Written by the controller.
+	// +optional
+	// +k8s:optional
+	// +k8s:minimum=0
+	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
+
+	// conditions tell about the pool in detail. Written by the controller.
+	// +optional
+	// +listType=map
+	// +listMapKey=type
+	// +patchStrategy=merge
+	// +patchMergeKey=type
+	// +k8s:optional
+	// +k8s:eachVal=+k8s:opaqueType
+	Conditions []metav1.Condition `json:"conditions,omitempty" patchStrategy:"merge" patchMergeKey:"type"`
+}
+
+// PoolPhase sums up a pool in one word.
+// +enum
+// +k8s:enum
+type PoolPhase string
+
+const (
+	// PoolPhasePending: no report yet.
+	PoolPhasePending PoolPhase = "Pending"
+	// PoolPhaseAggregating: reports are coming in.
+	PoolPhaseAggregating PoolPhase = "Aggregating"
+	// PoolPhaseReady: every expected pod has reported, every token is available.
+	PoolPhaseReady PoolPhase = "Ready"
+	// PoolPhasePartial: some pods or tokens are missing.
+	PoolPhasePartial PoolPhase = "Partial"
+	// PoolPhaseError: no token can be used.
+	PoolPhaseError PoolPhase = "Error"
+)
+
+// ReportingPod is a discovery pod and its last report.
+type ReportingPod struct {
+	// podName is the name of the discovery pod.
+	// +required
+	// +k8s:required
+	// +k8s:format=k8s-long-name
+	PodName string `json:"podName"`
+
+	// nodeName is the name of the node that it runs on.
+	// +optional
+	// +k8s:optional
+	// +k8s:format=k8s-long-name
+	NodeName string `json:"nodeName,omitempty"`
+
+	// devicesFound is the number of tokens in its report.
+	// +optional
+	// +k8s:optional
+	// +k8s:minimum=0
+	DevicesFound int32 `json:"devicesFound,omitempty"`
+
+	// lastReportTime is when it last reported something new.
+	// +optional
+	// +k8s:optional
+	// +k8s:opaqueType
+	LastReportTime *metav1.Time `json:"lastReportTime,omitempty"`
+
+	// discoveryStatus is how far it is: discovering, completed or error.
+	// +optional
+	// +k8s:optional
+	DiscoveryStatus DiscoveryStatus `json:"discoveryStatus,omitempty"`
+
+	// fresh is true while the report is younger than gracePeriod.
+	// +optional
+	// +k8s:optional
+	Fresh bool `json:"fresh,omitempty"`
+
+	// error says why discovery failed; empty if it did not.
+	// +optional
+	// +k8s:optional
+	Error string `json:"error,omitempty"`
+}
+
+// DiscoveryStatus is how far a discovery pod is.
+// +enum
+// +k8s:enum
+type DiscoveryStatus string
+
+const (
+	// DiscoveryStatusDiscovering: the pod is still looking.
+	DiscoveryStatusDiscovering DiscoveryStatus = "discovering"
+	// DiscoveryStatusCompleted: the report is whole.
+	DiscoveryStatusCompleted DiscoveryStatus = "completed"
+	// DiscoveryStatusError: discovery failed.
+	DiscoveryStatusError DiscoveryStatus = "error"
+)
+
+// AggregatedDevice is a token that discovery has found.
+type AggregatedDevice struct {
+	// serialNumber is the serial number of the token; empty if it does not tell.
+	// +optional
+	// +k8s:optional
+	SerialNumber string `json:"serialNumber,omitempty"`
+
+	// nodeName is the name of the node that it is plugged into.
+	// +required
+	// +k8s:required
+	// +k8s:format=k8s-long-name
+	NodeName string `json:"nodeName"`
+
+	// devicePath is the path of its device file on that node.
+	// +required
+	// +k8s:required
+	DevicePath string `json:"devicePath"`
+
+	// available is true if it can be used.
+	// +optional
+	// +k8s:optional
+	Available bool `json:"available,omitempty"`
+
+	// lastSeen is when it was last reported.
+	// +optional
+	// +k8s:optional
+	// +k8s:opaqueType
+	LastSeen *metav1.Time `json:"lastSeen,omitempty"`
+}
+
+// PoolMember is a token as its agent sees it.
+type PoolMember struct {
+	// serialNumber is the serial number of the token.
+	// +required
+	// +k8s:required
+	SerialNumber string `json:"serialNumber"`
+
+	// role is the token's part in the pool: the primary takes writes, the backups
+	// mirror it. The primary is called as spec.mirroring.primaryRole says.
+	// +optional
+	// +k8s:optional
+	// +k8s:format=k8s-label-value
+	Role string `json:"role,omitempty"`
+
+	// inSync is true if the token holds every acknowledged write.
+	// +optional
+	// +k8s:optional
+	InSync bool `json:"inSync,omitempty"`
+
+	// objects is the room of the token in PKCS#11 objects.
+	// +optional
+	Objects Capacity `json:"objects,omitempty"`
+
+	// bytes is the room of the token in bytes.
+	// +optional
+	Bytes Capacity `json:"bytes,omitempty"`
+
+	// firmwareVersion is the version of the token's firmware.
+	// +optional
+	// +k8s:optional
+	FirmwareVersion string `json:"firmwareVersion,omitempty"`
+
+	// agentEndpoint is host:port of the agent that owns the token.
+	// +optional
+	// +k8s:optional
+	AgentEndpoint string `json:"agentEndpoint,omitempty"`
+}
+
+// Capacity is used and free room of a token.
+type Capacity struct {
+	// used is what the store on the token takes.
+	// +optional
+	// +k8s:optional
+	// +k8s:minimum=0
+	Used int64 `json:"used,omitempty"`
+
+	// free is what the store can still take.
+	// +optional
+	// +k8s:optional
+	// +k8s:minimum=0
+	Free int64 `json:"free,omitempty"`
+}
+
+// +k8s:deepcopy-gen:interfaces=k8s.io/apimachinery/pkg/runtime.Object
+
+// HSMPoolList is a list of HSMPools.
+type HSMPoolList struct {
+	metav1.TypeMeta `json:",inline"`
+	// metadata is standard list metadata.
+	// +optional
+	metav1.ListMeta `json:"metadata,omitempty"`
+
+	// items are the HSMPools.
+	Items []HSMPool `json:"items"`
+}
