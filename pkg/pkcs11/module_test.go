@@ -1,0 +1,257 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package pkcs11_test
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"j5t.io/hsm/pkg/pkcs11"
+	"j5t.io/hsm/test/softhsm"
+)
+
+func TestOpenErrors(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	text := filepath.Join(dir, "text.so")
+	if err := os.WriteFile(text, []byte("not a library"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	inUse := softhsm.New(t)
+	open(t, inUse.Library)
+	for _, test := range []struct{ name, path, want string }{
+		{"relative", "libsofthsm2.so", "must be absolute"},
+		{"missing", filepath.Join(dir, "absent.so"), "is missing"},
+		{"no library", text, "is not a PKCS#11 module"},
+		{"initialised already", inUse.Library, "CKR_CRYPTOKI_ALREADY_INITIALIZED"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			_, err := pkcs11.Open(test.path)
+			if err == nil || !strings.Contains(err.Error(), test.want) || !strings.Contains(err.Error(), test.path) {
+				t.Errorf("want an error with %q and the path, got %v", test.want, err)
+			}
+		})
+	}
+}
+
+// TestInitializeFails has SoftHSM read a configuration that is not there.
+func TestInitializeFails(t *testing.T) {
+	library := softhsm.CopyLibrary(t)
+	t.Setenv("SOFTHSM2_CONF", filepath.Join(t.TempDir(), "absent.conf"))
+	_, err := pkcs11.Open(library)
+	if err == nil || !strings.Contains(err.Error(), library) || !strings.Contains(err.Error(), "C_Initialize") {
+		t.Errorf("want an error of C_Initialize with the path, got %v", err)
+	}
+}
+
+func TestFind(t *testing.T) {
+	t.Parallel()
+	first, second := softhsm.New(t), softhsm.New(t)
+	module := open(t, first.Library)
+	all, err := module.Tokens()
+	if err != nil {
+		t.Fatal(err)
+	}
+	slots := map[string]uint{}
+	for _, info := range all {
+		slots[info.Serial] = info.SlotID
+	}
+	firstSlot, secondSlot, absent := slots[first.Serial], slots[second.Serial], uint(1<<30)
+
+	for _, test := range []struct {
+		name     string
+		selector pkcs11.Selector
+		serial   string
+		err      error
+	}{
+		{"serial", pkcs11.Selector{Serial: first.Serial}, first.Serial, nil},
+		{"slot", pkcs11.Selector{SlotID: &secondSlot}, second.Serial, nil},
+		{"all three", pkcs11.Selector{Serial: first.Serial, Label: first.Label, SlotID: &firstSlot}, first.Serial, nil},
+		{"serial of one and slot of the other", pkcs11.Selector{Serial: first.Serial, SlotID: &secondSlot}, "", pkcs11.ErrTokenAbsent},
+		{"no such serial", pkcs11.Selector{Serial: "absent"}, "", pkcs11.ErrTokenAbsent},
+		{"no such label", pkcs11.Selector{Label: "absent"}, "", pkcs11.ErrTokenAbsent},
+		{"part of a label", pkcs11.Selector{Label: first.Label[:4]}, "", pkcs11.ErrTokenAbsent},
+		{"no such slot", pkcs11.Selector{SlotID: &absent}, "", pkcs11.ErrTokenAbsent},
+		{"label of both", pkcs11.Selector{Label: first.Label}, "", pkcs11.ErrTokenAmbiguous},
+		{"any", pkcs11.Selector{}, "", pkcs11.ErrTokenAmbiguous},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			info, err := module.Find(test.selector)
+			if info.Serial != test.serial || !errors.Is(err, test.err) {
+				t.Fatalf("found %q, error %v; want %q, %v", info.Serial, err, test.serial, test.err)
+			}
+			if err == nil {
+				return
+			}
+			for _, seen := range []string{first.Serial, second.Serial, first.Label} {
+				if !strings.Contains(err.Error(), seen) {
+					t.Errorf("the error does not say that %q is present: %v", seen, err)
+				}
+			}
+		})
+	}
+}
+
+func TestTokenInfo(t *testing.T) {
+	t.Parallel()
+	token := softhsm.New(t)
+	info := find(t, open(t, token.Library), token)
+	if info.Manufacturer != "SoftHSM project" || info.Model != "SoftHSM v2" || info.Label != token.Label {
+		t.Errorf("strings are not trimmed: %+v", info)
+	}
+	if !strings.HasPrefix(info.FirmwareVersion, "2.") {
+		t.Errorf("firmware version %q", info.FirmwareVersion)
+	}
+	if !info.Initialized || !info.UserPINInitialized || info.UserPINCountLow || info.UserPINFinalTry || info.UserPINLocked {
+		t.Errorf("flags of a new token: %+v", info)
+	}
+}
+
+// TestPINFlags pins down what SoftHSM does with CKF_USER_PIN_COUNT_LOW, which
+// the PIN latch relies on: set by one wrong PIN, seen by another process,
+// cleared by the next login.
+func TestPINFlags(t *testing.T) {
+	t.Parallel()
+	token := softhsm.New(t)
+	module := open(t, token.Library)
+	slot := find(t, module, token).SlotID
+	session := openSession(t, module, token)
+	countLow := func(m *pkcs11.Module) bool {
+		info, err := m.TokenInfo(slot)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return info.UserPINCountLow
+	}
+
+	if err := session.Login([]byte("wrong pin")); pkcs11.ClassOf(err) != pkcs11.ClassPINRejected {
+		t.Fatalf("wrong PIN: %v", err)
+	}
+	if !countLow(module) || !countLow(open(t, softhsm.CopyLibrary(t))) {
+		t.Error("CKF_USER_PIN_COUNT_LOW is not set after a wrong PIN")
+	}
+	login(t, session, token)
+	if countLow(module) || countLow(open(t, softhsm.CopyLibrary(t))) {
+		t.Error("CKF_USER_PIN_COUNT_LOW is still set after a login")
+	}
+}
+
+func TestReinitialize(t *testing.T) {
+	t.Parallel()
+	token := softhsm.New(t)
+	module := open(t, token.Library)
+	session := openSession(t, module, token)
+	login(t, session, token)
+	handle, err := session.Create("label", "application", []byte("value"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := module.Reinitialize(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := session.Value(handle); pkcs11.ClassOf(err) != pkcs11.ClassReconnect {
+		t.Errorf("a session of before: %v", err)
+	}
+	session = openSession(t, module, token)
+	login(t, session, token)
+	objects, err := session.Objects()
+	if err != nil || len(objects) != 1 {
+		t.Errorf("objects afterwards: %v, %v", objects, err)
+	}
+	if err := module.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := module.Reinitialize(); err != nil {
+		t.Errorf("reinitialise after C_Finalize: %v", err)
+	}
+}
+
+func TestProvision(t *testing.T) {
+	t.Parallel()
+	token := softhsm.NewBlank(t)
+	module := open(t, token.Library)
+	slot := find(t, module, token).SlotID
+
+	if err := module.InitToken(slot, []byte(token.SOPIN), strings.Repeat("l", 33)); err == nil {
+		t.Error("a label of 33 bytes was taken")
+	}
+	if err := module.InitToken(slot, []byte("wrong SO PIN"), "label"); pkcs11.ClassOf(err) != pkcs11.ClassPINRejected {
+		t.Errorf("InitToken with a wrong SO PIN: %v", err)
+	}
+	if err := module.InitPIN(slot, []byte("wrong SO PIN"), []byte(token.PIN)); pkcs11.ClassOf(err) != pkcs11.ClassPINRejected {
+		t.Errorf("InitPIN with a wrong SO PIN: %v", err)
+	}
+	if err := module.InitToken(slot, []byte(token.SOPIN), "provisioned"); err != nil {
+		t.Fatal(err)
+	}
+	if err := module.InitPIN(slot, []byte(token.SOPIN), []byte(token.PIN)); err != nil {
+		t.Fatal(err)
+	}
+	info, err := module.TokenInfo(slot)
+	if err != nil || !info.UserPINInitialized || info.Label != "provisioned" {
+		t.Errorf("token info afterwards: %+v, %v", info, err)
+	}
+	session, err := module.OpenSession(slot)
+	if err != nil {
+		t.Fatal(err)
+	}
+	login(t, session, token)
+	if _, err := session.Create("label", "application", []byte("value")); err != nil {
+		t.Fatal(err)
+	}
+	if err := session.Close(); err != nil {
+		t.Fatal(err)
+	}
+
+	if err := module.InitToken(slot, []byte(token.SOPIN), "again"); !errors.Is(err, pkcs11.ErrNotBlank) {
+		t.Errorf("InitToken of a token in use: %v", err)
+	}
+	if err := module.InitPIN(slot, []byte(token.SOPIN), []byte("87654321")); !errors.Is(err, pkcs11.ErrNotBlank) {
+		t.Errorf("InitPIN of a token in use: %v", err)
+	}
+	if session, err = module.OpenSession(slot); err != nil {
+		t.Fatal(err)
+	}
+	login(t, session, token)
+	if objects, err := session.Objects(); err != nil || len(objects) != 1 {
+		t.Errorf("objects after refused initialisations: %v, %v", objects, err)
+	}
+}
+
+func open(t *testing.T, library string) *pkcs11.Module {
+	t.Helper()
+	module, err := pkcs11.Open(library)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return module
+}
+
+func find(t *testing.T, module *pkcs11.Module, token softhsm.Token) pkcs11.TokenInfo {
+	t.Helper()
+	info, err := module.Find(pkcs11.Selector{Serial: token.Serial})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return info
+}
+
+func openSession(t *testing.T, module *pkcs11.Module, token softhsm.Token) *pkcs11.Session {
+	t.Helper()
+	session, err := module.OpenSession(find(t, module, token).SlotID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return session
+}
+
+func login(t *testing.T, session *pkcs11.Session, token softhsm.Token) {
+	t.Helper()
+	if err := session.Login([]byte(token.PIN)); err != nil {
+		t.Fatal(err)
+	}
+}
