@@ -213,3 +213,18 @@ func eventually(t *testing.T, condition func() bool) {
 		<-time.After(10 * time.Millisecond)
 	}
 }
+
+func TestFreePortIsGivenOnce(t *testing.T) {
+	t.Parallel()
+	seen := map[int]bool{}
+	for range 200 {
+		port, err := process.FreePort()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if seen[port] {
+			t.Errorf("port %d given twice", port)
+		}
+		seen[port] = true
+	}
+}
