@@ -1,0 +1,260 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package token
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+
+	"j5t.io/hsm/pkg/pkcs11"
+)
+
+const (
+	// maxKeyBytes limits keys and addresses.
+	maxKeyBytes  = 1024
+	maxMetaBytes = maxDescriptionBytes - 2*(maxKeyBytes+2)
+	// maxSuperseded limits the list of superseded units in a commit.
+	maxSuperseded = 64
+	// graveyardSize is how many of the last destroyed units the list goes on
+	// naming: a power cut undoes the last destroys only.
+	graveyardSize = 16
+)
+
+// Commit makes changes durable, all or none. Their revisions are strictly
+// ascending, above Head and above those of earlier calls, failed ones included;
+// the last one is the id of the commit. It costs one create, and more only if
+// the changes together are longer than a segment.
+//
+// TooLarge, Full and an invalid change are found before the token is touched.
+// After OutcomeUnknown or an error of the device every call fails until the
+// store is opened again; an error of the device means that nothing was changed.
+func (s *Store) Commit(changes []Change) error {
+	if s.stale != nil {
+		return s.staleError()
+	}
+	if len(changes) == 0 {
+		return nil
+	}
+	if err := s.check(changes); err != nil {
+		return err
+	}
+	u := &unit{id: changes[len(changes)-1].Record.Revision}
+	superseded := s.idle()
+	p := s.plan(u.id, changes, superseded)
+	pieces := p.encode(u.id, s.profile.SegmentBytes-sealOverhead)
+	for _, r := range p.records {
+		if r.length > s.profile.RecordBytes {
+			return s.tooLarge(r.Record.Key, r.length)
+		}
+	}
+	if len(pieces) > maxParts {
+		return errorf(TooLarge, "the change takes %d objects, and the format allows %d", len(pieces), maxParts)
+	}
+	var segments [][]byte
+	u.unit, segments = s.keys.seal(u.id, pieces)
+	start := 0
+	for i, piece := range pieces {
+		o := object{pkcs11.Object{Label: segmentLabel(u.id, uint16(i)), Application: application}, len(segments[i])}
+		u.parts = append(u.parts, part{o, start, len(piece)})
+		start += len(piece)
+		clear(piece)
+	}
+	if err := s.checkRoom(changes, u); err != nil {
+		return err
+	}
+	if err := s.write(u, segments); err != nil {
+		return err
+	}
+	for _, old := range superseded {
+		s.supersede(old)
+	}
+	s.units = append(s.units, u)
+	for _, r := range p.records {
+		s.place(u, r)
+	}
+	for _, r := range p.records {
+		s.settle(r.Record.Key)
+	}
+	return nil
+}
+
+// check finds what is wrong with changes by themselves.
+func (s *Store) check(changes []Change) error {
+	last := s.attempted
+	for _, c := range changes {
+		r := c.Record
+		switch {
+		case r.Revision <= last:
+			return fmt.Errorf("revision %d of record %q is not above %d", r.Revision, r.Key, last)
+		case r.Key == "" || len(r.Key) > maxKeyBytes || len(r.Address) > maxKeyBytes:
+			return fmt.Errorf("record %q: its key and address may have 1 to %d bytes", r.Key, maxKeyBytes)
+		case r.DataRevision > r.Revision:
+			return fmt.Errorf("record %q: its data revision %d is above its revision %d", r.Key, r.DataRevision, r.Revision)
+		}
+		last = r.Revision
+		if length := len(r.Data); length > s.profile.RecordBytes {
+			return s.tooLarge(r.Key, length)
+		}
+		if len(r.Meta) > maxMetaBytes {
+			return errorf(TooLarge, "record %q has %d bytes of metadata, and the format allows %d", r.Key, len(r.Meta), maxMetaBytes)
+		}
+	}
+	return nil
+}
+
+func (s *Store) tooLarge(key string, length int) error {
+	return errorf(TooLarge, "record %q takes %d bytes, and a token of profile %s holds at most %d in one record", key, length, s.profile.Name, s.profile.RecordBytes)
+}
+
+// idle are the units without a live record that no commit lists yet, as many
+// as the next one may list. They could be listed by the very commit that takes
+// their last record; but tokens lose the last create, and then the old record is
+// better than none.
+func (s *Store) idle() []*unit {
+	free := maxSuperseded - len(s.graveyard)
+	for _, w := range s.waste {
+		if w.superseded {
+			free--
+		}
+	}
+	var idle []*unit
+	for _, u := range s.units {
+		if u.live == 0 && len(idle) < free {
+			idle = append(idle, u)
+		}
+	}
+	return idle
+}
+
+// plan is the payload of a commit with which these units are superseded.
+func (s *Store) plan(id uint64, changes []Change, superseded []*unit) *payload {
+	remaining := slices.DeleteFunc(slices.Clone(s.units), func(u *unit) bool { return slices.Contains(superseded, u) })
+	p := &payload{live: uint64(len(remaining)), digest: digestOf(idsOf(remaining))}
+	p.superseded = append(idsOf(superseded), s.graveyard...)
+	for _, w := range s.waste {
+		if w.superseded {
+			p.superseded = append(p.superseded, w.id)
+		}
+	}
+	slices.SortFunc(p.superseded, func(a, b uint64) int { return cmp.Compare(b, a) })
+	for _, c := range changes {
+		p.records = append(p.records, placed{Change: c})
+	}
+	return p
+}
+
+// checkRoom refuses what would not leave the reserve that is due. A change that
+// adds records, or is longer than an object, leaves all of it when the room that
+// it makes is counted; one record may be replaced while there is more than a
+// quarter of it; deletions may take the rest.
+func (s *Store) checkRoom(changes []Change, u *unit) error {
+	adds, deletes := len(u.parts) > 1, true
+	records := map[*unit]int{} // that lie in older units and are replaced
+	replaced := map[string]bool{}
+	for _, c := range changes {
+		deletes = deletes && c.Delete
+		if old := s.index[c.Record.Key]; old == nil || old.Delete {
+			adds = adds || !c.Delete
+		} else if !replaced[c.Record.Key] {
+			replaced[c.Record.Key] = true
+			records[old.unit]++
+		}
+	}
+	usage := s.Usage()
+	after := usage
+	for _, p := range u.parts {
+		after.Objects++
+		after.Bytes += p.bytes
+	}
+	now := after
+	for old, n := range records {
+		if n == old.records {
+			for _, p := range old.parts {
+				after.spare(p.object)
+			}
+		}
+	}
+	keep := s.profile.Reserve / 4
+	if deletes {
+		keep = 0
+	}
+	if s.profile.room(now.Objects, now.Bytes, keep) &&
+		(deletes || !adds || s.profile.room(after.Objects-after.SpareObjects, after.Bytes-after.SpareBytes, s.profile.Reserve)) {
+		return nil
+	}
+	return errorf(Full, "the change takes %d objects of %d bytes together; the token holds %d objects, of which %d are to be destroyed, and %d bytes of the store; profile %s allows %d objects and %d bytes (0 is no limit), and keeps %d objects for updates and deletes. Delete secrets, or use a larger token",
+		len(u.parts), now.Bytes-usage.Bytes, usage.Objects, usage.Superseded, usage.Bytes, s.profile.Name, s.profile.Objects, s.profile.StoreBytes, s.profile.Reserve)
+}
+
+// write creates the objects of a unit. The commit segment is the last one, and
+// its creation the commit.
+func (s *Store) write(u *unit, segments [][]byte) error {
+	s.attempted = u.id
+	for i := len(segments) - 1; i >= 0; i-- {
+		p := &u.parts[i]
+		handle, err := s.dev.Create(p.Label, p.Application, segments[i])
+		if err != nil {
+			handle, err = s.resolve(u, i, err)
+		}
+		if err != nil {
+			return err
+		}
+		p.Handle = handle
+		s.objects++
+		s.count(p.bytes)
+	}
+	return nil
+}
+
+// resolve finds out what became of a part whose creation failed.
+//
+// A listing that shows the object is proof. One that does not is none, for some
+// modules list from memory; unless the token refused the object for its size.
+// Then the commit was not made; its id goes on the list of superseded units, so
+// that it never will be.
+func (s *Store) resolve(u *unit, i int, failure error) (pkcs11.Handle, error) {
+	p := u.parts[i]
+	class := pkcs11.ClassOf(failure)
+	if class != pkcs11.ClassReconnect && class != pkcs11.ClassRelogin {
+		objects, err := s.dev.Objects()
+		if handle, ok := s.find(objects, p.Label); ok {
+			return handle, nil
+		}
+		reason := map[pkcs11.Class]Reason{pkcs11.ClassFull: Full, pkcs11.ClassTooLarge: TooLarge}[class]
+		if err == nil && reason != 0 {
+			s.giveUp(u, i)
+			return 0, &Error{Reason: reason, Message: fmt.Sprintf("the token refused object %q of %d bytes, which fits profile %s: it holds less than that. Choose a smaller profile", p.Label, p.bytes, s.profile.Name), Err: failure}
+		}
+	}
+	s.stale = failure
+	if i > 0 {
+		return 0, fmt.Errorf("nothing was changed: creating object %q: %w", p.Label, failure)
+	}
+	return 0, &Error{Reason: OutcomeUnknown, Message: fmt.Sprintf("it is not known whether commit %016x was made", u.id), Err: failure}
+}
+
+// find looks for an object that the store has just tried to create.
+func (s *Store) find(objects []pkcs11.Object, label string) (pkcs11.Handle, bool) {
+	known := map[pkcs11.Handle]bool{}
+	for _, w := range s.waste {
+		for _, o := range w.objects {
+			known[o.Handle] = true
+		}
+	}
+	for _, o := range objects {
+		if o.Label == label && o.Application == application && !known[o.Handle] {
+			return o.Handle, true
+		}
+	}
+	return 0, false
+}
+
+// giveUp leaves the parts after i of a commit that was not made to Tidy.
+func (s *Store) giveUp(u *unit, i int) {
+	w := waste{id: u.id, superseded: true}
+	for _, p := range u.parts[i+1:] {
+		w.objects = append(w.objects, p.object)
+	}
+	s.waste = append(s.waste, w)
+}
