@@ -941,7 +941,7 @@ func schema_pkg_apis_hsm_v1alpha1_HSMSecretSpec(ref common.ReferenceCallback) co
 				Properties: map[string]spec.Schema{
 					"hsmPath": {
 						SchemaProps: spec.SchemaProps{
-							Description: "hsmPath is the address of the secret on the token: at least two segments separated by '/', each of letters, digits, '-', '_' and '.', none of them '.' or '..', together at most 512 bytes. It is unique in the pool and cannot be changed. A path outside secrets/<namespace>/ needs the verb claim on the resource hsmsecrets with the path as resource name. Default: secrets/<metadata.namespace>/<metadata.name>. Written by users.",
+							Description: "hsmPath is the address of the secret on the token: segments separated by '/', each of letters, digits, '-', '_' and '.', none of them '.' or '..', together at most 512 bytes. It is unique in the pool and cannot be changed. A path outside secrets/<namespace>/ needs the verb claim on the resource hsmsecrets with the path as resource name. Default: secrets/<metadata.namespace>/<metadata.name>. Written by users.",
 							MaxLength:   ptr.To[int64](512),
 							Type:        []string{"string"},
 							Format:      "",

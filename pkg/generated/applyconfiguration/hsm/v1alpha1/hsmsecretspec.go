@@ -15,7 +15,7 @@ import (
 // HSMSecretSpec says where a secret lies on the token and how it is projected
 // into a Secret.
 type HSMSecretSpecApplyConfiguration struct {
-	// hsmPath is the address of the secret on the token: at least two segments
+	// hsmPath is the address of the secret on the token: segments
 	// separated by '/', each of letters, digits, '-', '_' and '.', none of them '.' or
 	// '..', together at most 512 bytes. It is unique in the pool and cannot be
 	// changed. A path outside secrets/<namespace>/ needs the verb claim on the

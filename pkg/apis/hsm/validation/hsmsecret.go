@@ -1,0 +1,132 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package validation
+
+import (
+	"encoding/json"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	apivalidation "k8s.io/apimachinery/pkg/api/validation"
+	metav1validation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
+	utilvalidation "k8s.io/apimachinery/pkg/util/validation"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"j5t.io/hsm/pkg/apis/hsm"
+)
+
+// ValidateHSMSecret tests an HSMSecret that is to be stored. No error shows a
+// value of data.
+func ValidateHSMSecret(secret *hsm.HSMSecret) field.ErrorList {
+	errs := apivalidation.ValidateObjectMeta(&secret.ObjectMeta, true, apivalidation.NameIsDNSSubdomain, field.NewPath("metadata"))
+	errs = append(errs, validateHSMPath(secret.Spec.HSMPath, field.NewPath("spec", "hsmPath"))...)
+	errs = append(errs, validateData(secret.Data, field.NewPath("data"))...)
+	errs = append(errs, validateRequiredKeys(secret)...)
+	return errs
+}
+
+// ValidateHSMSecretUpdate tests an HSMSecret that is to replace another.
+func ValidateHSMSecretUpdate(secret, old *hsm.HSMSecret) field.ErrorList {
+	errs := ValidateHSMSecret(secret)
+	if old.Immutable == nil || !*old.Immutable {
+		return errs
+	}
+	// As for a core Secret.
+	if secret.Immutable == nil || !*secret.Immutable {
+		errs = append(errs, field.Forbidden(field.NewPath("immutable"), "cannot be unset: delete the object and create it again"))
+	}
+	if !equality.Semantic.DeepEqual(secret.Data, old.Data) {
+		errs = append(errs, field.Forbidden(field.NewPath("data"), "cannot be changed while immutable is true: delete the object and create it again"))
+	}
+	return errs
+}
+
+// ValidateHSMSecretStatusUpdate tests the status that is to replace another.
+func ValidateHSMSecretStatusUpdate(secret *hsm.HSMSecret) field.ErrorList {
+	return metav1validation.ValidateConditions(secret.Status.Conditions, field.NewPath("status", "conditions"))
+}
+
+// validateHSMPath tests the syntax of a path; its length is a tag.
+func validateHSMPath(path string, fldPath *field.Path) field.ErrorList {
+	var errs field.ErrorList
+	for segment := range strings.SplitSeq(path, "/") {
+		if segment == "" {
+			errs = append(errs, field.Invalid(fldPath, path, "must not begin or end with '/', nor have an empty segment"))
+			continue
+		}
+		for _, msg := range utilvalidation.IsConfigMapKey(segment) {
+			errs = append(errs, field.Invalid(fldPath, path, "segment "+segment+": "+msg))
+		}
+	}
+	return errs
+}
+
+func validateData(data map[string][]byte, fldPath *field.Path) field.ErrorList {
+	var errs field.ErrorList
+	size := 0
+	for name, value := range data {
+		for _, msg := range utilvalidation.IsConfigMapKey(name) {
+			errs = append(errs, field.Invalid(fldPath.Key(name), name, msg))
+		}
+		size += len(value)
+	}
+	if size > hsm.MaxDataSize {
+		errs = append(errs, field.TooLong(fldPath, "" /* not shown */, hsm.MaxDataSize))
+	}
+	return errs
+}
+
+// validateRequiredKeys tests what a type of Secret requires, as the server does
+// for a core Secret: an HSMSecret that passes can be projected.
+func validateRequiredKeys(secret *hsm.HSMSecret) field.ErrorList {
+	data := field.NewPath("data")
+	switch secret.Spec.SecretType {
+	case corev1.SecretTypeTLS:
+		return append(
+			requireKey(secret.Data, corev1.TLSCertKey, data),
+			requireKey(secret.Data, corev1.TLSPrivateKeyKey, data)...)
+	case corev1.SecretTypeDockerConfigJson:
+		return requireJSON(secret.Data, corev1.DockerConfigJsonKey, data)
+	case corev1.SecretTypeDockercfg:
+		return requireJSON(secret.Data, corev1.DockerConfigKey, data)
+	case corev1.SecretTypeBasicAuth:
+		_, hasUsername := secret.Data[corev1.BasicAuthUsernameKey]
+		_, hasPassword := secret.Data[corev1.BasicAuthPasswordKey]
+		if !hasUsername && !hasPassword {
+			return field.ErrorList{
+				field.Required(data.Key(corev1.BasicAuthUsernameKey), "one of username and password, for type kubernetes.io/basic-auth"),
+				field.Required(data.Key(corev1.BasicAuthPasswordKey), "one of username and password, for type kubernetes.io/basic-auth"),
+			}
+		}
+	case corev1.SecretTypeSSHAuth:
+		if len(secret.Data[corev1.SSHAuthPrivateKey]) == 0 {
+			return field.ErrorList{field.Required(data.Key(corev1.SSHAuthPrivateKey), "for type kubernetes.io/ssh-auth")}
+		}
+	case corev1.SecretTypeServiceAccountToken:
+		if secret.Annotations[corev1.ServiceAccountNameKey] == "" {
+			return field.ErrorList{field.Required(field.NewPath("metadata", "annotations").Key(corev1.ServiceAccountNameKey),
+				"for type kubernetes.io/service-account-token")}
+		}
+	}
+	return nil
+}
+
+func requireKey(data map[string][]byte, key string, fldPath *field.Path) field.ErrorList {
+	if _, ok := data[key]; !ok {
+		return field.ErrorList{field.Required(fldPath.Key(key), "for this spec.secretType")}
+	}
+	return nil
+}
+
+func requireJSON(data map[string][]byte, key string, fldPath *field.Path) field.ErrorList {
+	if errs := requireKey(data, key, fldPath); len(errs) > 0 {
+		return errs
+	}
+	// The decoder's error is not shown: it cites the value.
+	var object map[string]any
+	if err := json.Unmarshal(data[key], &object); err != nil {
+		return field.ErrorList{field.Invalid(fldPath.Key(key), "<not shown>", "must be a JSON object")}
+	}
+	return nil
+}
