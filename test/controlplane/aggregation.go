@@ -47,7 +47,7 @@ func (c *ControlPlane) RegisterAPIService(ctx context.Context, s APIService) err
 	if err != nil {
 		return err
 	}
-	port := int32(s.Port) //nolint:gosec // a TCP port
+	port := int32(s.Port)
 	wanted := &apiregistrationv1.APIService{
 		ObjectMeta: metav1.ObjectMeta{Name: s.objectName()},
 		Spec: apiregistrationv1.APIServiceSpec{

@@ -82,7 +82,7 @@ func (c *ControlPlane) Kubectl(kubeconfig string) Kubectl {
 
 // Run runs kubectl to its end. The error is that of the process, with stderr.
 func (k Kubectl) Run(ctx context.Context, args ...string) (stdout, stderr string, err error) {
-	cmd := exec.CommandContext(ctx, k.Path, args...) //nolint:gosec // running kubectl is what this is for
+	cmd := exec.CommandContext(ctx, k.Path, args...)
 	cmd.Env = append(os.Environ(), k.Env...)
 	cmd.Stdin = k.Stdin
 	var out, errOut bytes.Buffer

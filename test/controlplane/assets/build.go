@@ -32,7 +32,7 @@ type goBuild struct {
 
 // build runs go build and tells progress every quietTime how far it is.
 func build(ctx context.Context, progress io.Writer, b goBuild) error {
-	cmd := exec.CommandContext(ctx, "go", append([]string{"build", "-v", "-buildvcs=false"}, b.args...)...) //nolint:gosec // builds our own checkout
+	cmd := exec.CommandContext(ctx, "go", append([]string{"build", "-v", "-buildvcs=false"}, b.args...)...)
 	cmd.Dir = b.dir
 	cmd.Env = append(os.Environ(), append([]string{"GOWORK=off"}, b.env...)...)
 	log := &buildLog{}

@@ -16,17 +16,24 @@ import (
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	names := os.Args[1:]
+	err := run(ctx, os.Args[1:])
+	stop()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, names []string) error {
 	if len(names) == 0 {
 		names = []string{assets.Etcd, assets.KubeAPIServer, assets.KubeControllerManager, assets.Kubectl}
 	}
 	found, err := assets.Find(ctx, os.Stderr, names...)
 	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
+		return err
 	}
 	for _, name := range names {
 		fmt.Println(found[name])
 	}
+	return nil
 }

@@ -1,0 +1,30 @@
+# One target per binary:
+#   docker build --target apiserver --tag hsm-apiserver .
+#   docker build --target agent --tag hsm-agent .
+# The images that they start from can be replaced: --build-arg DEBIAN_IMAGE=...
+ARG GO_IMAGE=golang:1.26-bookworm
+ARG DEBIAN_IMAGE=debian:bookworm-slim
+
+FROM ${GO_IMAGE} AS build
+WORKDIR /src
+COPY go.mod go.sum ./
+RUN go mod download
+COPY cmd/ cmd/
+COPY pkg/ pkg/
+# Only the agent needs C: it loads the PKCS#11 module.
+RUN CGO_ENABLED=0 go build -trimpath -ldflags="-s -w" -o /out/apiserver ./cmd/apiserver
+RUN CGO_ENABLED=1 go build -trimpath -ldflags="-s -w" -o /out/agent ./cmd/agent
+
+FROM scratch AS apiserver
+COPY --from=build /out/apiserver /apiserver
+USER 65532:65532
+ENTRYPOINT ["/apiserver"]
+
+FROM ${DEBIAN_IMAGE} AS agent
+# OpenSC speaks to smart cards through pcscd of the node; SoftHSM is a token in files.
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends opensc-pkcs11 libpcsclite1 softhsm2 \
+    && rm -rf /var/lib/apt/lists/*
+COPY --from=build /out/agent /agent
+USER 65532:65532
+ENTRYPOINT ["/agent"]
