@@ -252,4 +252,3 @@ func (c *Cluster) StartAPIServer(ctx context.Context) error {
 func (c *Cluster) LogDir() string { return filepath.Join(c.options.Dir, "logs") }
 
 func loopback(port int) string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(port)) }
-
