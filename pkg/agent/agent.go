@@ -1,0 +1,195 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package agent serves the store on one token over gRPC. It owns the way to the
+// token, the revisions, and what is kept of them in memory: index and history.
+// It never keeps a value in the clear, never answers for a store that it has
+// not verified, and never sends a PIN that was rejected once.
+//
+// A read goes through storeService, queue, worker and token.Store; a write the
+// same way, and back through the journal to all watches.
+package agent
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/health"
+	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/reflection"
+	"k8s.io/klog/v2"
+	"k8s.io/utils/clock"
+
+	agentv1 "j5t.io/hsm/pkg/agent/api/v1"
+	"j5t.io/hsm/pkg/mtls"
+	"j5t.io/hsm/pkg/pkcs11"
+)
+
+// DefaultHistory bounds the history unless Options say otherwise.
+var DefaultHistory = HistoryLimits{Events: 10_000, Bytes: 64 << 20, Age: 10 * time.Minute}
+
+const (
+	defaultCallTimeout = 2 * time.Minute
+	// How long requests that were begun may take after the agent was told to stop.
+	drainTimeout = 20 * time.Second
+)
+
+// Options say which token an agent serves, and to whom.
+type Options struct {
+	Module    string          // Absolute path of the PKCS#11 library.
+	Token     pkcs11.Selector // Must match one token.
+	PINFile   string          // The user's PIN. White space around it is ignored.
+	SOPINFile string          // The security officer's PIN; only to initialise a blank token.
+	StateDir  string          // Of this agent alone. It exists.
+	Provision bool            // A blank token may be made into a new store.
+	StoreID   string          // The store to serve, in hex; empty: that of the state directory, if any.
+	TLS       mtls.Files
+
+	History     HistoryLimits      // Zero: DefaultHistory.
+	CallTimeout time.Duration      // After which a hanging token ends the process. Zero: 2 minutes.
+	Clock       clock.PassiveClock // For revisions and the age of the history. nil: the system's.
+}
+
+// Agent serves one token. Make it with New, and run it once.
+type Agent struct {
+	reader     reader
+	journal    *journal
+	supervisor *supervisor
+	server     *grpc.Server
+	health     *health.Server
+	stopping   chan struct{}
+}
+
+// New loads the PKCS#11 module and prepares everything that does not need the
+// token. Its errors are mistakes in the options; those of the token are told by
+// the running agent.
+func New(o Options) (*Agent, error) {
+	module, err := pkcs11.Open(o.Module)
+	if err != nil {
+		return nil, err
+	}
+	a, err := newAgent(o, moduleReader{module})
+	if err != nil {
+		return nil, errors.Join(err, module.Close())
+	}
+	return a, nil
+}
+
+// moduleReader is the reader of a real module.
+type moduleReader struct{ *pkcs11.Module }
+
+func (m moduleReader) OpenSession(slotID uint) (session, error) { return m.Module.OpenSession(slotID) }
+
+func newAgent(o Options, r reader) (*Agent, error) {
+	if info, err := os.Stat(o.StateDir); err != nil || !info.IsDir() {
+		return nil, fmt.Errorf("state directory %q does not exist: make it, for this agent alone", o.StateDir)
+	}
+	identity, err := newIdentity(o.StateDir, o.StoreID, o.Provision)
+	if err != nil {
+		return nil, err
+	}
+	pins, err := newPINs(o)
+	if err != nil {
+		return nil, err
+	}
+	creds, err := o.TLS.Server()
+	if err != nil {
+		return nil, err
+	}
+	if o.Clock == nil {
+		o.Clock = clock.RealClock{}
+	}
+	if o.History == (HistoryLimits{}) {
+		o.History = DefaultHistory
+	}
+	journal, err := newJournal(o.Clock, o.History)
+	if err != nil {
+		return nil, err
+	}
+	starting := condition{agentv1.Reason_REASON_LOADING, "the agent is starting; ask again in a moment"}
+	a := &Agent{
+		reader:   r,
+		journal:  journal,
+		health:   health.NewServer(),
+		stopping: make(chan struct{}),
+	}
+	a.supervisor = &supervisor{
+		reader: r, selector: o.Token, pins: pins, identity: identity,
+		state: newState(starting),
+		worker: &worker{
+			clock: o.Clock, journal: journal, queue: newQueue(starting.err()),
+			watchdog: watchdog{limit: cmp.Or(o.CallTimeout, defaultCallTimeout), bite: exit},
+		},
+		onChange: a.setHealth,
+	}
+	a.setHealth(false)
+	a.server = grpc.NewServer(
+		grpc.Creds(creds),
+		grpc.MaxRecvMsgSize(agentv1.MaxMessageBytes),
+		grpc.MaxSendMsgSize(agentv1.MaxMessageBytes),
+		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 30 * time.Second, Timeout: 10 * time.Second}),
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
+	)
+	state, queue := a.supervisor.state, a.supervisor.worker.queue
+	agentv1.RegisterStoreServer(a.server, &storeService{state: state, journal: journal, queue: queue, stopping: a.stopping})
+	agentv1.RegisterDeviceServer(a.server, &deviceService{state: state, queue: queue})
+	healthv1.RegisterHealthServer(a.server, a.health)
+	reflection.Register(a.server)
+	return a, nil
+}
+
+// exit ends a process whose token hangs. It is restarted by whoever runs it.
+func exit(work string) {
+	klog.ErrorS(nil, "The token hangs: ending the process, so that a new one can reach it", "work", work)
+	klog.FlushAndExit(klog.ExitFlushTimeout, 1)
+}
+
+func (a *Agent) setHealth(ready bool) {
+	status := healthv1.HealthCheckResponse_NOT_SERVING
+	if ready {
+		status = healthv1.HealthCheckResponse_SERVING
+	}
+	a.health.SetServingStatus("", status)
+}
+
+// Run serves until the context ends: then streams are ended, requests that were
+// begun are finished, and the token is left logged out.
+func (a *Agent) Run(ctx context.Context, listener net.Listener) error {
+	owning, release := context.WithCancel(context.WithoutCancel(ctx))
+	defer release()
+	released := make(chan struct{})
+	go func() {
+		defer close(released)
+		a.supervisor.run(owning)
+	}()
+	served := make(chan error, 1)
+	go func() { served <- a.server.Serve(listener) }()
+
+	var err error
+	select {
+	case err = <-served:
+	case <-ctx.Done():
+		close(a.stopping)
+		a.health.Shutdown()
+		hurry := time.AfterFunc(drainTimeout, a.server.Stop)
+		a.server.GracefulStop()
+		hurry.Stop()
+		err = <-served
+	}
+	release()
+	<-released
+	return errors.Join(err, a.reader.Close())
+}
+
+// Compact forgets the history up to a revision, which remains the oldest that a
+// list or a watch can begin from. A revision that has not happened is an error.
+func (a *Agent) Compact(revision uint64) error { return a.journal.compact(revision) }
+
+// Calls counts what the token was asked for since the agent was made.
+func (a *Agent) Calls() pkcs11.Calls { return a.reader.Calls() }

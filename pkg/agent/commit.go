@@ -1,0 +1,264 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"bytes"
+	"time"
+
+	agentv1 "j5t.io/hsm/pkg/agent/api/v1"
+	"j5t.io/hsm/pkg/token"
+)
+
+// maxBatch bounds the changes of one commit.
+const maxBatch = 128
+
+// commitTask changes one record if it is at the expected revision.
+type commitTask struct {
+	in  *agentv1.CommitRequest
+	out *agentv1.CommitResponse
+}
+
+// change is what a commitTask comes to: a change that the token has to make.
+type change struct {
+	event
+	request *request
+	data    []byte // Of after.
+	sealed  []byte // Data of before.
+}
+
+// batch is the changes of one commit. No two of them touch the same key or
+// address, so each can be judged by the index as it was before all of them.
+type batch struct {
+	changes  []*change
+	touched  map[string]bool
+	answered bool
+	unknown  error     // Why the outcome is not known.
+	since    time.Time // When it became unknown.
+}
+
+// commit makes as many of the waiting changes as can share one commit.
+func (w *worker) commit(c *connection, waiting []*request) error {
+	b := &batch{touched: map[string]bool{}}
+	for _, r := range waiting {
+		task, ok := r.task.(*commitTask)
+		if !ok || !b.touch(w.touches(task.in)) || !w.queue.claim(r) {
+			continue
+		}
+		made, err := w.prepare(c, task)
+		switch {
+		case err != nil:
+			r.done <- requestError(err)
+			if lost := ifLost(err); lost != nil {
+				b.answer(requestError(err)) // Nothing was written yet.
+				return lost
+			}
+		case made == nil:
+			r.done <- nil
+		default:
+			made.request = r
+			b.changes = append(b.changes, made)
+		}
+		if len(b.changes) == maxBatch {
+			break
+		}
+	}
+	return w.write(c, b)
+}
+
+// touches gives the key and the addresses that a request is about. A key and
+// an address are told apart by their first byte.
+func (w *worker) touches(in *agentv1.CommitRequest) []string {
+	touched := []string{"k" + in.GetKey()}
+	x, _ := w.journal.now()
+	if before := x.get(in.GetKey()); before != nil && before.address != "" {
+		touched = append(touched, "a"+before.address)
+	}
+	if address := in.GetPut().GetAddress(); address != "" {
+		touched = append(touched, "a"+address)
+	}
+	return touched
+}
+
+// touch is false if one of the names was touched before.
+func (b *batch) touch(names []string) bool {
+	for _, name := range names {
+		if b.touched[name] {
+			return false
+		}
+	}
+	for _, name := range names {
+		b.touched[name] = true
+	}
+	return true
+}
+
+// prepare decides what a request comes to: an error, an answer at once (nil),
+// or a change for the token. The answer is in task.out.
+func (w *worker) prepare(c *connection, task *commitTask) (*change, error) {
+	in := task.in
+	x, revision := w.journal.now()
+	before := x.get(in.GetKey())
+	var at uint64
+	if before != nil {
+		at = before.revision
+	}
+	if at != in.GetExpectedRevision() {
+		task.out = &agentv1.CommitResponse{Revision: revision}
+		return nil, nil
+	}
+	put := in.GetPut()
+	if before == nil && (put == nil || put.GetSameData()) {
+		return nil, invalidError("record %q does not exist: only a put with data can create it", in.GetKey())
+	}
+	switch {
+	case in.GetDelete() != nil:
+		return w.overwrite(c, &change{event: event{before: before}})
+	case in.GetSetStatus() != nil:
+		w.setStatus(task, before, in.GetSetStatus().GetStatus())
+		return nil, nil
+	}
+	if put.GetSameData() && put.GetAddress() == before.address && bytes.Equal(put.GetMeta(), before.meta) {
+		w.setStatus(task, before, put.GetStatus())
+		return nil, nil
+	}
+	if owner := x.atAddress(put.GetAddress()); owner != nil && owner.key != in.GetKey() {
+		return nil, addressInUseError(put.GetAddress())
+	}
+	after := &record{key: in.GetKey(), address: put.GetAddress(), meta: put.GetMeta(), status: put.GetStatus()}
+	made := &change{event: event{before: before, after: after}, data: put.GetData()}
+	if put.GetSameData() {
+		after.dataRevision = before.dataRevision
+	}
+	return w.overwrite(c, made)
+}
+
+// setStatus changes what only the agent's memory holds: the token is not asked.
+func (w *worker) setStatus(task *commitTask, before *record, status []byte) {
+	after := before
+	if !bytes.Equal(status, before.status) {
+		changed := *before
+		changed.status, changed.revision = status, w.nextRevision()
+		after = &changed
+		w.journal.append([]event{{revision: after.revision, before: before, after: after}}, nil)
+	}
+	task.out = committed(after.revision, after.dataRevision)
+}
+
+// overwrite completes a change by the data that it overwrites, sealed, so that
+// the history can tell it. It is read from the token unless it is there already.
+func (w *worker) overwrite(c *connection, made *change) (*change, error) {
+	if made.before == nil {
+		return made, nil
+	}
+	v := made.before.version()
+	same := made.after != nil && made.after.dataRevision == v.dataRevision
+	sealed, held := w.journal.held(v)
+	if held && !same {
+		made.sealed = sealed
+		return made, nil
+	}
+	data, err := w.data(c, v)
+	if err != nil {
+		return nil, err
+	}
+	if same {
+		made.data = data
+	}
+	made.sealed = w.journal.sealer.seal(v, data)
+	return made, nil
+}
+
+// write makes the changes of a batch durable, then visible.
+func (w *worker) write(c *connection, b *batch) error {
+	if len(b.changes) == 0 {
+		return nil
+	}
+	records := make([]token.Change, len(b.changes))
+	for i, made := range b.changes {
+		records[i] = w.number(made)
+	}
+	err := w.watchdog.guard("committing", func() error { return c.store.Commit(records) })
+	switch {
+	case err == nil:
+		w.publish(b)
+		return nil
+	case token.ReasonOf(err) == token.OutcomeUnknown:
+		b.unknown, b.since = err, time.Now()
+		w.pending = b
+		return err
+	case !isRefusal(err): // Nothing was changed, but the store has to be opened again.
+		b.answer(conditionOf(err).err())
+		return lostError{err}
+	case len(b.changes) == 1:
+		b.answer(requestError(err))
+		return nil
+	}
+	// Refused as a whole: what fits by itself is still made.
+	for i, made := range b.changes {
+		if err := w.write(c, &batch{changes: []*change{made}}); err != nil {
+			(&batch{changes: b.changes[i+1:]}).answer(conditionOf(err).err())
+			return err
+		}
+	}
+	return nil
+}
+
+// number gives a change its revision and puts it into the form of the token.
+func (w *worker) number(made *change) token.Change {
+	made.revision = w.nextRevision()
+	before, after := made.before, made.after
+	if after == nil {
+		return token.Change{Record: token.Record{Key: before.key, Revision: made.revision}, Delete: true}
+	}
+	after.revision, after.storedRevision = made.revision, made.revision
+	if before == nil || after.dataRevision != before.dataRevision {
+		after.dataRevision = made.revision
+	}
+	return token.Change{Record: token.Record{
+		Key: after.key, Address: after.address, Meta: after.meta, Data: made.data,
+		Revision: after.revision, DataRevision: after.dataRevision,
+	}}
+}
+
+// publish makes the changes of a batch visible and answers their requests.
+func (w *worker) publish(b *batch) {
+	events := make([]event, len(b.changes))
+	sealed := map[version][]byte{}
+	for i, made := range b.changes {
+		events[i] = made.event
+		if made.before != nil {
+			sealed[made.before.version()] = made.sealed
+		}
+		if made.after != nil {
+			v := made.after.version()
+			if _, same := sealed[v]; !same {
+				sealed[v] = w.journal.sealer.seal(v, made.data)
+			}
+		}
+	}
+	w.journal.append(events, sealed)
+	for _, made := range b.changes {
+		var dataRevision uint64
+		if made.after != nil {
+			dataRevision = made.after.dataRevision
+		}
+		made.request.task.(*commitTask).out = committed(made.revision, dataRevision)
+	}
+	b.answer(nil)
+}
+
+// answer ends the requests of a batch, once.
+func (b *batch) answer(err error) {
+	if b.answered {
+		return
+	}
+	b.answered = true
+	for _, made := range b.changes {
+		made.request.done <- err
+	}
+}
+
+func committed(revision, dataRevision uint64) *agentv1.CommitResponse {
+	return &agentv1.CommitResponse{Committed: true, Revision: revision, DataRevision: dataRevision}
+}

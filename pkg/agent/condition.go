@@ -1,0 +1,176 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"errors"
+	"fmt"
+	"sync"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	agentv1 "j5t.io/hsm/pkg/agent/api/v1"
+	"j5t.io/hsm/pkg/pkcs11"
+	"j5t.io/hsm/pkg/token"
+)
+
+// condition is the state of the token as callers see it: served if it has no
+// reason. The message says what happened, to what, and what to do.
+type condition struct {
+	reason  agentv1.Reason
+	message string
+}
+
+func (c condition) ready() bool { return c.reason == agentv1.Reason_REASON_UNSPECIFIED }
+
+// err is nil when the token is served.
+func (c condition) err() error {
+	if c.ready() {
+		return nil
+	}
+	return agentv1.NewError(codes.Unavailable, c.reason, "%s", c.message)
+}
+
+// conditionOf maps what went wrong at the token to what callers are told.
+func conditionOf(err error) condition {
+	switch token.ReasonOf(err) {
+	case token.Blank:
+		return condition{agentv1.Reason_REASON_TOKEN_BLANK, err.Error()}
+	case token.Foreign:
+		return condition{agentv1.Reason_REASON_TOKEN_FOREIGN, err.Error()}
+	case token.Corrupt:
+		return condition{agentv1.Reason_REASON_CORRUPT, err.Error()}
+	}
+	if errors.Is(err, pkcs11.ErrTokenAbsent) || errors.Is(err, pkcs11.ErrTokenAmbiguous) {
+		return condition{agentv1.Reason_REASON_TOKEN_ABSENT, err.Error()}
+	}
+	var blank blankError
+	if errors.As(err, &blank) {
+		return condition{agentv1.Reason_REASON_TOKEN_BLANK, err.Error()}
+	}
+	var withheld pinError
+	if errors.As(err, &withheld) {
+		return condition{withheld.reason, err.Error()}
+	}
+	switch pkcs11.ClassOf(err) {
+	case pkcs11.ClassReconnect:
+		return condition{agentv1.Reason_REASON_TOKEN_ABSENT, fmt.Sprintf("the token does not answer (%v); the agent keeps trying to reach it", err)}
+	case pkcs11.ClassPINRejected:
+		return condition{agentv1.Reason_REASON_PIN_REJECTED, fmt.Sprintf("the token refused the PIN (%v); correct the PIN file", err)}
+	case pkcs11.ClassPINLocked:
+		return condition{agentv1.Reason_REASON_PIN_LOCKED, fmt.Sprintf("the token is locked (%v); unblock its PIN with the SO PIN", err)}
+	}
+	return condition{agentv1.Reason_REASON_LOADING, fmt.Sprintf("the token cannot be served yet (%v); the agent keeps trying", err)}
+}
+
+// lostError ends a connection whatever its cause is.
+type lostError struct{ error }
+
+func (e lostError) Unwrap() error { return e.error }
+
+// ifLost returns err if it means that the connection cannot be used any more.
+func ifLost(err error) error {
+	var lost lostError
+	switch {
+	case errors.As(err, &lost), token.ReasonOf(err) == token.Stale, token.ReasonOf(err) == token.OutcomeUnknown:
+		return err
+	case token.ReasonOf(err) != 0:
+		return nil
+	}
+	switch pkcs11.ClassOf(err) {
+	case pkcs11.ClassReconnect, pkcs11.ClassRelogin, pkcs11.ClassPINRejected, pkcs11.ClassPINLocked:
+		return err
+	}
+	return nil
+}
+
+// isRefusal tells that a commit was refused before the token was touched.
+func isRefusal(err error) bool {
+	var ofToken *pkcs11.Error
+	switch token.ReasonOf(err) {
+	case token.Full, token.TooLarge:
+		return true
+	case 0:
+		return !errors.As(err, &ofToken) // A change that the store cannot hold.
+	}
+	return false
+}
+
+// requestError maps an error of one request to what its caller is told.
+func requestError(err error) error {
+	if err == nil {
+		return nil
+	}
+	if _, mapped := status.FromError(err); mapped {
+		return err
+	}
+	switch token.ReasonOf(err) {
+	case token.Full:
+		return agentv1.NewError(codes.ResourceExhausted, agentv1.Reason_REASON_FULL, "%v", err)
+	case token.TooLarge:
+		return agentv1.NewError(codes.OutOfRange, agentv1.Reason_REASON_TOO_LARGE, "%v", err)
+	}
+	if ifLost(err) != nil {
+		return conditionOf(err).err()
+	}
+	if token.ReasonOf(err) == 0 && isRefusal(err) {
+		return invalidError("%v", err)
+	}
+	return agentv1.NewError(codes.DataLoss, agentv1.Reason_REASON_CORRUPT, "%v", err)
+}
+
+// state is what is known of the token, for all who ask.
+type state struct {
+	mu        sync.Mutex
+	condition condition
+	token     *pkcs11.TokenInfo // nil while none is seen.
+	serial    string            // Of the last one seen.
+	storeID   string            // Of the last one opened.
+	changed   chan struct{}     // Closed when the condition changes.
+}
+
+func newState(c condition) *state {
+	return &state{condition: c, changed: make(chan struct{})}
+}
+
+// enter reports whether the condition was another one before.
+func (s *state) enter(c condition) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.condition == c {
+		return false
+	}
+	s.condition = c
+	close(s.changed)
+	s.changed = make(chan struct{})
+	return true
+}
+
+// now also gives a channel that is closed when the condition changes.
+func (s *state) now() (condition, <-chan struct{}) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.condition, s.changed
+}
+
+// seen notes which token is in the reader; nil is none.
+func (s *state) seen(t *pkcs11.TokenInfo) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.token = t; t != nil {
+		s.serial = t.Serial
+	}
+}
+
+func (s *state) opened(storeID string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.storeID = storeID
+}
+
+func (s *state) identity() (t *pkcs11.TokenInfo, serial, storeID string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.token, s.serial, s.storeID
+}

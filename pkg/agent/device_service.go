@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"context"
+
+	"google.golang.org/grpc/codes"
+
+	agentv1 "j5t.io/hsm/pkg/agent/api/v1"
+)
+
+// maxRandomBytes is what the protocol allows at a time.
+const maxRandomBytes = 1024
+
+// deviceService serves the token as a device.
+type deviceService struct {
+	agentv1.UnimplementedDeviceServer
+	state *state
+	queue *queue
+}
+
+// Info implements the Device service.
+func (s *deviceService) Info(context.Context, *agentv1.InfoRequest) (*agentv1.InfoResponse, error) {
+	t, _, _ := s.state.identity()
+	if t == nil {
+		condition, _ := s.state.now()
+		return nil, agentv1.NewError(codes.Unavailable, agentv1.Reason_REASON_TOKEN_ABSENT, "no token is seen: %s", condition.message)
+	}
+	return &agentv1.InfoResponse{
+		Manufacturer: t.Manufacturer, Model: t.Model, Serial: t.Serial, Label: t.Label,
+		FirmwareVersion: t.FirmwareVersion, HardwareVersion: t.HardwareVersion,
+	}, nil
+}
+
+// Random implements the Device service.
+func (s *deviceService) Random(ctx context.Context, in *agentv1.RandomRequest) (*agentv1.RandomResponse, error) {
+	length := int(in.GetLength())
+	if length < 1 || length > maxRandomBytes {
+		return nil, invalidError("random bytes come 1 to %d at a time, not %d", maxRandomBytes, length)
+	}
+	var data []byte
+	err := s.queue.do(ctx, callTask(func(w *worker, c *connection) error {
+		return w.read(c, func() (err error) {
+			data, err = c.session.Random(length)
+			return err
+		})
+	}), abandoned)
+	if err != nil {
+		return nil, err
+	}
+	return &agentv1.RandomResponse{Data: data}, nil
+}

@@ -1,0 +1,363 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+	"google.golang.org/grpc"
+
+	agentv1 "j5t.io/hsm/pkg/agent/api/v1"
+	"j5t.io/hsm/pkg/mtls"
+	"j5t.io/hsm/pkg/pkcs11"
+	"j5t.io/hsm/test/faulttoken"
+	"j5t.io/hsm/test/pki"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+const deadline = 30 * time.Second
+
+// faultReader is a reader with a fault-injecting token in it.
+type faultReader struct {
+	mu     sync.Mutex
+	token  *faulttoken.Token
+	hidden bool // The token is not seen.
+	gate   map[string]chan struct{}
+	held   chan string
+}
+
+// pull takes the token out of the reader.
+func (r *faultReader) pull() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.hidden = true
+	r.token.Remove()
+}
+
+// plug puts it back.
+func (r *faultReader) plug() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.hidden = false
+	r.token.Insert()
+}
+
+// hold makes the next call of a function wait until release is called. Its
+// arrival is told by held.
+func (r *faultReader) hold(function string) (release func()) {
+	gate := make(chan struct{})
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.gate[function] = gate
+	return sync.OnceFunc(func() { close(gate) })
+}
+
+func (r *faultReader) pass(function string) {
+	r.mu.Lock()
+	gate := r.gate[function]
+	delete(r.gate, function)
+	r.mu.Unlock()
+	if gate != nil {
+		r.held <- function
+		<-gate
+	}
+}
+
+func (r *faultReader) Find(pkcs11.Selector) (pkcs11.TokenInfo, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.hidden {
+		return pkcs11.TokenInfo{}, pkcs11.ErrTokenAbsent
+	}
+	return r.token.Info(), nil
+}
+
+func (r *faultReader) TokenInfo(uint) (pkcs11.TokenInfo, error) { return r.Find(pkcs11.Selector{}) }
+
+func (r *faultReader) OpenSession(uint) (session, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	s, err := r.token.OpenSession()
+	if err != nil {
+		return nil, err
+	}
+	return &faultSession{Session: s, reader: r}, nil
+}
+
+func (r *faultReader) InitToken(uint, []byte, string) error { return errors.New("not a blank token") }
+func (r *faultReader) InitPIN(uint, []byte, []byte) error   { return errors.New("not a blank token") }
+func (r *faultReader) Reinitialize() error                  { return nil }
+func (r *faultReader) Close() error                         { return nil }
+
+func (r *faultReader) Calls() pkcs11.Calls {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	calls := r.token.Counters().Calls
+	return pkcs11.Calls{
+		Logins:     uint64(calls[faulttoken.Login]),
+		ValueReads: uint64(calls[faulttoken.Read]),
+		Creates:    uint64(calls[faulttoken.Create]),
+		Destroys:   uint64(calls[faulttoken.Destroy]),
+	}
+}
+
+type faultSession struct {
+	*faulttoken.Session
+	reader *faultReader
+}
+
+// Login does as pkcs11.Session does.
+func (s *faultSession) Login(pin []byte) error {
+	err := s.Session.Login(pin)
+	var failure *pkcs11.Error
+	if errors.As(err, &failure) && failure.Code == pkcs11.CKRUserAlreadyLoggedIn {
+		s.Logout()
+		err = s.Session.Login(pin)
+	}
+	return err
+}
+
+func (s *faultSession) Value(h pkcs11.Handle) ([]byte, error) {
+	s.reader.pass(faulttoken.Read)
+	return s.Session.Value(h)
+}
+
+func (s *faultSession) Create(label, application string, value []byte) (pkcs11.Handle, error) {
+	s.reader.pass(faulttoken.Create)
+	return s.Session.Create(label, application, value)
+}
+
+func (s *faultSession) Close() error { return nil }
+
+// harness is an agent on a fault-injecting token, and a client of it.
+type harness struct {
+	*testing.T
+	*Agent
+	reader *faultReader
+	token  *faulttoken.Token
+	store  agentv1.StoreClient
+	device agentv1.DeviceClient
+	ctx    context.Context
+	stop   func()
+}
+
+// options of an agent in directories of its own, with the right PIN.
+func testOptions(t *testing.T) (Options, mtls.Files) {
+	t.Helper()
+	ca, err := pki.NewCA(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	issue := func(usage pki.Usage) mtls.Files {
+		cert, key, err := ca.Issue(string(usage), usage)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return mtls.Files{CertFile: cert, KeyFile: key, CAFile: ca.CertFile}
+	}
+	o := Options{
+		PINFile: filepath.Join(t.TempDir(), "pin"), StateDir: t.TempDir(), Provision: true,
+		TLS: issue(pki.Server), History: wide,
+	}
+	writePIN(t, o, faulttoken.PIN)
+	return o, issue(pki.Client)
+}
+
+func writePIN(t *testing.T, o Options, pin string) {
+	t.Helper()
+	if err := os.WriteFile(o.PINFile, []byte(pin+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// start starts an agent, and waits until it serves a new token.
+func start(t *testing.T) *harness {
+	t.Helper()
+	h := run(t, faulttoken.New(faulttoken.SoftHSM), func(*Options) {})
+	h.await(agentv1.Reason_REASON_UNSPECIFIED)
+	return h
+}
+
+func run(t *testing.T, token *faulttoken.Token, edit func(*Options)) *harness {
+	t.Helper()
+	o, files := testOptions(t)
+	edit(&o)
+	return runWith(t, token, o, files)
+}
+
+func runWith(t *testing.T, token *faulttoken.Token, o Options, files mtls.Files) *harness {
+	t.Helper()
+	reader := &faultReader{token: token, gate: map[string]chan struct{}{}, held: make(chan string, 8)}
+	a, err := newAgent(o, reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	listener, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- a.Run(ctx, listener) }()
+	creds, err := files.Client()
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn, err := grpc.NewClient(listener.Addr().String(), grpc.WithTransportCredentials(creds), grpc.WithDefaultCallOptions(
+		grpc.MaxCallRecvMsgSize(agentv1.MaxMessageBytes), grpc.MaxCallSendMsgSize(agentv1.MaxMessageBytes)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	stop := sync.OnceFunc(func() {
+		_ = conn.Close()
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+	t.Cleanup(stop)
+	requests, end := context.WithTimeout(context.Background(), deadline)
+	t.Cleanup(end)
+	return &harness{
+		T: t, Agent: a, reader: reader, token: token, ctx: requests, stop: stop,
+		store: agentv1.NewStoreClient(conn), device: agentv1.NewDeviceClient(conn),
+	}
+}
+
+// eventually waits for a condition.
+func (h *harness) eventually(what string, holds func() bool) {
+	h.Helper()
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for !holds() {
+		select {
+		case <-tick.C:
+		case <-h.ctx.Done():
+			h.Fatalf("in vain waited until %s", what)
+		}
+	}
+}
+
+func (h *harness) await(reason agentv1.Reason) {
+	h.Helper()
+	h.eventually("the reason is "+reason.String(), func() bool { return h.status().GetReason() == reason })
+}
+
+func (h *harness) status() *agentv1.StatusResponse {
+	h.Helper()
+	status, err := h.store.Status(h.ctx, &agentv1.StatusRequest{})
+	if err != nil {
+		h.Fatal(err)
+	}
+	return status
+}
+
+// awaitWaiting waits until so many requests wait for the token.
+func (h *harness) awaitWaiting(n int) {
+	h.Helper()
+	h.eventually("requests wait", func() bool { return len(h.supervisor.worker.queue.requests()) == n })
+}
+
+func put(key string, expected uint64, data string) *agentv1.CommitRequest {
+	return &agentv1.CommitRequest{Key: key, ExpectedRevision: expected, Change: &agentv1.CommitRequest_Put{Put: &agentv1.Put{
+		Address: "at " + key, Meta: []byte("meta"), Data: []byte(data),
+	}}}
+}
+
+func setStatus(key string, expected uint64, status string) *agentv1.CommitRequest {
+	return &agentv1.CommitRequest{Key: key, ExpectedRevision: expected,
+		Change: &agentv1.CommitRequest_SetStatus{SetStatus: &agentv1.SetStatus{Status: []byte(status)}}}
+}
+
+func remove(key string, expected uint64) *agentv1.CommitRequest {
+	return &agentv1.CommitRequest{Key: key, ExpectedRevision: expected, Change: &agentv1.CommitRequest_Delete{Delete: &agentv1.Delete{}}}
+}
+
+// commit makes a change, which must be made.
+func (h *harness) commit(in *agentv1.CommitRequest) *agentv1.CommitResponse {
+	h.Helper()
+	out, err := h.store.Commit(h.ctx, in)
+	if err != nil {
+		h.Fatal(err)
+	}
+	if !out.GetCommitted() {
+		h.Fatalf("record %q is not at revision %d", in.GetKey(), in.GetExpectedRevision())
+	}
+	return out
+}
+
+func (h *harness) get(key string) *agentv1.Record {
+	h.Helper()
+	out, err := h.store.Get(h.ctx, &agentv1.GetRequest{Key: key})
+	if err != nil {
+		h.Fatal(err)
+	}
+	return out.GetRecord()
+}
+
+func (h *harness) list(in *agentv1.ListRequest) ([]*agentv1.Record, *agentv1.ListEnd, error) {
+	h.Helper()
+	stream, err := h.store.List(h.ctx, in)
+	if err != nil {
+		h.Fatal(err)
+	}
+	var records []*agentv1.Record
+	for {
+		out, err := stream.Recv()
+		if err != nil {
+			if errors.Is(err, io.EOF) {
+				h.Fatal("the list ended without an end")
+			}
+			return nil, nil, err
+		}
+		records = append(records, out.GetRecords()...)
+		if out.GetEnd() != nil {
+			return records, out.GetEnd(), nil
+		}
+	}
+}
+
+// watch opens a watch and takes its first message.
+func (h *harness) watch(in *agentv1.WatchRequest) agentv1.Store_WatchClient {
+	h.Helper()
+	ctx, cancel := context.WithCancel(h.ctx)
+	h.Cleanup(cancel)
+	stream, err := h.store.Watch(ctx, in)
+	if err != nil {
+		h.Fatal(err)
+	}
+	first, err := stream.Recv()
+	if err != nil {
+		h.Fatal(err)
+	}
+	if len(first.GetEvents()) > 0 || in.GetRevision() > 0 && first.GetRevision() != in.GetRevision() {
+		h.Fatalf("the first message is %v", first)
+	}
+	return stream
+}
+
+// events takes messages until one brings the position to a revision.
+func (h *harness) events(stream agentv1.Store_WatchClient, until uint64) []*agentv1.Event {
+	h.Helper()
+	var events []*agentv1.Event
+	for {
+		out, err := stream.Recv()
+		if err != nil {
+			h.Fatal(err)
+		}
+		events = append(events, out.GetEvents()...)
+		if out.GetRevision() >= until {
+			return events
+		}
+	}
+}

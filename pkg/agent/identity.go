@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"j5t.io/hsm/pkg/token"
+)
+
+// storeIDFile lies in the state directory. It names the only store that this
+// agent serves: a token of another one would bring objects of another cluster.
+const storeIDFile = "store-id"
+
+// identity is which store the agent serves.
+type identity struct {
+	dir       string
+	storeID   string // Hex; empty: none yet.
+	saved     bool
+	provision bool
+}
+
+// newIdentity reads which store the agent has served before. wanted, if not
+// empty, must be the same.
+func newIdentity(dir, wanted string, provision bool) (*identity, error) {
+	if _, err := hex.DecodeString(wanted); err != nil {
+		return nil, fmt.Errorf("store id %q is not hexadecimal: %w", wanted, err)
+	}
+	path := filepath.Join(dir, storeIDFile)
+	content, err := os.ReadFile(path)
+	saved := strings.TrimSpace(string(content))
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return &identity{dir: dir, storeID: wanted, provision: provision}, nil
+	case err != nil:
+		return nil, fmt.Errorf("read which store this agent serves: %w", err)
+	case wanted != "" && wanted != saved:
+		return nil, fmt.Errorf("this agent serves store %s (%s), not the wanted %s: use another state directory, or remove the file to serve another store", saved, path, wanted)
+	}
+	return &identity{dir: dir, storeID: saved, saved: true, provision: provision}, nil
+}
+
+func (i *identity) options() token.Options {
+	return token.Options{StoreID: i.storeID, Provision: i.provision}
+}
+
+// remember writes down the store that was opened, for all time.
+func (i *identity) remember(storeID string) error {
+	if i.saved {
+		return nil
+	}
+	if err := writeDurably(filepath.Join(i.dir, storeIDFile), []byte(storeID+"\n")); err != nil {
+		return fmt.Errorf("write down which store this agent serves: %w", err)
+	}
+	i.storeID, i.saved = storeID, true
+	return nil
+}
+
+// writeDurably leaves the whole content in the file, or no file.
+func writeDurably(path string, content []byte) error {
+	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".*")
+	if err != nil {
+		return err
+	}
+	defer func() { _ = os.Remove(f.Name()) }() // Does nothing after the rename.
+	_, err = f.Write(content)
+	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	if err := os.Rename(f.Name(), path); err != nil {
+		return err
+	}
+	dir, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return err
+	}
+	return errors.Join(dir.Sync(), dir.Close())
+}

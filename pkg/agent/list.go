@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"context"
+
+	"google.golang.org/grpc"
+
+	agentv1 "j5t.io/hsm/pkg/agent/api/v1"
+)
+
+// List implements the Store service. All its records are as of one revision,
+// though their data is read in chunks between which the token serves others:
+// data that was overwritten meanwhile comes from the history.
+func (s *storeService) List(in *agentv1.ListRequest, stream grpc.ServerStreamingServer[agentv1.ListResponse]) error {
+	if in.GetLimit() < 0 {
+		return invalidError("a list has a limit of %d", in.GetLimit())
+	}
+	if err := s.ready(); err != nil {
+		return err
+	}
+	x, revision, err := s.journal.at(in.GetRevision())
+	if err != nil {
+		return err
+	}
+	var page []*record
+	end := &agentv1.ListEnd{Revision: revision}
+	_, end.Serial, _ = s.state.identity()
+	for r := range x.scan(in.GetPrefix(), in.GetStartKey()) {
+		if in.GetLimit() > 0 && int64(len(page)) == in.GetLimit() {
+			end.Remaining++
+			continue
+		}
+		page = append(page, r)
+	}
+	read := s.readChunk
+	if in.GetWithoutData() {
+		read = metaChunk
+	}
+	for len(page) > 0 {
+		chunk, err := read(stream.Context(), page)
+		if err != nil {
+			return err
+		}
+		page = page[len(chunk):]
+		if err := stream.Send(&agentv1.ListResponse{Records: chunk}); err != nil {
+			return err
+		}
+	}
+	return stream.Send(&agentv1.ListResponse{End: end})
+}
+
+// metaChunk gives as many of the records as make a message, without data.
+func metaChunk(_ context.Context, page []*record) (chunk []*agentv1.Record, err error) {
+	size := 0
+	for _, r := range page {
+		if size >= chunkBytes {
+			break
+		}
+		chunk = append(chunk, toProto(r, nil))
+		size += recordSize(r)
+	}
+	return chunk, nil
+}
+
+// readChunk gives as many of the records as make a message, with their data.
+func (s *storeService) readChunk(ctx context.Context, page []*record) ([]*agentv1.Record, error) {
+	var chunk []*agentv1.Record
+	var keys []string
+	err := s.queue.do(ctx, callTask(func(w *worker, c *connection) error {
+		size := 0
+		for _, r := range page {
+			if size >= chunkBytes || ctx.Err() != nil {
+				break
+			}
+			data, err := w.data(c, r.version())
+			if err != nil {
+				return err
+			}
+			chunk = append(chunk, toProto(r, data))
+			keys = append(keys, r.key)
+			size += recordSize(r) + len(data)
+		}
+		return nil
+	}), abandoned)
+	if err != nil {
+		return nil, err
+	}
+	audit(ctx, "Values read", "keys", keys)
+	return chunk, nil
+}
+
+func recordSize(r *record) int {
+	const fixed = 64
+	return fixed + len(r.key) + len(r.address) + len(r.meta) + len(r.status)
+}

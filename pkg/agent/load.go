@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"time"
+
+	"google.golang.org/grpc/codes"
+
+	agentv1 "j5t.io/hsm/pkg/agent/api/v1"
+	"j5t.io/hsm/pkg/token"
+)
+
+// load takes over a store that was just opened and verified. If it holds what
+// the journal says, revisions and watches go on as if nothing had happened;
+// else somebody else has changed it, and the journal begins anew.
+func (w *worker) load(store *token.Store) {
+	w.resolve(store)
+	x, revision := w.journal.now()
+	first := revision == 0
+	loaded := newIndex(func(yield func(*record) bool) {
+		for r := range store.Records() {
+			known := x.get(r.Key)
+			if known == nil || known.storedRevision != r.Revision {
+				known = &record{
+					key: r.Key, address: r.Address, meta: r.Meta,
+					revision: r.Revision, dataRevision: r.DataRevision, storedRevision: r.Revision,
+				}
+			}
+			if !yield(known) {
+				return
+			}
+		}
+	})
+	w.lastRevision = max(w.lastRevision, store.Head())
+	switch {
+	case first:
+		// Also an empty store has a revision: 0 means "now" everywhere.
+		w.lastRevision = max(w.lastRevision, 1)
+		w.journal.reset(loaded, w.lastRevision)
+	case !x.equal(loaded):
+		w.journal.reset(loaded, w.nextRevision())
+	}
+}
+
+// resolve finds out whether the commit of unknown outcome was made, and tells
+// its callers.
+func (w *worker) resolve(store *token.Store) {
+	b := w.pending
+	if b == nil {
+		return
+	}
+	w.pending = nil
+	if store.Contains(b.changes[len(b.changes)-1].revision) {
+		w.publish(b)
+		return
+	}
+	b.answer(agentv1.NewError(codes.Unavailable, conditionOf(b.unknown).reason,
+		"the change was not made (%v); make it again", b.unknown))
+}
+
+// giveUp tells the callers of a commit of unknown outcome that it stays
+// unknown, once they have waited so long.
+func (w *worker) giveUp(patience time.Duration) {
+	if b := w.pending; b != nil && time.Since(b.since) >= patience {
+		b.answer(outcomeUnknownError(b.unknown))
+	}
+}

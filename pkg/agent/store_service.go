@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"context"
+	"time"
+
+	"google.golang.org/grpc/codes"
+
+	agentv1 "j5t.io/hsm/pkg/agent/api/v1"
+)
+
+const (
+	// chunkBytes is about how much one message of a stream carries, and how much
+	// data is in memory in the clear for it.
+	chunkBytes = 1 << 20
+	// answerMargin is how long before its caller's deadline a change whose
+	// outcome is not known is answered, so that the answer still arrives.
+	answerMargin = 250 * time.Millisecond
+)
+
+// storeService serves the Store. What needs no data is answered from the
+// journal; all else waits in the queue for the token.
+type storeService struct {
+	agentv1.UnimplementedStoreServer
+	state    *state
+	journal  *journal
+	queue    *queue
+	stopping <-chan struct{} // Closed when streams have to end.
+}
+
+// Get implements the Store service.
+func (s *storeService) Get(ctx context.Context, in *agentv1.GetRequest) (*agentv1.GetResponse, error) {
+	if in.GetKey() == "" {
+		return nil, invalidError("a get needs a key")
+	}
+	_, serial, _ := s.state.identity()
+	if in.GetWithoutData() {
+		if err := s.ready(); err != nil {
+			return nil, err
+		}
+		x, revision := s.journal.now()
+		return &agentv1.GetResponse{Record: toProto(x.get(in.GetKey()), nil), Revision: revision, Serial: serial}, nil
+	}
+	task := &getTask{key: in.GetKey()}
+	if err := s.queue.do(ctx, task, abandoned); err != nil {
+		return nil, err
+	}
+	if task.record != nil {
+		audit(ctx, "Value read", "key", in.GetKey(), "revision", task.record.revision)
+	}
+	return &agentv1.GetResponse{Record: toProto(task.record, task.data), Revision: task.revision, Serial: serial}, nil
+}
+
+// Commit implements the Store service.
+func (s *storeService) Commit(ctx context.Context, in *agentv1.CommitRequest) (*agentv1.CommitResponse, error) {
+	if in.GetKey() == "" || in.GetChange() == nil {
+		return nil, invalidError("a commit needs a key and a change")
+	}
+	limited, cancel := answerInTime(ctx)
+	defer cancel()
+	task := &commitTask{in: in}
+	if err := s.queue.do(limited, task, outcomeUnknownError); err != nil {
+		return nil, err
+	}
+	if task.out.GetCommitted() && in.GetSetStatus() == nil {
+		audit(ctx, "Value written", "key", in.GetKey(), "revision", task.out.GetRevision(), "deleted", in.GetDelete() != nil)
+	}
+	_, task.out.Serial, _ = s.state.identity()
+	return task.out, nil
+}
+
+// Status implements the Store service.
+func (s *storeService) Status(context.Context, *agentv1.StatusRequest) (*agentv1.StatusResponse, error) {
+	condition, _ := s.state.now()
+	_, serial, storeID := s.state.identity()
+	x, _ := s.journal.now()
+	oldest, last := s.journal.bounds()
+	return &agentv1.StatusResponse{
+		Reason: condition.reason, Message: condition.message,
+		StoreId: storeID, Serial: serial,
+		Revision: last, CompactRevision: oldest, Records: int64(x.len()),
+	}, nil
+}
+
+func (s *storeService) ready() error {
+	condition, _ := s.state.now()
+	return condition.err()
+}
+
+// answerInTime is ctx, ending a little earlier.
+func answerInTime(ctx context.Context) (context.Context, context.CancelFunc) {
+	deadline, ok := ctx.Deadline()
+	if !ok {
+		return context.WithCancel(ctx)
+	}
+	return context.WithDeadline(ctx, deadline.Add(-min(answerMargin, time.Until(deadline)/4)))
+}
+
+// abandoned is the answer to a read that its caller does not wait for any more.
+func abandoned(cause error) error {
+	return agentv1.NewError(codes.DeadlineExceeded, agentv1.Reason_REASON_UNSPECIFIED, "the token has not answered yet: %v", cause)
+}
+
+func toProto(r *record, data []byte) *agentv1.Record {
+	if r == nil {
+		return nil
+	}
+	return &agentv1.Record{
+		Key: r.key, Address: r.address, Meta: r.meta, Data: data, Status: r.status,
+		Revision: r.revision, DataRevision: r.dataRevision,
+	}
+}

@@ -1,0 +1,223 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"context"
+	"time"
+
+	"k8s.io/klog/v2"
+
+	agentv1 "j5t.io/hsm/pkg/agent/api/v1"
+	"j5t.io/hsm/pkg/pkcs11"
+	"j5t.io/hsm/pkg/token"
+)
+
+const (
+	// A token that comes back is served again well within a second.
+	firstRetry, lastRetry = 20 * time.Millisecond, 400 * time.Millisecond
+	// How often is looked whether a person has changed something.
+	lookInterval = time.Second
+	// How often a token that cannot be served is tried again though nothing
+	// has changed. Most logins write to its flash.
+	rareRetry = 10 * time.Minute
+	// How often an idle token is asked whether it is still there.
+	probeInterval = 2 * time.Second
+	// How long callers wait to learn whether their change was made.
+	outcomeWait = 500 * time.Millisecond
+)
+
+// reader is where a token is put: a PKCS#11 module.
+type reader interface {
+	Find(pkcs11.Selector) (pkcs11.TokenInfo, error)
+	TokenInfo(slotID uint) (pkcs11.TokenInfo, error)
+	OpenSession(slotID uint) (session, error)
+	InitToken(slotID uint, soPIN []byte, label string) error
+	InitPIN(slotID uint, soPIN, userPIN []byte) error
+	// Calls counts what tokens were asked for. Any goroutine may call it.
+	Calls() pkcs11.Calls
+	// Reinitialize forgets all that the module remembers of the token.
+	Reinitialize() error
+	Close() error
+}
+
+// session is a session with a token.
+type session interface {
+	token.Device
+	Login(pin []byte) error
+	Close() error
+}
+
+// supervisor leads the token to where it can be served, and back there when it
+// is lost. It and the worker run on the one goroutine that owns the token.
+//
+//	               no such token, or it does not answer: again soon
+//	           ┌───────────────────────────────────────────────────┐
+//	           ▼                                                   │
+//	start ─► absent ──found──► logging in ──► loading ──whole──► ready
+//	           ▲                 │  │            │
+//	           │                 │  │            ├─► blank    ┐ again when another
+//	           │                 │  │            ├─► foreign  │ token is there,
+//	           │                 │  │            └─► corrupt  ┘ or rarely
+//	           │                 │  └─► PIN rejected ─ again when the PIN file changes
+//	           │                 └────► PIN locked ─── the same, or its flags change
+//	           └──────────── again ──────────────┘
+type supervisor struct {
+	reader   reader
+	selector pkcs11.Selector
+	pins     *pins
+	identity *identity
+	state    *state
+	worker   *worker
+	// onChange is told whether the token is served.
+	onChange func(ready bool)
+
+	used  bool             // The module was used before: it may remember wrongly.
+	found pkcs11.TokenInfo // At the last attempt.
+}
+
+// run returns when the context ends, after the request in hand.
+func (s *supervisor) run(ctx context.Context) {
+	retry := firstRetry
+	for ctx.Err() == nil {
+		c, err := s.connect()
+		if err == nil {
+			retry = firstRetry
+			s.enter(condition{})
+			err = s.worker.serve(ctx, c, probeInterval)
+			s.close(c.session)
+		}
+		if err == nil { // The context has ended.
+			break
+		}
+		now := conditionOf(err)
+		s.enter(now)
+		s.worker.giveUp(outcomeWait)
+		retry = s.wait(ctx, now, retry)
+	}
+	s.enter(stopping)
+	s.worker.giveUp(0)
+}
+
+var stopping = condition{agentv1.Reason_REASON_LOADING, "the agent is stopping; ask again when it has been restarted"}
+
+// enter makes a condition known. Only a ready one lets requests in.
+func (s *supervisor) enter(c condition) {
+	if !s.state.enter(c) {
+		return
+	}
+	if c.ready() {
+		s.worker.queue.open()
+		klog.InfoS("Token is served", "serial", s.found.Serial)
+	} else {
+		s.worker.queue.close(c.err())
+		klog.InfoS("Token is not served", "reason", c.reason, "message", c.message)
+	}
+	s.onChange(c.ready())
+}
+
+// wait returns when another attempt is worth its cost, and how long to wait
+// after the next failure.
+func (s *supervisor) wait(ctx context.Context, c condition, retry time.Duration) time.Duration {
+	switch c.reason {
+	case agentv1.Reason_REASON_TOKEN_ABSENT, agentv1.Reason_REASON_LOADING:
+		select {
+		case <-ctx.Done():
+		case <-time.After(retry):
+		}
+		return min(2*retry, lastRetry)
+	}
+	look := time.NewTicker(lookInterval)
+	defer look.Stop()
+	for end := time.Now().Add(rareRetry); time.Now().Before(end); {
+		select {
+		case <-ctx.Done():
+			return firstRetry
+		case <-look.C:
+		}
+		if s.pins.changed() || s.tokenChanged() {
+			break
+		}
+	}
+	return firstRetry
+}
+
+func (s *supervisor) tokenChanged() bool {
+	var now pkcs11.TokenInfo
+	err := s.worker.watchdog.guard("looking for the token", func() (err error) {
+		now, err = s.reader.Find(s.selector)
+		return err
+	})
+	return err != nil || now != s.found
+}
+
+// connect makes one attempt to reach the token and to open its store.
+func (s *supervisor) connect() (*connection, error) {
+	var c *connection
+	err := s.worker.watchdog.guard("opening the store", func() (err error) {
+		c, err = s.open()
+		return err
+	})
+	return c, err
+}
+
+func (s *supervisor) open() (c *connection, err error) {
+	if s.used {
+		if err := s.reader.Reinitialize(); err != nil {
+			return nil, err
+		}
+	}
+	s.used = true
+	info, err := s.reader.Find(s.selector)
+	if err != nil {
+		s.state.seen(nil)
+		return nil, err
+	}
+	s.found = info
+	s.state.seen(&info)
+	if !info.UserPINInitialized {
+		if err := s.pins.initialise(s.reader, info); err != nil {
+			return nil, err
+		}
+	}
+	session, err := s.reader.OpenSession(info.SlotID)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			s.close(session)
+		}
+	}()
+	login := func() error { return s.pins.login(session) }
+	if err := login(); err != nil {
+		return nil, err
+	}
+	s.enter(condition{agentv1.Reason_REASON_LOADING, "the agent is reading the token's store; ask again in a moment"})
+	store, err := token.Open(session, s.identity.options())
+	if err != nil {
+		return nil, err
+	}
+	if err := s.identity.remember(store.ID()); err != nil {
+		return nil, err
+	}
+	s.state.opened(store.ID())
+	s.worker.load(store)
+	return &connection{session: session, store: store, login: login, probe: func() error { return s.probe(info) }}, nil
+}
+
+// probe asks without a login whether the same token is still in the reader.
+func (s *supervisor) probe(served pkcs11.TokenInfo) error {
+	now, err := s.reader.TokenInfo(served.SlotID)
+	if err == nil && now.Serial != served.Serial {
+		err = pkcs11.ErrTokenAbsent
+	}
+	return err
+}
+
+// close ends a session, which may be dead already.
+func (s *supervisor) close(c session) {
+	if err := c.Close(); err != nil {
+		klog.V(2).InfoS("Closing the session with the token failed", "err", err)
+	}
+}

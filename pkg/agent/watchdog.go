@@ -1,0 +1,20 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import "time"
+
+// watchdog ends the process when work at the token hangs: no call into a
+// PKCS#11 module can be cancelled, and a new process is at work sooner than one
+// that waits.
+type watchdog struct {
+	limit time.Duration
+	bite  func(work string) // Does not return in production.
+}
+
+// guard does work of a bounded number of token calls.
+func (w watchdog) guard(work string, f func() error) error {
+	timer := time.AfterFunc(w.limit, func() { w.bite(work) })
+	defer timer.Stop()
+	return f()
+}

@@ -1,0 +1,173 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"k8s.io/klog/v2"
+	"k8s.io/utils/clock"
+
+	"j5t.io/hsm/pkg/pkcs11"
+	"j5t.io/hsm/pkg/token"
+)
+
+// worker carries out requests, one after the other, on the one goroutine that
+// owns the token. Reads of one record that wait share one token read; writes
+// that wait share one commit. It never joins what was begun before: a read
+// that a write has overtaken would serve the past.
+type worker struct {
+	clock    clock.PassiveClock
+	queue    *queue
+	journal  *journal
+	watchdog watchdog
+	// lastRevision is the last one that was given to a change, made or not.
+	// None is given twice.
+	lastRevision uint64
+	// pending is the batch of a commit whose outcome is not known yet.
+	pending *batch
+}
+
+// connection is a token that is served: logged in, its store verified.
+type connection struct {
+	session session
+	store   *token.Store
+	login   func() error // Again, after the token has lost the login.
+	probe   func() error // Tells whether the token is still there.
+}
+
+// getTask reads one record with its data; record is nil when there is none.
+type getTask struct {
+	key      string
+	record   *record
+	data     []byte
+	revision uint64
+}
+
+// callTask is any other read of the token.
+type callTask func(*worker, *connection) error
+
+// serve carries out requests until the context ends, which is no error, or the
+// connection cannot be used any more. The token is probed when nothing was
+// asked of it for an interval.
+func (w *worker) serve(ctx context.Context, c *connection, interval time.Duration) error {
+	idle := time.NewTicker(interval)
+	defer idle.Stop()
+	untidy := true
+	for ctx.Err() == nil {
+		var err error
+		if waiting := w.queue.requests(); len(waiting) > 0 {
+			err = w.carryOut(c, waiting)
+			untidy = true
+			idle.Reset(interval)
+		} else if untidy {
+			untidy, err = w.tidy(c)
+		} else {
+			select {
+			case <-ctx.Done():
+			case <-w.queue.arrived:
+			case <-idle.C:
+				w.journal.trim()
+				err = w.watchdog.guard("looking for the token", c.probe)
+			}
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// tidy does one step of the store's housekeeping, and tells whether there are
+// more. What the token refuses without being lost waits for the next occasion.
+func (w *worker) tidy(c *connection) (more bool, err error) {
+	err = w.watchdog.guard("tidying up", func() (err error) {
+		more, err = c.store.Tidy()
+		return err
+	})
+	if err != nil && ifLost(err) == nil {
+		klog.ErrorS(err, "The token refused to be tidied")
+		return false, nil
+	}
+	return more, err
+}
+
+// carryOut does the first of the waiting requests, together with those of the
+// others that can share its work. Its error means that the connection is lost.
+func (w *worker) carryOut(c *connection, waiting []*request) error {
+	switch task := waiting[0].task.(type) {
+	case *getTask:
+		return w.get(c, task.key, waiting)
+	case *commitTask:
+		return w.commit(c, waiting)
+	case callTask:
+		if !w.queue.claim(waiting[0]) {
+			return nil
+		}
+		err := task(w, c)
+		waiting[0].done <- requestError(err)
+		return ifLost(err)
+	default:
+		panic(fmt.Sprintf("unknown task %T", task))
+	}
+}
+
+// get answers all that wait for one record by one read of the token.
+func (w *worker) get(c *connection, key string, waiting []*request) error {
+	var sharing []*request
+	for _, r := range waiting {
+		if task, ok := r.task.(*getTask); ok && task.key == key && w.queue.claim(r) {
+			sharing = append(sharing, r)
+		}
+	}
+	if len(sharing) == 0 {
+		return nil
+	}
+	x, revision := w.journal.now()
+	result := getTask{key: key, record: x.get(key), revision: revision}
+	var err error
+	if result.record != nil {
+		result.data, err = w.data(c, result.record.version())
+	}
+	for _, r := range sharing {
+		*r.task.(*getTask) = result
+		r.done <- requestError(err)
+	}
+	return ifLost(err)
+}
+
+// data gives the data of a version: from the token if that holds it, from the
+// history if it was overwritten since.
+func (w *worker) data(c *connection, v version) (data []byte, err error) {
+	x, _ := w.journal.now()
+	if current := x.get(v.key); current == nil || current.version() != v {
+		return w.journal.data(v)
+	}
+	err = w.read(c, func() (err error) {
+		data, err = c.store.Data(v.key)
+		return err
+	})
+	return data, err
+}
+
+// read does a read of the token. A login that the token has lost is made
+// again, once.
+func (w *worker) read(c *connection, f func() error) error {
+	err := w.watchdog.guard("reading", f)
+	if pkcs11.ClassOf(err) != pkcs11.ClassRelogin {
+		return err
+	}
+	if err := w.watchdog.guard("logging in again", c.login); err != nil {
+		return lostError{err}
+	}
+	return w.watchdog.guard("reading", f)
+}
+
+// nextRevision grows over restarts, failover and tokens without a counter on
+// the token, as long as clocks do not step back by much.
+func (w *worker) nextRevision() uint64 {
+	w.lastRevision = max(w.lastRevision+1, uint64(w.clock.Now().UnixMilli())<<20)
+	return w.lastRevision
+}
