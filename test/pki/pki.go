@@ -2,7 +2,7 @@
 
 // Package pki makes a certificate authority in a folder, and issues certificates from it.
 // It owns the files that tests and the demo pass to real binaries by flag.
-// It never serves production: its keys lie on disk and its certificates live one day.
+// It never serves production: its keys lie on disk and its certificates live a month.
 package pki
 
 import (
@@ -22,7 +22,7 @@ import (
 )
 
 const (
-	lifetime = 24 * time.Hour
+	lifetime = 30 * 24 * time.Hour
 	// Clocks of the processes of one machine agree; those of a virtual machine's guest may not.
 	backdate = time.Hour
 )

@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+GOLANGCI_LINT := go tool -modfile=hack/tools/golangci-lint/go.mod golangci-lint
+BUF := go tool -modfile=hack/tools/buf/go.mod buf
+
+.PHONY: help
+help: ## Show this list.
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-10s %s\n", $$1, $$2}'
+
+.PHONY: packages
+packages:
+	@hack/ensure-packages.sh
+
+.PHONY: build
+build: packages ## Build all binaries into bin/. Only the agent needs cgo.
+	CGO_ENABLED=0 go build -trimpath -o bin/apiserver ./cmd/apiserver
+	CGO_ENABLED=1 go build -trimpath -o bin/agent ./cmd/agent
+
+.PHONY: generate
+generate: packages ## Regenerate all generated code.
+	hack/update-codegen.sh
+
+.PHONY: assets
+assets: ## Find, download or build etcd, kube-apiserver, kube-controller-manager and kubectl, once per machine.
+	@go run ./test/controlplane/cmd/assets
+
+.PHONY: clean
+clean: ## Remove what was built in the checkout.
+	rm -rf bin
+
+.PHONY: test
+test: packages assets ## Run all tests with the race detector.
+	@hack/test.sh
+
+.PHONY: lint
+lint: packages ## Run the linters for Go, protobuf and Dockerfiles, and look for missing licences.
+	$(GOLANGCI_LINT) run ./...
+	$(BUF) lint
+	go run -C hack/tools/dockerfile-lint . $(CURDIR)/Dockerfile
+	hack/verify-headers.sh
+
+.PHONY: verify
+verify: packages ## Check that generated code is up to date, then lint.
+	hack/verify-codegen.sh
+	@$(MAKE) --no-print-directory lint
+
+.PHONY: bench
+bench: packages assets ## Run all benchmarks.
+	@hack/bench.sh
+
+FUZZTIME ?= 30s
+.PHONY: fuzz
+fuzz: packages ## Run every fuzz target for FUZZTIME each (default 30s).
+	@hack/fuzz.sh $(FUZZTIME)
+
+.PHONY: demo
+demo: packages ## See it work: start everything on this machine and walk through the main job.
+	@hack/demo.sh
+
+.PHONY: down
+down: ## End what "make demo" has left running.
+	@go run ./hack/demo down

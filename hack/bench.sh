@@ -1,0 +1,15 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+
+# Runs every benchmark, and sums up BENCH_COUNT runs (default 1) of each with benchstat.
+set -euo pipefail
+
+mapfile -t packages < <(git grep --untracked -l -E '^func Benchmark' -- '*_test.go' | xargs -r -n1 dirname | sort -u | sed 's|^|./|')
+if ((${#packages[@]} == 0)); then
+  echo "There are no benchmarks." >&2
+  exit 1
+fi
+results=$(mktemp)
+trap 'rm -f "$results"' EXIT
+go test -run='^$' -bench=. -benchmem -count="${BENCH_COUNT:-1}" -timeout=60m "${packages[@]}" | tee "$results"
+go tool benchstat "$results"
