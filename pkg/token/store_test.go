@@ -72,6 +72,8 @@ func (s *stick) tidy() {
 // content is all records with their data; the model that stores are compared with.
 type content map[string]token.Record
 
+func newContent() content { return content{} }
+
 func read(t *testing.T, s *token.Store) content {
 	t.Helper()
 	c := content{}
@@ -146,7 +148,7 @@ func TestHistory(t *testing.T) {
 	t.Parallel()
 	eachProfile(t, func(t *testing.T, p faulttoken.Profile) {
 		s := provision(t, p)
-		want := content{}
+		want := newContent()
 		for _, changes := range [][]token.Change{
 			{put("ns/a", 1, 10)},
 			{put("ns/b", 2, 600), put("ns/c", 3, 0)},

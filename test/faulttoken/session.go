@@ -3,9 +3,11 @@
 package faulttoken
 
 import (
+	"bytes"
 	"crypto/ecdh"
 	"crypto/rand"
 	"io"
+	"slices"
 
 	"j5t.io/hsm/pkg/pkcs11"
 )
@@ -112,7 +114,7 @@ func (s *Session) Objects() (list []pkcs11.Object, err error) {
 	err = s.call(Find, true, func() error {
 		return s.token.step(Find, func() {
 			s.readList()
-			list = append(list, s.list...)
+			list = slices.Clone(s.list)
 		})
 	})
 	return list, err
@@ -130,7 +132,7 @@ func (s *Session) objectsFromMemory() ([]pkcs11.Object, error) {
 	if f, ok := t.fault(Find); ok {
 		return nil, failed(Find, f.Code)
 	}
-	return append([]pkcs11.Object(nil), s.list...), nil
+	return slices.Clone(s.list), nil
 }
 
 // Value reads a value.
@@ -142,7 +144,7 @@ func (s *Session) Value(h pkcs11.Handle) (value []byte, err error) {
 			return failed(Read, pkcs11.CKRObjectHandleInvalid)
 		}
 		if cached, ok := s.values[h]; ok && t.profile.Memory {
-			value = append([]byte(nil), cached...)
+			value = bytes.Clone(cached)
 			return nil
 		}
 		if t.files[s.numbers[h]] != f {
@@ -153,7 +155,7 @@ func (s *Session) Value(h pkcs11.Handle) (value []byte, err error) {
 		}
 		return t.step(Read, func() {
 			t.counters.APDUs += 2 + readAPDUsAKilobyte*len(f.value)/1024
-			value = append([]byte(nil), f.value...)
+			value = bytes.Clone(f.value)
 			s.values[h] = f.value
 		})
 	})
@@ -165,16 +167,16 @@ func (s *Session) Create(label, application string, value []byte) (h pkcs11.Hand
 	err = s.call(Create, true, func() error {
 		t := s.token
 		p := t.profile
-		objects, bytes := t.used()
+		objects, total := t.used()
 		switch {
 		case len(value) == 0 && !p.EmptyValues:
 			return failed(Create, pkcs11.CKRArgumentsBad)
-		case objects >= p.Creates, p.TotalBytes > 0 && bytes+len(value) > p.TotalBytes:
+		case objects >= p.Creates, p.TotalBytes > 0 && total+len(value) > p.TotalBytes:
 			return failed(Create, p.FullCode)
 		case len(value) > p.MaxBytes && p.TruncatesTo == 0:
 			return failed(Create, pkcs11.CKRGeneralError)
 		}
-		f := &file{label: label, application: application, value: append([]byte(nil), value...)}
+		f := &file{label: label, application: application, value: bytes.Clone(value)}
 		if len(value) > p.MaxBytes {
 			f.value = f.value[:p.TruncatesTo]
 		}
@@ -197,7 +199,7 @@ func (s *Session) Create(label, application string, value []byte) (h pkcs11.Hand
 			return err
 		}
 		h = s.know(number, f)
-		s.values[h] = append([]byte(nil), value...)
+		s.values[h] = bytes.Clone(value)
 		return nil
 	})
 	return h, err

@@ -6,6 +6,7 @@
 package faulttoken
 
 import (
+	"bytes"
 	"crypto/ecdh"
 	"sync"
 
@@ -120,6 +121,7 @@ func (t *Token) Clone() *Token {
 			continue
 		}
 		copied := *f
+		copied.value = bytes.Clone(f.value)
 		c.files = append(c.files, &copied)
 	}
 	for label, pair := range t.pairs {
@@ -165,7 +167,7 @@ func (t *Token) PowerCut() {
 	t.powerCut()
 }
 
-// Remove pulls the token, Insert puts it back.
+// Remove pulls the token.
 func (t *Token) Remove() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -214,7 +216,7 @@ func (t *Token) Flash() []Object {
 	var all []Object
 	for _, f := range t.files {
 		if f != nil && f.described {
-			all = append(all, Object{f.label, f.application, append([]byte(nil), f.value...), f.broken})
+			all = append(all, Object{f.label, f.application, bytes.Clone(f.value), f.broken})
 		}
 	}
 	return all
@@ -224,8 +226,25 @@ func (t *Token) Flash() []Object {
 func (t *Token) Put(o Object) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	f := &file{label: o.Label, application: o.Application, value: append([]byte(nil), o.Value...), broken: o.Broken, described: true}
+	f := &file{label: o.Label, application: o.Application, value: bytes.Clone(o.Value), broken: o.Broken, described: true}
 	t.files = append(t.files, f)
+}
+
+// PutKeyPair lays a key pair onto the token; nil removes it.
+func (t *Token) PutKeyPair(label string, pair *ecdh.PrivateKey) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.pairs[label] = pair
+	if pair == nil {
+		delete(t.pairs, label)
+	}
+}
+
+// KeyPairs counts the key pairs on the token.
+func (t *Token) KeyPairs() int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return len(t.pairs)
 }
 
 // Change edits the first object with a label in flash; false from edit removes it.
@@ -236,7 +255,7 @@ func (t *Token) Change(label string, edit func(*Object) bool) {
 		if f == nil || f.label != label {
 			continue
 		}
-		o := Object{f.label, f.application, f.value, f.broken}
+		o := Object{f.label, f.application, bytes.Clone(f.value), f.broken}
 		if !edit(&o) {
 			t.files[i] = nil
 			return
@@ -291,12 +310,12 @@ func (t *Token) free() int {
 	return len(t.files) - 1
 }
 
-func (t *Token) used() (objects, bytes int) {
+func (t *Token) used() (objects, total int) {
 	for _, f := range t.files {
 		if f != nil && f.described {
 			objects++
-			bytes += len(f.value)
+			total += len(f.value)
 		}
 	}
-	return objects, bytes
+	return objects, total
 }

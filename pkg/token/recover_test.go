@@ -1,0 +1,236 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package token_test
+
+import (
+	"bytes"
+	"slices"
+	"strings"
+	"testing"
+
+	"j5t.io/hsm/pkg/token"
+	"j5t.io/hsm/test/faulttoken"
+)
+
+func sameFlash(a, b []faulttoken.Object) bool {
+	return slices.EqualFunc(a, b, func(a, b faulttoken.Object) bool {
+		return a.Label == b.Label && a.Application == b.Application && bytes.Equal(a.Value, b.Value) && a.Broken == b.Broken
+	})
+}
+
+// damaged is what can become of a segment.
+var damaged = map[string]func(*faulttoken.Object) bool{
+	"lost":           func(*faulttoken.Object) bool { return false },
+	"half destroyed": func(o *faulttoken.Object) bool { o.Broken = true; return true },
+	"flipped":        func(o *faulttoken.Object) bool { o.Value[len(o.Value)/2] ^= 4; return true },
+	"cut":            func(o *faulttoken.Object) bool { o.Value = o.Value[:len(o.Value)-1]; return true },
+	"emptied":        func(o *faulttoken.Object) bool { o.Value = nil; return true },
+	"zeroed":         func(o *faulttoken.Object) bool { clear(o.Value); return true },
+}
+
+// TestDamageIsNoticed damages each object of a store in each way. Either the
+// store does not need it, or nothing is served, and nothing is changed.
+func TestDamageIsNoticed(t *testing.T) {
+	t.Parallel()
+	s := provision(t, faulttoken.Pico66)
+	s.commit(put("ns/a", 1, 10), put("ns/b", 2, 10))
+	s.commit(put("ns/c", 3, 10))
+	s.commit(put("ns/long", 4, 9000))
+	s.commit(put("ns/c", 5, 10)) // commit 3 is idle
+	s.commit(put("ns/d", 6, 10)) // commit 3 is superseded
+	s.commit(put("ns/a", 7, 10))
+	want := read(t, s.Store)
+	unneeded := "segment-0000000000000003"
+	newest := "segment-0000000000000007"
+	older := newContent() // as the last commit but one left it
+	for key, r := range want {
+		older[key] = r
+	}
+	older["ns/a"] = put("ns/a", 1, 10).Record
+
+	for _, o := range s.token.Flash() {
+		if o.Label == keyring {
+			continue
+		}
+		for name, damage := range damaged {
+			c := &stick{t: t, token: s.token.Clone(), id: s.id}
+			c.token.Change(o.Label, damage)
+			before := c.token.Flash()
+			store, err := c.open(token.Options{StoreID: s.id})
+			switch {
+			case o.Label == unneeded && name != "lost" && err == nil:
+				if got := read(t, store); !got.equal(want) {
+					t.Errorf("%s %s: the store holds %v", o.Label, name, got)
+				}
+				c.Store = store
+				c.tidy()
+				c.reopen()
+				c.expect(want)
+				continue
+			case o.Label == unneeded && name == "lost" && err == nil && read(t, store).equal(want):
+				continue
+			case o.Label == newest && name == "lost":
+				// Only a shadow can know of a commit that the token lost whole.
+				if err != nil || !read(t, store).equal(older) {
+					t.Errorf("%s %s: %v", o.Label, name, err)
+				}
+				continue
+			case token.ReasonOf(err) != token.Corrupt:
+				t.Errorf("%s %s: opening gave %v", o.Label, name, err)
+			}
+			if !sameFlash(before, c.token.Flash()) {
+				t.Errorf("%s %s: the token was changed", o.Label, name)
+			}
+		}
+	}
+}
+
+// TestMixedUpSegments moves authentic segments to where they do not belong.
+func TestMixedUpSegments(t *testing.T) {
+	t.Parallel()
+	s := provision(t, faulttoken.Pico66)
+	s.commit(put("ns/a", 1, 10))
+	s.commit(put("ns/a", 2, 10))
+	s.commit(put("ns/long", 3, 9000))
+	value := func(label string) []byte {
+		for _, o := range s.token.Flash() {
+			if o.Label == label {
+				return o.Value
+			}
+		}
+		t.Fatalf("no object %q", label)
+		return nil
+	}
+	other := provision(t, faulttoken.Pico66)
+	other.commit(put("ns/a", 1, 10))
+	for name, change := range map[string]struct{ from, to string }{
+		"an older value":      {"segment-0000000000000001", "segment-0000000000000002"},
+		"a later commit":      {"segment-0000000000000002", "segment-0000000000000009"},
+		"parts exchanged":     {"segment-0000000000000003-0001", "segment-0000000000000003-0002"},
+		"a part as a commit":  {"segment-0000000000000003-0001", "segment-0000000000000003"},
+		"one part too many":   {"segment-0000000000000003-0001", "segment-0000000000000003-0003"},
+		"a keyring as commit": {keyring, "segment-0000000000000002"},
+	} {
+		c := s.token.Clone()
+		c.Change(change.to, func(*faulttoken.Object) bool { return false })
+		c.Put(faulttoken.Object{Label: change.to, Application: application, Value: value(change.from)})
+		if _, err := (&stick{t: t, token: c}).open(token.Options{StoreID: s.id}); token.ReasonOf(err) != token.Corrupt {
+			t.Errorf("%s: opening gave %v", name, err)
+		}
+	}
+	for _, label := range []string{"segment-0000000000000004", "segment-0000000000000009", "segment-0000000000000009-0001"} {
+		c := s.token.Clone()
+		c.Put(faulttoken.Object{Label: label, Application: application, Value: other.token.Flash()[1].Value})
+		if _, err := (&stick{t: t, token: c}).open(token.Options{StoreID: s.id}); token.ReasonOf(err) != token.Corrupt || !strings.Contains(err.Error(), other.id) {
+			t.Errorf("a segment of another store as %q: opening gave %v", label, err)
+		}
+	}
+}
+
+// TestLeftovers has on the token what commits that were cut short, or repaired
+// twice, leave behind.
+func TestLeftovers(t *testing.T) {
+	t.Parallel()
+	s := provision(t, faulttoken.Pico66)
+	s.commit(put("ns/a", 1, 10))
+	before := s.token.Clone()
+	s.commit(put("ns/long", 9, 9000))
+	want := read(t, s.Store)
+
+	// The same commit id once more, from a past in which it was cut short.
+	cutShort := &stick{t: t, token: before, id: s.id}
+	cutShort.reopen()
+	cutShort.commit(put("ns/long", 9, 9500))
+	leftovers := []faulttoken.Object{}
+	for _, o := range cutShort.token.Flash() {
+		if strings.HasPrefix(o.Label, "segment-0000000000000009-") {
+			leftovers = append(leftovers, o)
+		}
+	}
+	for _, o := range s.token.Flash() {
+		if strings.HasPrefix(o.Label, "segment-0000000000000009") {
+			leftovers = append(leftovers, o) // twice the same
+		}
+	}
+	objects := len(s.token.Flash())
+	for _, o := range leftovers {
+		s.token.Put(o)
+	}
+	s.token.Put(faulttoken.Object{Label: "segment-0000000000000008-0001", Application: application, Value: leftovers[0].Value})
+	s.token.Put(faulttoken.Object{Label: "segment-00000000000000ff-0003", Application: application, Broken: true})
+	s.reopen()
+	s.expect(want)
+	if got := s.Usage().Superseded; got != len(leftovers)+2 {
+		t.Errorf("%d objects are to be destroyed, expected %d", got, len(leftovers)+2)
+	}
+	s.tidy()
+	s.reopen()
+	s.expect(want)
+	if got := len(s.token.Flash()); got != objects {
+		t.Errorf("%d objects are left, expected %d", got, objects)
+	}
+}
+
+// TestForeignObjects are counted and never touched.
+func TestForeignObjects(t *testing.T) {
+	t.Parallel()
+	tok := faulttoken.New(faulttoken.Pico66)
+	foreign := []faulttoken.Object{
+		{Label: "certificate", Application: "OpenVPN", Value: []byte("x")},
+		{Label: "segment-0000000000000001", Application: "someone else", Value: []byte("y")},
+		{Label: "broken", Broken: true},
+		{Label: "app/password", Application: "hsm-secrets-operator", Value: []byte("z")},
+		{Label: "app/_metadata", Application: "hsm-secrets-operator", Value: []byte("{}")},
+	}
+	for _, o := range foreign {
+		tok.Put(o)
+	}
+	s := &stick{t: t, token: tok}
+	store, err := s.open(token.Options{Provision: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Store, s.id = store, store.ID()
+	for revision := uint64(1); revision < 40; revision++ {
+		s.commit(put("ns/a", revision, 10))
+		s.tidy()
+		s.reopen()
+	}
+	if u := s.Usage(); u.Foreign != 5 || u.Legacy != 2 || u.Objects != len(tok.Flash()) {
+		t.Errorf("usage is %+v", u)
+	}
+	left := slices.DeleteFunc(tok.Flash(), func(o faulttoken.Object) bool { return o.Application == application })
+	if !sameFlash(left, foreign) {
+		t.Errorf("of %v there are left %v", foreign, left)
+	}
+}
+
+// TestUndoneDestroys: a power cut brings back objects whose destruction said
+// CKR_OK, whole or without their value. They have no say.
+func TestUndoneDestroys(t *testing.T) {
+	t.Parallel()
+	eachProfile(t, func(t *testing.T, p faulttoken.Profile) {
+		for _, broken := range []bool{false, true} {
+			s := provision(t, p)
+			s.token.Forget(faulttoken.Forgets{Destroys: 3, Broken: broken})
+			want := newContent()
+			for revision := uint64(10); revision < 200; revision += 10 {
+				changes := []token.Change{put("ns/a", revision, 10), put("ns/b", revision+1, 10)}
+				if revision%30 == 0 {
+					changes = []token.Change{del("ns/a", revision), put("ns/long", revision+1, 5000)}
+				}
+				s.commit(changes...)
+				want = want.apply(changes)
+				s.tidy()
+				if revision%70 == 0 {
+					s.token.PowerCut()
+					s.reopen()
+					s.expect(want)
+				}
+			}
+			s.token.PowerCut()
+			s.reopen()
+			s.expect(want)
+		}
+	})
+}
