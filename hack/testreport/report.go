@@ -100,8 +100,12 @@ func (r *report) end(id testID, e event) {
 		return
 	}
 	defer delete(r.output, id)
-	switch {
-	case e.Action == "fail":
+	// The action "skip" is that of a package without tests.
+	switch e.Action {
+	case "pass":
+		r.packages++
+		fmt.Fprintf(r.out, "ok    %-50s %6.1f s\n", id.pkg, e.Elapsed)
+	case "fail":
 		r.packages++
 		fmt.Fprintf(r.out, "FAIL  %-50s %6.1f s\n", id.pkg, e.Elapsed)
 		fmt.Fprint(r.out, strings.Join(r.output[id], ""))
@@ -113,11 +117,6 @@ func (r *report) end(id testID, e event) {
 			}
 		}
 		r.failures = append(r.failures, id.pkg)
-	case e.Action == "skip":
-		// A package without tests.
-	default:
-		r.packages++
-		fmt.Fprintf(r.out, "ok    %-50s %6.1f s\n", id.pkg, e.Elapsed)
 	}
 }
 
