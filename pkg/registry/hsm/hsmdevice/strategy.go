@@ -14,21 +14,21 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/apiserver/pkg/registry/generic"
-	"k8s.io/apiserver/pkg/registry/rest"
 	"k8s.io/apiserver/pkg/storage"
 	"k8s.io/apiserver/pkg/storage/names"
 
 	"j5t.io/hsm/pkg/apis/hsm"
 	"j5t.io/hsm/pkg/apis/hsm/validation"
+	"j5t.io/hsm/pkg/registry/hsm/declarative"
 )
 
 type strategy struct {
-	rest.DeclarativeValidation
+	declarative.Validation
 	names.NameGenerator
 }
 
 func newStrategy(scheme *runtime.Scheme) strategy {
-	return strategy{rest.DeclarativeValidation{Scheme: scheme}, names.SimpleNameGenerator}
+	return strategy{declarative.Validation{Scheme: scheme}, names.SimpleNameGenerator}
 }
 
 func (strategy) NamespaceScoped() bool { return true }

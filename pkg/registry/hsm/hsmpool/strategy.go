@@ -14,7 +14,6 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/apiserver/pkg/registry/generic"
-	"k8s.io/apiserver/pkg/registry/rest"
 	"k8s.io/apiserver/pkg/storage"
 	"k8s.io/apiserver/pkg/storage/names"
 	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
@@ -22,16 +21,17 @@ import (
 	"j5t.io/hsm/pkg/apis/hsm"
 	"j5t.io/hsm/pkg/apis/hsm/v1alpha1"
 	"j5t.io/hsm/pkg/apis/hsm/validation"
+	"j5t.io/hsm/pkg/registry/hsm/declarative"
 )
 
 // strategy is for writes of everything but status.
 type strategy struct {
-	rest.DeclarativeValidation
+	declarative.Validation
 	names.NameGenerator
 }
 
 func newStrategy(scheme *runtime.Scheme) strategy {
-	return strategy{rest.DeclarativeValidation{Scheme: scheme}, names.SimpleNameGenerator}
+	return strategy{declarative.Validation{Scheme: scheme}, names.SimpleNameGenerator}
 }
 
 func (strategy) NamespaceScoped() bool { return true }
