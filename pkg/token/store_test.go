@@ -76,16 +76,24 @@ func newContent() content { return content{} }
 
 func read(t *testing.T, s *token.Store) content {
 	t.Helper()
+	c, err := readAll(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+func readAll(s *token.Store) (content, error) {
 	c := content{}
 	for r := range s.Records() {
 		data, err := s.Data(r.Key)
 		if err != nil {
-			t.Fatal(err)
+			return c, err
 		}
 		r.Data = data
 		c[r.Key] = r
 	}
-	return c
+	return c, nil
 }
 
 func (c content) apply(changes []token.Change) content {
