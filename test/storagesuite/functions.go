@@ -31,13 +31,13 @@ var functions = []function{
 	{name: "RunTestValidateDeletionWithOnlySuggestionValid", variants: onStore(storagetesting.RunTestValidateDeletionWithOnlySuggestionValid)},
 	{name: "RunTestPreconditionalDeleteWithSuggestion", variants: onStore(storagetesting.RunTestPreconditionalDeleteWithSuggestion)},
 	{name: "RunTestPreconditionalDeleteWithOnlySuggestionPass", variants: onStore(storagetesting.RunTestPreconditionalDeleteWithOnlySuggestionPass)},
-	{name: "RunTestDeleteExpectedTransformOrDecodeError", gates: withUnsafeDelete, variants: []variant{
-		{"transform", func(ctx context.Context, t *testing.T, f *fixture) {
+	{name: "RunTestDeleteExpectedTransformOrDecodeError", gates: withUnsafeDelete, variants: map[string]runFunc{
+		"transform": func(ctx context.Context, t *testing.T, f *fixture) {
 			storagetesting.RunTestDeleteExpectedTransformOrDecodeError(ctx, t, f, f.failTransformer())
-		}},
-		{"decode", func(ctx context.Context, t *testing.T, f *fixture) {
+		},
+		"decode": func(ctx context.Context, t *testing.T, f *fixture) {
 			storagetesting.RunTestDeleteExpectedTransformOrDecodeError(ctx, t, f, f.layout.codec.failing.Store)
-		}},
+		},
 	}},
 	{name: "RunTestDeleteWithConflictAndMissingExpectedTransformOrDecodeError", gates: withUnsafeDelete, variants: one(
 		func(ctx context.Context, t *testing.T, f *fixture) {

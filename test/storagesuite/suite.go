@@ -58,8 +58,8 @@ func Run(t *testing.T, newBackend func(*testing.T) Backend, leaveOut map[string]
 			for gate, enabled := range f.gates {
 				featuregatetesting.SetFeatureGateDuringTest(t, utilfeature.DefaultFeatureGate, gate, enabled)
 			}
-			for _, variant := range f.variants {
-				t.Run(variant.name, func(t *testing.T) { variant.run(t.Context(), t, newFixture(t, newBackend(t))) })
+			for name, run := range f.variants {
+				t.Run(name, func(t *testing.T) { run(t.Context(), t, newFixture(t, newBackend(t))) })
 			}
 		})
 	}
@@ -195,22 +195,19 @@ func (s withProgress) Watch(ctx context.Context, key string, opts storage.ListOp
 type function struct {
 	name     string
 	gates    map[featuregate.Feature]bool
-	variants []variant
+	variants map[string]runFunc
 }
 
-type variant struct {
-	name string
-	run  func(context.Context, *testing.T, *fixture)
-}
+type runFunc = func(context.Context, *testing.T, *fixture)
 
-func one(run func(context.Context, *testing.T, *fixture)) []variant { return []variant{{"", run}} }
+func one(run runFunc) map[string]runFunc { return map[string]runFunc{"one": run} }
 
 // onStore is a function of the suite that needs only the store.
-func onStore(run func(context.Context, *testing.T, storage.Interface)) []variant {
+func onStore(run func(context.Context, *testing.T, storage.Interface)) map[string]runFunc {
 	return one(func(ctx context.Context, t *testing.T, f *fixture) { run(ctx, t, f) })
 }
 
-func onPrefix(run func(context.Context, *testing.T, storagetesting.InterfaceWithPrefixTransformer)) []variant {
+func onPrefix(run func(context.Context, *testing.T, storagetesting.InterfaceWithPrefixTransformer)) map[string]runFunc {
 	return one(func(ctx context.Context, t *testing.T, f *fixture) { run(ctx, t, f) })
 }
 

@@ -1,0 +1,196 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package hsmsecret
+
+import (
+	"bytes"
+	"cmp"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+
+	"k8s.io/apimachinery/pkg/api/equality"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	agentv1 "j5t.io/hsm/pkg/agent/api/v1"
+	"j5t.io/hsm/pkg/apis/hsm"
+	"j5t.io/hsm/pkg/storage/records"
+)
+
+// statusSubresource is what managedFields call the owner of status fields.
+const statusSubresource = "status"
+
+// dataFormat is the first byte of a data part that is not empty.
+const dataFormat = 1
+
+// layout keeps an HSMSecret as follows.
+//
+//	address  spec.hsmPath
+//	meta     the versioned object, with the names of its data, but without their
+//	         values, without status, and without managedFields of status
+//	data     the names and values of data
+//	status   status and its managedFields, but not what Join fills in
+type layout struct {
+	codec runtime.Codec
+}
+
+// NewLayout says where each part of an HSMSecret lies. The codec gives the
+// version that is stored.
+func NewLayout(codec runtime.Codec) records.Layout { return layout{codec} }
+
+// AddressField implements records.Layout.
+func (layout) AddressField() *field.Path { return field.NewPath("spec", "hsmPath") }
+
+// Split implements records.Layout.
+func (l layout) Split(obj runtime.Object) (records.Parts, error) {
+	secret, ok := obj.(*hsm.HSMSecret)
+	if !ok {
+		return records.Parts{}, fmt.Errorf("an HSMSecret is stored here, not a %T", obj)
+	}
+	rest, state := *secret, hsm.HSMSecret{Status: secret.Status}
+	rest.ManagedFields = nil
+	for _, entry := range secret.ManagedFields {
+		if entry.Subresource == statusSubresource {
+			state.ManagedFields = append(state.ManagedFields, entry)
+		} else {
+			rest.ManagedFields = append(rest.ManagedFields, entry)
+		}
+	}
+	rest.Status = hsm.HSMSecretStatus{}
+	rest.Data = make(map[string][]byte, len(secret.Data))
+	for name := range secret.Data {
+		rest.Data[name] = []byte{}
+	}
+	state.Status.DataVersion, state.Status.PrimaryDevice, state.Status.DeviceSyncStatus = "", "", nil
+
+	parts := records.Parts{Address: secret.Spec.HSMPath, Data: encodeData(secret.Data)}
+	var err error
+	if parts.Meta, err = runtime.Encode(l.codec, &rest); err != nil {
+		return records.Parts{}, err
+	}
+	if !equality.Semantic.DeepEqual(state, hsm.HSMSecret{}) {
+		parts.Status, err = runtime.Encode(l.codec, &state)
+	}
+	return parts, err
+}
+
+// Join implements records.Layout. It fills in what only the token that answered
+// can know: status.dataVersion, status.primaryDevice, status.deviceSyncStatus.
+func (l layout) Join(record *agentv1.Record, serial string, into runtime.Object) error {
+	secret, ok := into.(*hsm.HSMSecret)
+	if !ok {
+		return fmt.Errorf("an HSMSecret is stored here, not a %T", into)
+	}
+	if err := l.join(record, secret); err != nil {
+		return fmt.Errorf("%w: %w", records.ErrCorrupt, err)
+	}
+	version := strconv.FormatUint(record.GetDataRevision(), 10)
+	secret.Status.DataVersion = version
+	secret.Status.PrimaryDevice = serial
+	secret.Status.DeviceSyncStatus = []hsm.DeviceSyncStatus{{
+		SerialNumber: serial,
+		SyncStatus:   hsm.SyncStatusInSync,
+		DataVersion:  version,
+	}}
+	return nil
+}
+
+func (l layout) join(record *agentv1.Record, secret *hsm.HSMSecret) error {
+	if err := runtime.DecodeInto(l.codec, record.GetMeta(), secret); err != nil {
+		return err
+	}
+	data, err := decodeData(record.GetData())
+	if err != nil {
+		return err
+	}
+	if !slices.Equal(slices.Sorted(maps.Keys(data)), slices.Sorted(maps.Keys(secret.Data))) {
+		return errors.New("the names of its data are not those of its values")
+	}
+	secret.Data = data
+	if len(record.GetStatus()) == 0 {
+		return nil
+	}
+	state := &hsm.HSMSecret{}
+	if err := runtime.DecodeInto(l.codec, record.GetStatus(), state); err != nil {
+		return err
+	}
+	secret.Status = state.Status
+	secret.ManagedFields = append(secret.ManagedFields, state.ManagedFields...)
+	slices.SortFunc(secret.ManagedFields, compareManagedFields)
+	return nil
+}
+
+// compareManagedFields is the order that k8s.io/apimachinery gives managedFields.
+// In any other order, an update that changes nothing would look like a change.
+func compareManagedFields(p, q metav1.ManagedFieldsEntry) int {
+	seconds := func(t *metav1.Time) int64 {
+		if t == nil {
+			return 0
+		}
+		return t.Unix()
+	}
+	return cmp.Or(
+		cmp.Compare(p.Operation, q.Operation),
+		cmp.Compare(seconds(p.Time), seconds(q.Time)),
+		cmp.Compare(p.Manager, q.Manager),
+		cmp.Compare(p.APIVersion, q.APIVersion),
+		cmp.Compare(p.Subresource, q.Subresource),
+	)
+}
+
+// encodeData gives the same bytes for the same data: dataFormat, then for each
+// name in order its length, the name, the length of the value, the value. The
+// lengths are unsigned varints. No data is no bytes.
+func encodeData(data map[string][]byte) []byte {
+	if len(data) == 0 {
+		return nil
+	}
+	b := []byte{dataFormat}
+	for _, name := range slices.Sorted(maps.Keys(data)) {
+		b = binary.AppendUvarint(b, uint64(len(name)))
+		b = append(b, name...)
+		b = binary.AppendUvarint(b, uint64(len(data[name])))
+		b = append(b, data[name]...)
+	}
+	return b
+}
+
+// decodeData accepts only what encodeData gives.
+func decodeData(b []byte) (map[string][]byte, error) {
+	if len(b) == 0 {
+		return nil, nil
+	}
+	if b[0] != dataFormat {
+		return nil, fmt.Errorf("data of format %d, written by a newer server", b[0])
+	}
+	rest := b[1:]
+	next := func() (part []byte, err error) {
+		length, n := binary.Uvarint(rest)
+		if n <= 0 || length > uint64(len(rest)-n) {
+			return nil, errors.New("data ends within an entry")
+		}
+		part, rest = rest[n:n+int(length)], rest[n+int(length):]
+		return part, nil
+	}
+	data := map[string][]byte{}
+	for len(rest) > 0 {
+		name, err := next()
+		if err != nil {
+			return nil, err
+		}
+		value, err := next()
+		if err != nil {
+			return nil, err
+		}
+		data[string(name)] = slices.Clone(value)
+	}
+	if !bytes.Equal(encodeData(data), b) {
+		return nil, errors.New("data is not in order")
+	}
+	return data, nil
+}

@@ -1,0 +1,210 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package hsm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/peer"
+	"google.golang.org/grpc/status"
+	"k8s.io/apiserver/pkg/audit"
+	"k8s.io/apiserver/pkg/endpoints/request"
+
+	agentv1 "j5t.io/hsm/pkg/agent/api/v1"
+)
+
+const (
+	// callTimeout bounds one get or commit: k8s.io/apiserver cuts mutations at 34 s.
+	callTimeout = 30 * time.Second
+	// listTimeout bounds one list: k8s.io/apiserver cuts reads at 60 s.
+	listTimeout = 55 * time.Second
+	// While a call waits, the agent is asked every probeInterval whether it is
+	// alive at all. So a busy token is waited for, and a dead agent is not.
+	probeInterval = 1500 * time.Millisecond
+	probeTimeout  = 2 * time.Second
+)
+
+// call is one call to an agent. It must pass on the context and the options.
+type call func(context.Context, agentv1.StoreClient, ...grpc.CallOption) error
+
+// Get implements records.Backend.
+func (c *Client) Get(ctx context.Context, in *agentv1.GetRequest) (out *agentv1.GetResponse, err error) {
+	err = c.do(ctx, callTimeout, isRead, func(ctx context.Context, store agentv1.StoreClient, options ...grpc.CallOption) (err error) {
+		out, err = store.Get(ctx, in, options...)
+		return err
+	})
+	return out, err
+}
+
+// Commit implements records.Backend.
+func (c *Client) Commit(ctx context.Context, in *agentv1.CommitRequest) (out *agentv1.CommitResponse, err error) {
+	err = c.do(ctx, callTimeout, isChange, func(ctx context.Context, store agentv1.StoreClient, options ...grpc.CallOption) (err error) {
+		out, err = store.Commit(ctx, in, options...)
+		return err
+	})
+	return out, err
+}
+
+// List implements records.Backend.
+func (c *Client) List(ctx context.Context, in *agentv1.ListRequest) (list []*agentv1.Record, end *agentv1.ListEnd, err error) {
+	err = c.do(ctx, listTimeout, isRead, func(ctx context.Context, store agentv1.StoreClient, options ...grpc.CallOption) (err error) {
+		list, end, err = receiveList(ctx, store, in, options)
+		return err
+	})
+	return list, end, err
+}
+
+func receiveList(ctx context.Context, store agentv1.StoreClient, in *agentv1.ListRequest, options []grpc.CallOption) ([]*agentv1.Record, *agentv1.ListEnd, error) {
+	stream, err := store.List(ctx, in, options...)
+	if err != nil {
+		return nil, nil, err
+	}
+	var list []*agentv1.Record
+	for {
+		response, err := stream.Recv()
+		if errors.Is(err, io.EOF) {
+			err = status.Error(codes.Unavailable, "the list ended before it was whole")
+		}
+		if err != nil {
+			return nil, nil, err
+		}
+		list = append(list, response.GetRecords()...)
+		if end := response.GetEnd(); end != nil {
+			return list, end, nil
+		}
+	}
+}
+
+// Watch implements records.Backend.
+func (c *Client) Watch(ctx context.Context, in *agentv1.WatchRequest) (*agentv1.WatchResponse, func() (*agentv1.WatchResponse, error), error) {
+	var first *agentv1.WatchResponse
+	var stream grpc.ServerStreamingClient[agentv1.WatchResponse]
+	address, err := c.begin(ctx, isRead, func(ctx context.Context, store agentv1.StoreClient, options ...grpc.CallOption) (err error) {
+		if stream, err = store.Watch(ctx, in, options...); err == nil {
+			first, err = stream.Recv()
+		}
+		return err
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	return first, func() (*agentv1.WatchResponse, error) {
+		response, err := stream.Recv()
+		if errors.Is(err, io.EOF) {
+			err = status.Error(codes.Unavailable, "the agent has ended the watch")
+		}
+		return response, apiError(address, err, isRead)
+	}, nil
+}
+
+// Revisions implements records.Backend.
+func (c *Client) Revisions(ctx context.Context) (current, oldest uint64, err error) {
+	err = c.do(ctx, callTimeout, isRead, func(ctx context.Context, store agentv1.StoreClient, options ...grpc.CallOption) error {
+		response, err := store.Status(ctx, &agentv1.StatusRequest{}, options...)
+		if err == nil && response.GetReason() != agentv1.Reason_REASON_UNSPECIFIED {
+			err = agentv1.NewError(codes.Unavailable, response.GetReason(), "%s", response.GetMessage())
+		}
+		current, oldest = response.GetRevision(), response.GetCompactRevision()
+		return err
+	})
+	return current, oldest, err
+}
+
+// do makes a call that has ended when it returns.
+func (c *Client) do(ctx context.Context, timeout time.Duration, kind kind, f call) error {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	_, err := c.begin(ctx, kind, f)
+	return err
+}
+
+// begin makes a call whose stream may go on until the context ends. It fails
+// when the agent is silent before the call has returned. Its error is one of
+// the API.
+func (c *Client) begin(ctx context.Context, kind kind, f call) (address string, err error) {
+	ctx = withCaller(ctx)
+	for {
+		connection, reused, err := c.connect(ctx)
+		if err != nil {
+			return "", err
+		}
+		guarded, disarm := connection.guard(ctx)
+		var sentTo peer.Peer
+		err = f(guarded, connection.store, grpc.Peer(&sentTo))
+		disarm()
+		switch {
+		case err == nil:
+			return connection.address, nil
+		case context.Cause(guarded) == errSilent:
+			c.drop(connection)
+			err = errSilent
+		case reused && sentTo.Addr == nil && status.Code(err) == codes.Unavailable:
+			// It was lost before the call; nothing was sent.
+			c.drop(connection)
+			continue
+		}
+		if sentTo.Addr == nil {
+			kind = notSent
+		}
+		return "", apiError(connection.address, err, kind)
+	}
+}
+
+// guard gives a context that ends, with the cause errSilent, when the agent
+// stops to answer. disarm ends the supervision, but not the context.
+func (c *connection) guard(ctx context.Context) (_ context.Context, disarm func()) {
+	guarded, end := context.WithCancelCause(ctx)
+	armed, stop := context.WithCancel(ctx)
+	timer := time.AfterFunc(probeInterval, func() {
+		for armed.Err() == nil {
+			probe, cancel := context.WithTimeout(armed, probeTimeout)
+			_, err := c.store.Status(probe, &agentv1.StatusRequest{})
+			cancel()
+			if err != nil && armed.Err() == nil {
+				end(errSilent)
+				return
+			}
+			select {
+			case <-time.After(probeInterval):
+			case <-armed.Done():
+			}
+		}
+	})
+	return guarded, func() {
+		timer.Stop()
+		stop()
+	}
+}
+
+// withCaller tells the agent for which request of whom it is asked.
+func withCaller(ctx context.Context) context.Context {
+	if id := audit.GetAuditIDTruncated(ctx); id != "" {
+		ctx = metadata.AppendToOutgoingContext(ctx, agentv1.MetadataAuditID, printable(id))
+	}
+	if user, ok := request.UserFrom(ctx); ok {
+		ctx = metadata.AppendToOutgoingContext(ctx, agentv1.MetadataUser, printable(user.GetName()))
+	}
+	return ctx
+}
+
+// printable encodes what must not be in a header of gRPC, as gRPC does it in
+// its own header grpc-message: %XX for each such byte.
+func printable(s string) string {
+	var b strings.Builder
+	for i := range len(s) {
+		if c := s[i]; '!' <= c && c <= '~' && c != '%' {
+			b.WriteByte(c)
+		} else {
+			fmt.Fprintf(&b, "%%%02X", c)
+		}
+	}
+	return b.String()
+}

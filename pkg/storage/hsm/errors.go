@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package hsm
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	agentv1 "j5t.io/hsm/pkg/agent/api/v1"
+	"j5t.io/hsm/pkg/storage/records"
+)
+
+// StatusReasonInsufficientStorage is the reason of status code 507, for which
+// Kubernetes has none.
+const StatusReasonInsufficientStorage metav1.StatusReason = "InsufficientStorage"
+
+var (
+	// errSilent says that an agent that was connected stopped to answer.
+	errSilent = errors.New("it does not answer")
+	errClosed = apierrors.NewServiceUnavailable("the server is shutting down")
+)
+
+// kind of a call, for what its failure means.
+type kind int
+
+const (
+	notSent  kind = iota // It has surely not reached the agent.
+	isRead               // It changes nothing.
+	isChange             // It may have been made although it failed.
+)
+
+// apiError maps the error of a call to one that clients of the API can act on.
+// It is the only place that does. 503 never carries a Retry-After: client-go
+// would make ten attempts before it told anybody.
+//
+//	reason of the agent                             error
+//	TOKEN_ABSENT, TOKEN_BLANK, TOKEN_FOREIGN,
+//	PIN_REJECTED, PIN_LOCKED, CORRUPT, LOADING,
+//	FENCED                                          503 ServiceUnavailable
+//	FULL                                            507 InsufficientStorage
+//	TOO_LARGE                                       413 RequestEntityTooLarge
+//	OUTCOME_UNKNOWN                                 504 Timeout
+//	ADDRESS_IN_USE, EXPIRED, FUTURE_REVISION        those of package records
+//
+// Without a reason, the code decides; an agent that cannot be reached or does
+// not answer is 503, a change that was sent to it 504: its outcome is unknown.
+func apiError(address string, err error, kind kind) error {
+	if err == nil {
+		return nil
+	}
+	said, _ := status.FromError(err)
+	message := fmt.Sprintf("HSM agent %s: %s", address, said.Message())
+	reason := agentv1.ReasonOf(err)
+	switch reason {
+	case agentv1.Reason_REASON_TOKEN_ABSENT, agentv1.Reason_REASON_TOKEN_BLANK, agentv1.Reason_REASON_TOKEN_FOREIGN,
+		agentv1.Reason_REASON_PIN_REJECTED, agentv1.Reason_REASON_PIN_LOCKED, agentv1.Reason_REASON_CORRUPT,
+		agentv1.Reason_REASON_LOADING, agentv1.Reason_REASON_FENCED:
+		return unavailable(reason, message)
+	case agentv1.Reason_REASON_FULL:
+		return &apierrors.StatusError{ErrStatus: metav1.Status{
+			Status:  metav1.StatusFailure,
+			Code:    http.StatusInsufficientStorage,
+			Reason:  StatusReasonInsufficientStorage,
+			Message: message,
+		}}
+	case agentv1.Reason_REASON_TOO_LARGE:
+		return apierrors.NewRequestEntityTooLargeError(message)
+	case agentv1.Reason_REASON_OUTCOME_UNKNOWN:
+		return apierrors.NewTimeoutError(message, 0)
+	case agentv1.Reason_REASON_ADDRESS_IN_USE:
+		return fmt.Errorf("%w: %s", records.ErrAddressInUse, message)
+	case agentv1.Reason_REASON_EXPIRED:
+		return fmt.Errorf("%w: %s", records.ErrExpired, message)
+	case agentv1.Reason_REASON_FUTURE_REVISION:
+		return fmt.Errorf("%w: %s", records.ErrFutureRevision, message)
+	}
+
+	byAgent := len(said.Details()) > 0
+	switch {
+	case byAgent && said.Code() == codes.InvalidArgument:
+		return apierrors.NewBadRequest(message)
+	case byAgent && (said.Code() == codes.DeadlineExceeded || said.Code() == codes.Canceled):
+		return apierrors.NewTimeoutError(message, 0)
+	case byAgent:
+		return apierrors.NewInternalError(errors.New(message))
+	case kind == isChange:
+		return apierrors.NewTimeoutError(message+"; the change may or may not have been made: read the object to find out", 0)
+	case errors.Is(err, errSilent), said.Code() == codes.Unavailable:
+		return apierrors.NewServiceUnavailable(message + "; check that the agent runs, its address, and the certificates of both sides")
+	case said.Code() == codes.DeadlineExceeded, said.Code() == codes.Canceled:
+		return apierrors.NewTimeoutError(message, 0)
+	}
+	return apierrors.NewInternalError(errors.New(message))
+}
+
+// unavailable also tells programs why.
+func unavailable(reason agentv1.Reason, message string) error {
+	err := apierrors.NewServiceUnavailable(message)
+	err.ErrStatus.Details = &metav1.StatusDetails{Causes: []metav1.StatusCause{{
+		Type:    metav1.CauseType(strings.TrimPrefix(reason.String(), "REASON_")),
+		Message: message,
+	}}}
+	return err
+}
+
+// firstSaid gives the failure to report when no agent could be used: of one
+// that has said why, if there is any.
+func firstSaid(failures []error) error {
+	for _, err := range failures {
+		var s apierrors.APIStatus
+		if errors.As(err, &s) && s.Status().Details != nil {
+			return err
+		}
+	}
+	return failures[0]
+}
