@@ -54,6 +54,8 @@ type Options struct {
 	History     HistoryLimits      // Zero: DefaultHistory.
 	CallTimeout time.Duration      // After which a hanging token ends the process. Zero: 2 minutes.
 	Clock       clock.PassiveClock // For revisions and the age of the history. nil: the system's.
+
+	onHang func(work string) // Instead of ending the process.
 }
 
 // Agent serves one token. Make it with New, and run it once.
@@ -105,6 +107,9 @@ func newAgent(o Options, r reader) (*Agent, error) {
 	if o.Clock == nil {
 		o.Clock = clock.RealClock{}
 	}
+	if o.onHang == nil {
+		o.onHang = exit
+	}
 	if o.History == (HistoryLimits{}) {
 		o.History = DefaultHistory
 	}
@@ -124,7 +129,7 @@ func newAgent(o Options, r reader) (*Agent, error) {
 		state: newState(starting),
 		worker: &worker{
 			clock: o.Clock, journal: journal, queue: newQueue(starting.err()),
-			watchdog: watchdog{limit: cmp.Or(o.CallTimeout, defaultCallTimeout), bite: exit},
+			watchdog: watchdog{limit: cmp.Or(o.CallTimeout, defaultCallTimeout), bite: o.onHang},
 		},
 		onChange: a.setHealth,
 	}

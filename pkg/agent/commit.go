@@ -10,7 +10,8 @@ import (
 	"j5t.io/hsm/pkg/token"
 )
 
-// maxBatch bounds the changes of one commit.
+// maxBatch bounds the changes of one commit. Most of the time its bytes do: a
+// batch takes one segment, so that its records do not hold each other's room.
 const maxBatch = 128
 
 // commitTask changes one record if it is at the expected revision.
@@ -32,6 +33,7 @@ type change struct {
 type batch struct {
 	changes  []*change
 	touched  map[string]bool
+	bytes    int
 	answered bool
 	unknown  error     // Why the outcome is not known.
 	since    time.Time // When it became unknown.
@@ -40,9 +42,10 @@ type batch struct {
 // commit makes as many of the waiting changes as can share one commit.
 func (w *worker) commit(c *connection, waiting []*request) error {
 	b := &batch{touched: map[string]bool{}}
+	segment := c.store.Usage().Profile.SegmentBytes
 	for _, r := range waiting {
 		task, ok := r.task.(*commitTask)
-		if !ok || !b.touch(w.touches(task.in)) || !w.queue.claim(r) {
+		if !ok || !b.room(task.in, segment) || !b.touch(w.touches(task.in)) || !w.queue.begin(r) {
 			continue
 		}
 		made, err := w.prepare(c, task)
@@ -58,12 +61,20 @@ func (w *worker) commit(c *connection, waiting []*request) error {
 		default:
 			made.request = r
 			b.changes = append(b.changes, made)
-		}
-		if len(b.changes) == maxBatch {
-			break
+			b.bytes += commitSize(task.in)
 		}
 	}
 	return w.write(c, b)
+}
+
+// room tells whether a change may join the batch. A batch of one is never too large.
+func (b *batch) room(in *agentv1.CommitRequest, segment int) bool {
+	return len(b.changes) == 0 || len(b.changes) < maxBatch && b.bytes+commitSize(in) <= segment
+}
+
+func commitSize(in *agentv1.CommitRequest) int {
+	put := in.GetPut()
+	return len(in.GetKey()) + len(put.GetAddress()) + len(put.GetMeta()) + len(put.GetData())
 }
 
 // touches gives the key and the addresses that a request is about. A key and

@@ -24,6 +24,11 @@ type condition struct {
 
 func (c condition) ready() bool { return c.reason == agentv1.Reason_REASON_UNSPECIFIED }
 
+// passes tells that the condition may pass without a person's doing.
+func (c condition) passes() bool {
+	return c.reason == agentv1.Reason_REASON_TOKEN_ABSENT || c.reason == agentv1.Reason_REASON_LOADING
+}
+
 // err is nil when the token is served.
 func (c condition) err() error {
 	if c.ready() {

@@ -148,7 +148,7 @@ type harness struct {
 	store  agentv1.StoreClient
 	device agentv1.DeviceClient
 	ctx    context.Context
-	stop   func()
+	stop   func() // The agent, as SIGTERM does.
 }
 
 // options of an agent in directories of its own, with the right PIN.
@@ -218,8 +218,8 @@ func runWith(t *testing.T, token *faulttoken.Token, o Options, files mtls.Files)
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() { _ = conn.Close() })
 	stop := sync.OnceFunc(func() {
-		_ = conn.Close()
 		cancel()
 		if err := <-done; err != nil {
 			t.Error(err)

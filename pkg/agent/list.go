@@ -71,8 +71,11 @@ func (s *storeService) readChunk(ctx context.Context, page []*record) ([]*agentv
 	err := s.queue.do(ctx, callTask(func(w *worker, c *connection) error {
 		size := 0
 		for _, r := range page {
-			if size >= chunkBytes || ctx.Err() != nil {
+			if size >= chunkBytes {
 				break
+			}
+			if ctx.Err() != nil {
+				return abandoned(ctx.Err())
 			}
 			data, err := w.data(c, r.version())
 			if err != nil {

@@ -9,7 +9,7 @@ import (
 )
 
 // request is work for the one goroutine that owns the token. Whoever asked may
-// give up while it waits; once it was claimed, it is carried out.
+// give up while it waits; once it was begun, it is carried out.
 type request struct {
 	ctx  context.Context
 	task any // *getTask, *commitTask or callTask.
@@ -23,7 +23,7 @@ type queue struct {
 	mu      sync.Mutex
 	waiting []*request
 	shut    error
-	arrived chan struct{} // Holds a token when something may wait.
+	arrived chan struct{} // Full when something may wait.
 }
 
 func newQueue(reason error) *queue {
@@ -58,7 +58,7 @@ func (q *queue) do(ctx context.Context, task any, begun func(error) error) error
 	case err := <-r.done:
 		return err
 	case <-ctx.Done():
-		if q.claim(r) {
+		if q.abandon(r) {
 			return notBegunError(ctx)
 		}
 		select {
@@ -84,10 +84,29 @@ func (q *queue) push(r *request) error {
 	return nil
 }
 
-// claim takes a request out of the queue; false if somebody else did.
-func (q *queue) claim(r *request) bool {
+// begin takes a request out of the queue to carry it out; false if its caller
+// has given up.
+func (q *queue) begin(r *request) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	if !q.take(r) {
+		return false
+	}
+	if r.ctx.Err() != nil {
+		r.done <- notBegunError(r.ctx)
+		return false
+	}
+	return true
+}
+
+// abandon takes a request out of the queue; false if it was begun or answered.
+func (q *queue) abandon(r *request) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.take(r)
+}
+
+func (q *queue) take(r *request) bool {
 	i := slices.Index(q.waiting, r)
 	if i < 0 {
 		return false
@@ -96,7 +115,7 @@ func (q *queue) claim(r *request) bool {
 	return true
 }
 
-// requests gives those that wait, without claiming them.
+// requests gives those that wait, without beginning them.
 func (q *queue) requests() []*request {
 	q.mu.Lock()
 	defer q.mu.Unlock()

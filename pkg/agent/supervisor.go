@@ -86,14 +86,21 @@ func (s *supervisor) run(ctx context.Context) {
 			s.enter(condition{})
 			err = s.worker.serve(ctx, c, probeInterval)
 			s.close(c.session)
+			s.state.seen(nil) // Until the next look.
 		}
 		if err == nil { // The context has ended.
 			break
 		}
 		now := conditionOf(err)
 		s.enter(now)
-		s.worker.giveUp(outcomeWait)
-		retry = s.wait(ctx, now, retry)
+		if now.passes() {
+			s.worker.giveUp(outcomeWait)
+			retry = s.pause(ctx, retry)
+		} else {
+			s.worker.giveUp(0)
+			s.waitForChange(ctx)
+			retry = firstRetry
+		}
 	}
 	s.enter(stopping)
 	s.worker.giveUp(0)
@@ -116,30 +123,34 @@ func (s *supervisor) enter(c condition) {
 	s.onChange(c.ready())
 }
 
-// wait returns when another attempt is worth its cost, and how long to wait
-// after the next failure.
-func (s *supervisor) wait(ctx context.Context, c condition, retry time.Duration) time.Duration {
-	switch c.reason {
-	case agentv1.Reason_REASON_TOKEN_ABSENT, agentv1.Reason_REASON_LOADING:
-		select {
-		case <-ctx.Done():
-		case <-time.After(retry):
-		}
-		return min(2*retry, lastRetry)
+// pause waits, and returns how long to wait the next time.
+func (s *supervisor) pause(ctx context.Context, retry time.Duration) time.Duration {
+	select {
+	case <-ctx.Done():
+	case <-time.After(retry):
 	}
+	return min(2*retry, lastRetry)
+}
+
+// waitForChange waits until something has changed that another attempt may
+// depend on, or for a long time.
+func (s *supervisor) waitForChange(ctx context.Context) {
 	look := time.NewTicker(lookInterval)
 	defer look.Stop()
-	for end := time.Now().Add(rareRetry); time.Now().Before(end); {
+	rare := time.NewTimer(rareRetry)
+	defer rare.Stop()
+	for {
 		select {
 		case <-ctx.Done():
-			return firstRetry
+			return
+		case <-rare.C:
+			return
 		case <-look.C:
-		}
-		if s.pins.changed() || s.tokenChanged() {
-			break
+			if s.pins.changed() || s.tokenChanged() {
+				return
+			}
 		}
 	}
-	return firstRetry
 }
 
 func (s *supervisor) tokenChanged() bool {

@@ -103,7 +103,7 @@ func (w *worker) carryOut(c *connection, waiting []*request) error {
 	case *commitTask:
 		return w.commit(c, waiting)
 	case callTask:
-		if !w.queue.claim(waiting[0]) {
+		if !w.queue.begin(waiting[0]) {
 			return nil
 		}
 		err := task(w, c)
@@ -118,7 +118,7 @@ func (w *worker) carryOut(c *connection, waiting []*request) error {
 func (w *worker) get(c *connection, key string, waiting []*request) error {
 	var sharing []*request
 	for _, r := range waiting {
-		if task, ok := r.task.(*getTask); ok && task.key == key && w.queue.claim(r) {
+		if task, ok := r.task.(*getTask); ok && task.key == key && w.queue.begin(r) {
 			sharing = append(sharing, r)
 		}
 	}

@@ -1,0 +1,348 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"reflect"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	agentv1 "j5t.io/hsm/pkg/agent/api/v1"
+	"j5t.io/hsm/pkg/pkcs11"
+	"j5t.io/hsm/pkg/token"
+	"j5t.io/hsm/test/faulttoken"
+)
+
+// refused makes every request that needs the store, and returns their reasons.
+func (h *harness) refused() map[string]error {
+	h.Helper()
+	refused := map[string]error{}
+	_, refused["get"] = h.store.Get(h.ctx, &agentv1.GetRequest{Key: "a"})
+	_, refused["get without data"] = h.store.Get(h.ctx, &agentv1.GetRequest{Key: "a", WithoutData: true})
+	_, _, refused["list"] = h.list(&agentv1.ListRequest{})
+	_, _, refused["list without data"] = h.list(&agentv1.ListRequest{WithoutData: true})
+	_, refused["put"] = h.store.Commit(h.ctx, put("a", 0, "x"))
+	_, refused["status"] = h.store.Commit(h.ctx, setStatus("a", 0, "x"))
+	_, refused["random"] = h.device.Random(h.ctx, &agentv1.RandomRequest{Length: 1})
+	stream, err := h.store.Watch(h.ctx, &agentv1.WatchRequest{})
+	if err != nil {
+		h.Fatal(err)
+	}
+	_, refused["watch"] = stream.Recv()
+	return refused
+}
+
+func (h *harness) expectRefused(want agentv1.Reason) {
+	h.Helper()
+	h.await(want)
+	for request, err := range h.refused() {
+		if agentv1.ReasonOf(err) != want || status.Code(err) != codes.Unavailable {
+			h.Errorf("%s: %v, want %s", request, err, want)
+		}
+	}
+	if got := h.status(); got.GetMessage() == "" {
+		h.Errorf("status has no message: %v", got)
+	}
+}
+
+func TestTokenPulledAndPutBack(t *testing.T) {
+	t.Parallel()
+	h := start(t)
+	created := h.commit(put("a", 0, "x"))
+	stream := h.watch(&agentv1.WatchRequest{})
+	h.reader.pull()
+	began := time.Now()
+	if _, err := h.store.Get(h.ctx, &agentv1.GetRequest{Key: "a"}); agentv1.ReasonOf(err) != agentv1.Reason_REASON_TOKEN_ABSENT {
+		t.Errorf("get from a pulled token: %v", err)
+	}
+	if took := time.Since(began); took > time.Second {
+		t.Errorf("the reason came after %v", took)
+	}
+	h.expectRefused(agentv1.Reason_REASON_TOKEN_ABSENT)
+	if _, err := h.device.Info(h.ctx, &agentv1.InfoRequest{}); agentv1.ReasonOf(err) != agentv1.Reason_REASON_TOKEN_ABSENT {
+		t.Errorf("info of a pulled token: %v", err)
+	}
+
+	began = time.Now()
+	h.reader.plug()
+	h.await(agentv1.Reason_REASON_UNSPECIFIED)
+	if took := time.Since(began); took > time.Second {
+		t.Errorf("ready %v after the token came back", took)
+	}
+	if got := h.get("a"); string(got.GetData()) != "x" || got.GetRevision() != created.GetRevision() {
+		t.Errorf("record is %v", got)
+	}
+	// The watch was silent, and goes on.
+	updated := h.commit(put("a", created.GetRevision(), "y"))
+	if events := h.events(stream, updated.GetRevision()); len(events) != 1 {
+		t.Errorf("events are %v", events)
+	}
+}
+
+func TestIdleAgentNoticesThatTheTokenIsGone(t *testing.T) {
+	t.Parallel()
+	h := start(t)
+	h.reader.pull()
+	h.await(agentv1.Reason_REASON_TOKEN_ABSENT)
+}
+
+func TestStatusSurvivesAReconnect(t *testing.T) {
+	t.Parallel()
+	h := start(t)
+	created := h.commit(put("a", 0, "x"))
+	changed := h.commit(setStatus("a", created.GetRevision(), "fine"))
+	h.reader.pull()
+	h.await(agentv1.Reason_REASON_TOKEN_ABSENT)
+	h.reader.plug()
+	h.await(agentv1.Reason_REASON_UNSPECIFIED)
+	if got := h.get("a"); string(got.GetStatus()) != "fine" || got.GetRevision() != changed.GetRevision() {
+		t.Errorf("record is %v", got)
+	}
+	h.watch(&agentv1.WatchRequest{Revision: created.GetRevision()})
+}
+
+func TestLostLoginIsMadeAgain(t *testing.T) {
+	t.Parallel()
+	h := start(t)
+	created := h.commit(put("a", 0, "x"))
+	before := h.Calls()
+	h.token.LoseLogin()
+	if got := h.get("a"); string(got.GetData()) != "x" {
+		t.Errorf("record is %v", got)
+	}
+	after := h.Calls()
+	// In place: the store was not read again, but for the record itself.
+	if after.ValueReads != before.ValueReads+2 || after.Logins == before.Logins {
+		t.Errorf("calls were %+v, then %+v", before, after)
+	}
+	h.token.LoseLogin()
+	out, err := h.store.Commit(h.ctx, put("a", created.GetRevision(), "y"))
+	h.await(agentv1.Reason_REASON_UNSPECIFIED)
+	if made := err == nil && out.GetCommitted(); made != (string(h.get("a").GetData()) == "y") {
+		t.Errorf("commit said %v, %v, and the record is %v", out, err, h.get("a"))
+	}
+}
+
+func TestCommitOfUnknownOutcome(t *testing.T) {
+	t.Parallel()
+	for name, made := range map[string]bool{"made": true, "not made": false} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			h := run(t, faulttoken.New(faulttoken.Pico66), func(*Options) {})
+			h.await(agentv1.Reason_REASON_UNSPECIFIED)
+			stream := h.watch(&agentv1.WatchRequest{})
+			h.token.Fail(faulttoken.Create, faulttoken.Fault{Code: pkcs11.CKRGeneralError, Done: made})
+			out, err := h.store.Commit(h.ctx, put("a", 0, "x"))
+			h.await(agentv1.Reason_REASON_UNSPECIFIED)
+			found := h.get("a") != nil
+			if found != made {
+				t.Fatalf("the record is there: %t, want %t", found, made)
+			}
+			if made {
+				if err != nil || !out.GetCommitted() {
+					t.Errorf("commit says %v, %v", out, err)
+				}
+				if events := h.events(stream, out.GetRevision()); len(events) != 1 {
+					t.Errorf("events are %v", events)
+				}
+				return
+			}
+			if status.Code(err) != codes.Unavailable || agentv1.ReasonOf(err) == agentv1.Reason_REASON_OUTCOME_UNKNOWN {
+				t.Errorf("commit says %v, %v", out, err)
+			}
+			h.commit(put("a", 0, "y"))
+		})
+	}
+}
+
+func TestOutcomeStaysUnknownWhileTheTokenIsAway(t *testing.T) {
+	t.Parallel()
+	h := run(t, faulttoken.New(faulttoken.Pico66), func(*Options) {})
+	h.await(agentv1.Reason_REASON_UNSPECIFIED)
+	stream := h.watch(&agentv1.WatchRequest{})
+	release := h.reader.hold(faulttoken.Create)
+	defer release()
+	var group sync.WaitGroup
+	group.Go(func() {
+		<-h.reader.held
+		h.token.Fail(faulttoken.Create, faulttoken.Fault{Code: pkcs11.CKRDeviceRemoved, Done: true})
+		h.reader.mu.Lock()
+		h.reader.hidden = true
+		h.reader.mu.Unlock()
+		release()
+	})
+	began := time.Now()
+	_, err := h.store.Commit(h.ctx, put("a", 0, "x"))
+	group.Wait()
+	if agentv1.ReasonOf(err) != agentv1.Reason_REASON_OUTCOME_UNKNOWN {
+		t.Fatalf("error is %v", err)
+	}
+	if took := time.Since(began); took > 2*time.Second {
+		t.Errorf("the reason came after %v", took)
+	}
+	h.reader.plug()
+	h.await(agentv1.Reason_REASON_UNSPECIFIED)
+	if got := h.get("a"); string(got.GetData()) != "x" {
+		t.Fatalf("record is %v", got)
+	}
+	// What was made after all is an event as any other.
+	if events := h.events(stream, h.get("a").GetRevision()); len(events) != 1 || string(events[0].GetRecord().GetData()) != "x" {
+		t.Errorf("events are %v", events)
+	}
+}
+
+func TestChangesOfOthersExpireTheHistory(t *testing.T) {
+	t.Parallel()
+	h := start(t)
+	created := h.commit(put("a", 0, "x"))
+	kept := h.commit(put("b", 0, "x"))
+	changed := h.commit(setStatus("b", kept.GetRevision(), "fine"))
+	stream := h.watch(&agentv1.WatchRequest{})
+	h.reader.pull()
+	h.await(agentv1.Reason_REASON_TOKEN_ABSENT)
+
+	h.token.Insert()
+	other, err := h.token.Open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	store, err := token.Open(other, token.Options{StoreID: h.status().GetStoreId()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = store.Commit([]token.Change{{Record: token.Record{Key: "a", Revision: store.Head() + 1}, Delete: true}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.reader.plug()
+	h.await(agentv1.Reason_REASON_UNSPECIFIED)
+	if _, err := stream.Recv(); agentv1.ReasonOf(err) != agentv1.Reason_REASON_EXPIRED {
+		t.Errorf("watch ended with %v", err)
+	}
+	if h.get("a") != nil {
+		t.Error("a record that was deleted elsewhere is still there")
+	}
+	if got := h.get("b"); string(got.GetStatus()) != "fine" || got.GetRevision() != changed.GetRevision() {
+		t.Errorf("a record that nobody has touched is %v", got)
+	}
+	if got := h.status(); got.GetRevision() <= changed.GetRevision() || got.GetRevision() <= created.GetRevision() {
+		t.Errorf("revision %d does not tell of the change", got.GetRevision())
+	}
+}
+
+func TestTokensThatAreNotServed(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		prepare func(*testing.T, *faulttoken.Token, *Options)
+		want    agentv1.Reason
+	}{
+		"blank": {
+			prepare: func(_ *testing.T, _ *faulttoken.Token, o *Options) { o.Provision = false },
+			want:    agentv1.Reason_REASON_TOKEN_BLANK,
+		},
+		"blank, and was not before": {
+			prepare: func(_ *testing.T, _ *faulttoken.Token, o *Options) { o.StoreID = "00112233445566778899aabbccddeeff" },
+			want:    agentv1.Reason_REASON_TOKEN_BLANK,
+		},
+		"foreign": {
+			prepare: func(t *testing.T, f *faulttoken.Token, _ *Options) { fill(t, f) },
+			want:    agentv1.Reason_REASON_TOKEN_FOREIGN,
+		},
+		"corrupt": {
+			prepare: func(t *testing.T, f *faulttoken.Token, o *Options) {
+				o.StoreID = fill(t, f)
+				for _, object := range f.Flash() {
+					f.Change(object.Label, func(o *faulttoken.Object) bool {
+						o.Value[len(o.Value)-1] ^= 1
+						return true
+					})
+				}
+			},
+			want: agentv1.Reason_REASON_CORRUPT,
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f := faulttoken.New(faulttoken.SoftHSM)
+			h := run(t, f, func(o *Options) { c.prepare(t, f, o) })
+			before := f.Flash()
+			h.expectRefused(c.want)
+			if _, err := h.device.Info(h.ctx, &agentv1.InfoRequest{}); err != nil {
+				t.Errorf("info: %v", err)
+			}
+			if !reflect.DeepEqual(f.Flash(), before) {
+				t.Error("the token was changed")
+			}
+		})
+	}
+}
+
+// fill makes a store with a record on a token, and returns its id.
+func fill(t *testing.T, f *faulttoken.Token) (storeID string) {
+	t.Helper()
+	s, err := f.Open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	store, err := token.Open(s, token.Options{Provision: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	record := token.Record{Key: "a", Data: []byte("x"), Revision: 5, DataRevision: 5}
+	if err := store.Commit([]token.Change{{Record: record}}); err != nil {
+		t.Fatal(err)
+	}
+	return store.ID()
+}
+
+func TestStoreIDGivenByHand(t *testing.T) {
+	t.Parallel()
+	f := faulttoken.New(faulttoken.SoftHSM)
+	var o Options
+	h := run(t, f, func(edited *Options) {
+		edited.StoreID = fill(t, f)
+		o = *edited
+	})
+	h.await(agentv1.Reason_REASON_UNSPECIFIED)
+	if got := h.get("a"); got.GetRevision() != 5 || h.status().GetRevision() != 5 {
+		t.Errorf("record is %v", got)
+	}
+	h.stop()
+	o.StoreID = "00112233445566778899aabbccddeeff"
+	if _, err := newAgent(o, h.reader); err == nil || !strings.Contains(err.Error(), o.StoreID) {
+		t.Errorf("another store in the same state directory: %v", err)
+	}
+}
+
+func TestHangingTokenEndsTheProcess(t *testing.T) {
+	t.Parallel()
+	hanging := make(chan string, 100)
+	h := run(t, faulttoken.New(faulttoken.SoftHSM), func(o *Options) {
+		o.CallTimeout = 300 * time.Millisecond
+		o.onHang = func(work string) { hanging <- work }
+	})
+	h.await(agentv1.Reason_REASON_UNSPECIFIED)
+	h.commit(put("a", 0, "x"))
+	release := h.reader.hold(faulttoken.Read)
+	defer release()
+	var group sync.WaitGroup
+	group.Go(func() { h.get("a") })
+	for {
+		select {
+		case work := <-hanging:
+			if work != "reading" {
+				continue // A slow machine.
+			}
+		case <-h.ctx.Done():
+			t.Error("the watchdog sleeps")
+		}
+		break
+	}
+	release()
+	group.Wait()
+}
