@@ -18,6 +18,8 @@ mkdir -p "${GOBIN}"
 
 scratch=$(mktemp -d)
 trap 'rm -rf "${scratch}"' EXIT
+# kube_codegen.sh leaves files behind.
+export TMPDIR=${scratch}
 
 # shellcheck source=/dev/null
 source "$(go list -m -f '{{.Dir}}' k8s.io/code-generator)/kube_codegen.sh"

@@ -9,125 +9,125 @@ package v1alpha1
 
 // OpenAPIModelName returns the OpenAPI model name for this type.
 func (in AggregatedDevice) OpenAPIModelName() string {
-	return "io.j5t.hsm.v1alpha1.AggregatedDevice"
+	return "io.j5t.hsm.pkg.apis.hsm.v1alpha1.AggregatedDevice"
 }
 
 // OpenAPIModelName returns the OpenAPI model name for this type.
 func (in Capacity) OpenAPIModelName() string {
-	return "io.j5t.hsm.v1alpha1.Capacity"
+	return "io.j5t.hsm.pkg.apis.hsm.v1alpha1.Capacity"
 }
 
 // OpenAPIModelName returns the OpenAPI model name for this type.
 func (in DeviceMirroring) OpenAPIModelName() string {
-	return "io.j5t.hsm.v1alpha1.DeviceMirroring"
+	return "io.j5t.hsm.pkg.apis.hsm.v1alpha1.DeviceMirroring"
 }
 
 // OpenAPIModelName returns the OpenAPI model name for this type.
 func (in DevicePathDiscovery) OpenAPIModelName() string {
-	return "io.j5t.hsm.v1alpha1.DevicePathDiscovery"
+	return "io.j5t.hsm.pkg.apis.hsm.v1alpha1.DevicePathDiscovery"
 }
 
 // OpenAPIModelName returns the OpenAPI model name for this type.
 func (in DeviceSyncStatus) OpenAPIModelName() string {
-	return "io.j5t.hsm.v1alpha1.DeviceSyncStatus"
+	return "io.j5t.hsm.pkg.apis.hsm.v1alpha1.DeviceSyncStatus"
 }
 
 // OpenAPIModelName returns the OpenAPI model name for this type.
 func (in Discovery) OpenAPIModelName() string {
-	return "io.j5t.hsm.v1alpha1.Discovery"
+	return "io.j5t.hsm.pkg.apis.hsm.v1alpha1.Discovery"
 }
 
 // OpenAPIModelName returns the OpenAPI model name for this type.
 func (in HSMDevice) OpenAPIModelName() string {
-	return "io.j5t.hsm.v1alpha1.HSMDevice"
+	return "io.j5t.hsm.pkg.apis.hsm.v1alpha1.HSMDevice"
 }
 
 // OpenAPIModelName returns the OpenAPI model name for this type.
 func (in HSMDeviceList) OpenAPIModelName() string {
-	return "io.j5t.hsm.v1alpha1.HSMDeviceList"
+	return "io.j5t.hsm.pkg.apis.hsm.v1alpha1.HSMDeviceList"
 }
 
 // OpenAPIModelName returns the OpenAPI model name for this type.
 func (in HSMDeviceSpec) OpenAPIModelName() string {
-	return "io.j5t.hsm.v1alpha1.HSMDeviceSpec"
+	return "io.j5t.hsm.pkg.apis.hsm.v1alpha1.HSMDeviceSpec"
 }
 
 // OpenAPIModelName returns the OpenAPI model name for this type.
 func (in HSMPool) OpenAPIModelName() string {
-	return "io.j5t.hsm.v1alpha1.HSMPool"
+	return "io.j5t.hsm.pkg.apis.hsm.v1alpha1.HSMPool"
 }
 
 // OpenAPIModelName returns the OpenAPI model name for this type.
 func (in HSMPoolList) OpenAPIModelName() string {
-	return "io.j5t.hsm.v1alpha1.HSMPoolList"
+	return "io.j5t.hsm.pkg.apis.hsm.v1alpha1.HSMPoolList"
 }
 
 // OpenAPIModelName returns the OpenAPI model name for this type.
 func (in HSMPoolSpec) OpenAPIModelName() string {
-	return "io.j5t.hsm.v1alpha1.HSMPoolSpec"
+	return "io.j5t.hsm.pkg.apis.hsm.v1alpha1.HSMPoolSpec"
 }
 
 // OpenAPIModelName returns the OpenAPI model name for this type.
 func (in HSMPoolStatus) OpenAPIModelName() string {
-	return "io.j5t.hsm.v1alpha1.HSMPoolStatus"
+	return "io.j5t.hsm.pkg.apis.hsm.v1alpha1.HSMPoolStatus"
 }
 
 // OpenAPIModelName returns the OpenAPI model name for this type.
 func (in HSMSecret) OpenAPIModelName() string {
-	return "io.j5t.hsm.v1alpha1.HSMSecret"
+	return "io.j5t.hsm.pkg.apis.hsm.v1alpha1.HSMSecret"
 }
 
 // OpenAPIModelName returns the OpenAPI model name for this type.
 func (in HSMSecretList) OpenAPIModelName() string {
-	return "io.j5t.hsm.v1alpha1.HSMSecretList"
+	return "io.j5t.hsm.pkg.apis.hsm.v1alpha1.HSMSecretList"
 }
 
 // OpenAPIModelName returns the OpenAPI model name for this type.
 func (in HSMSecretSpec) OpenAPIModelName() string {
-	return "io.j5t.hsm.v1alpha1.HSMSecretSpec"
+	return "io.j5t.hsm.pkg.apis.hsm.v1alpha1.HSMSecretSpec"
 }
 
 // OpenAPIModelName returns the OpenAPI model name for this type.
 func (in HSMSecretStatus) OpenAPIModelName() string {
-	return "io.j5t.hsm.v1alpha1.HSMSecretStatus"
+	return "io.j5t.hsm.pkg.apis.hsm.v1alpha1.HSMSecretStatus"
 }
 
 // OpenAPIModelName returns the OpenAPI model name for this type.
 func (in PINSecretReference) OpenAPIModelName() string {
-	return "io.j5t.hsm.v1alpha1.PINSecretReference"
+	return "io.j5t.hsm.pkg.apis.hsm.v1alpha1.PINSecretReference"
 }
 
 // OpenAPIModelName returns the OpenAPI model name for this type.
 func (in PKCS11) OpenAPIModelName() string {
-	return "io.j5t.hsm.v1alpha1.PKCS11"
+	return "io.j5t.hsm.pkg.apis.hsm.v1alpha1.PKCS11"
 }
 
 // OpenAPIModelName returns the OpenAPI model name for this type.
 func (in PoolMember) OpenAPIModelName() string {
-	return "io.j5t.hsm.v1alpha1.PoolMember"
+	return "io.j5t.hsm.pkg.apis.hsm.v1alpha1.PoolMember"
 }
 
 // OpenAPIModelName returns the OpenAPI model name for this type.
 func (in PoolMirroring) OpenAPIModelName() string {
-	return "io.j5t.hsm.v1alpha1.PoolMirroring"
+	return "io.j5t.hsm.pkg.apis.hsm.v1alpha1.PoolMirroring"
 }
 
 // OpenAPIModelName returns the OpenAPI model name for this type.
 func (in ReportingPod) OpenAPIModelName() string {
-	return "io.j5t.hsm.v1alpha1.ReportingPod"
+	return "io.j5t.hsm.pkg.apis.hsm.v1alpha1.ReportingPod"
 }
 
 // OpenAPIModelName returns the OpenAPI model name for this type.
 func (in RolloutRestartTarget) OpenAPIModelName() string {
-	return "io.j5t.hsm.v1alpha1.RolloutRestartTarget"
+	return "io.j5t.hsm.pkg.apis.hsm.v1alpha1.RolloutRestartTarget"
 }
 
 // OpenAPIModelName returns the OpenAPI model name for this type.
 func (in SecretReference) OpenAPIModelName() string {
-	return "io.j5t.hsm.v1alpha1.SecretReference"
+	return "io.j5t.hsm.pkg.apis.hsm.v1alpha1.SecretReference"
 }
 
 // OpenAPIModelName returns the OpenAPI model name for this type.
 func (in USBDiscovery) OpenAPIModelName() string {
-	return "io.j5t.hsm.v1alpha1.USBDiscovery"
+	return "io.j5t.hsm.pkg.apis.hsm.v1alpha1.USBDiscovery"
 }

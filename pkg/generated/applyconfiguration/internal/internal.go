@@ -25,36 +25,631 @@ func Parser() *typed.Parser {
 var parserOnce sync.Once
 var parser *typed.Parser
 var schemaYAML = typed.YAMLObject(`types:
+- name: io.j5t.hsm.pkg.apis.hsm.v1alpha1.AggregatedDevice
+  map:
+    fields:
+    - name: available
+      type:
+        scalar: boolean
+    - name: devicePath
+      type:
+        scalar: string
+      default: ""
+    - name: lastSeen
+      type:
+        namedType: io.k8s.apimachinery.pkg.apis.meta.v1.Time
+    - name: nodeName
+      type:
+        scalar: string
+      default: ""
+    - name: serialNumber
+      type:
+        scalar: string
+- name: io.j5t.hsm.pkg.apis.hsm.v1alpha1.Capacity
+  map:
+    fields:
+    - name: free
+      type:
+        scalar: numeric
+    - name: used
+      type:
+        scalar: numeric
+- name: io.j5t.hsm.pkg.apis.hsm.v1alpha1.DeviceMirroring
+  map:
+    fields:
+    - name: autoFailover
+      type:
+        scalar: boolean
+      default: true
+    - name: policy
+      type:
+        scalar: string
+      default: None
+    - name: primaryNode
+      type:
+        scalar: string
+    - name: syncInterval
+      type:
+        scalar: numeric
+      default: 300
+    - name: targetNodes
+      type:
+        list:
+          elementType:
+            scalar: string
+          elementRelationship: associative
+- name: io.j5t.hsm.pkg.apis.hsm.v1alpha1.DevicePathDiscovery
+  map:
+    fields:
+    - name: path
+      type:
+        scalar: string
+      default: ""
+    - name: permissions
+      type:
+        scalar: string
+- name: io.j5t.hsm.pkg.apis.hsm.v1alpha1.DeviceSyncStatus
+  map:
+    fields:
+    - name: dataVersion
+      type:
+        scalar: string
+    - name: serialNumber
+      type:
+        scalar: string
+      default: ""
+    - name: syncStatus
+      type:
+        scalar: string
+- name: io.j5t.hsm.pkg.apis.hsm.v1alpha1.Discovery
+  map:
+    fields:
+    - name: autoDiscovery
+      type:
+        scalar: boolean
+    - name: devicePath
+      type:
+        namedType: io.j5t.hsm.pkg.apis.hsm.v1alpha1.DevicePathDiscovery
+    - name: usb
+      type:
+        namedType: io.j5t.hsm.pkg.apis.hsm.v1alpha1.USBDiscovery
 - name: io.j5t.hsm.pkg.apis.hsm.v1alpha1.HSMDevice
-  scalar: untyped
-  list:
-    elementType:
-      namedType: __untyped_atomic_
-    elementRelationship: atomic
   map:
-    elementType:
-      namedType: __untyped_deduced_
-    elementRelationship: separable
+    fields:
+    - name: apiVersion
+      type:
+        scalar: string
+    - name: kind
+      type:
+        scalar: string
+    - name: metadata
+      type:
+        namedType: io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta
+      default: {}
+    - name: spec
+      type:
+        namedType: io.j5t.hsm.pkg.apis.hsm.v1alpha1.HSMDeviceSpec
+      default: {}
+- name: io.j5t.hsm.pkg.apis.hsm.v1alpha1.HSMDeviceSpec
+  map:
+    fields:
+    - name: deviceType
+      type:
+        scalar: string
+      default: ""
+    - name: discovery
+      type:
+        namedType: io.j5t.hsm.pkg.apis.hsm.v1alpha1.Discovery
+    - name: maxDevices
+      type:
+        scalar: numeric
+      default: 10
+    - name: mirroring
+      type:
+        namedType: io.j5t.hsm.pkg.apis.hsm.v1alpha1.DeviceMirroring
+    - name: nodeSelector
+      type:
+        map:
+          elementType:
+            scalar: string
+    - name: pkcs11
+      type:
+        namedType: io.j5t.hsm.pkg.apis.hsm.v1alpha1.PKCS11
 - name: io.j5t.hsm.pkg.apis.hsm.v1alpha1.HSMPool
-  scalar: untyped
-  list:
-    elementType:
-      namedType: __untyped_atomic_
-    elementRelationship: atomic
   map:
-    elementType:
-      namedType: __untyped_deduced_
-    elementRelationship: separable
+    fields:
+    - name: apiVersion
+      type:
+        scalar: string
+    - name: kind
+      type:
+        scalar: string
+    - name: metadata
+      type:
+        namedType: io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta
+      default: {}
+    - name: spec
+      type:
+        namedType: io.j5t.hsm.pkg.apis.hsm.v1alpha1.HSMPoolSpec
+      default: {}
+    - name: status
+      type:
+        namedType: io.j5t.hsm.pkg.apis.hsm.v1alpha1.HSMPoolStatus
+      default: {}
+- name: io.j5t.hsm.pkg.apis.hsm.v1alpha1.HSMPoolSpec
+  map:
+    fields:
+    - name: gracePeriod
+      type:
+        namedType: io.k8s.apimachinery.pkg.apis.meta.v1.Duration
+      default: 5m
+    - name: hsmDeviceRefs
+      type:
+        list:
+          elementType:
+            scalar: string
+          elementRelationship: associative
+    - name: mirroring
+      type:
+        namedType: io.j5t.hsm.pkg.apis.hsm.v1alpha1.PoolMirroring
+- name: io.j5t.hsm.pkg.apis.hsm.v1alpha1.HSMPoolStatus
+  map:
+    fields:
+    - name: aggregatedDevices
+      type:
+        list:
+          elementType:
+            namedType: io.j5t.hsm.pkg.apis.hsm.v1alpha1.AggregatedDevice
+          elementRelationship: atomic
+    - name: availableDevices
+      type:
+        scalar: numeric
+    - name: conditions
+      type:
+        list:
+          elementType:
+            namedType: io.k8s.apimachinery.pkg.apis.meta.v1.Condition
+          elementRelationship: associative
+          keys:
+          - type
+    - name: expectedPods
+      type:
+        scalar: numeric
+    - name: lastAggregationTime
+      type:
+        namedType: io.k8s.apimachinery.pkg.apis.meta.v1.Time
+    - name: members
+      type:
+        list:
+          elementType:
+            namedType: io.j5t.hsm.pkg.apis.hsm.v1alpha1.PoolMember
+          elementRelationship: associative
+          keys:
+          - serialNumber
+    - name: observedGeneration
+      type:
+        scalar: numeric
+    - name: phase
+      type:
+        scalar: string
+    - name: reportingPods
+      type:
+        list:
+          elementType:
+            namedType: io.j5t.hsm.pkg.apis.hsm.v1alpha1.ReportingPod
+          elementRelationship: associative
+          keys:
+          - podName
+    - name: totalDevices
+      type:
+        scalar: numeric
 - name: io.j5t.hsm.pkg.apis.hsm.v1alpha1.HSMSecret
-  scalar: untyped
-  list:
-    elementType:
-      namedType: __untyped_atomic_
-    elementRelationship: atomic
+  map:
+    fields:
+    - name: apiVersion
+      type:
+        scalar: string
+    - name: data
+      type:
+        map:
+          elementType:
+            scalar: string
+    - name: immutable
+      type:
+        scalar: boolean
+    - name: kind
+      type:
+        scalar: string
+    - name: metadata
+      type:
+        namedType: io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta
+      default: {}
+    - name: spec
+      type:
+        namedType: io.j5t.hsm.pkg.apis.hsm.v1alpha1.HSMSecretSpec
+      default: {}
+    - name: status
+      type:
+        namedType: io.j5t.hsm.pkg.apis.hsm.v1alpha1.HSMSecretStatus
+      default: {}
+    - name: stringData
+      type:
+        map:
+          elementType:
+            scalar: string
+- name: io.j5t.hsm.pkg.apis.hsm.v1alpha1.HSMSecretSpec
+  map:
+    fields:
+    - name: autoSync
+      type:
+        scalar: boolean
+      default: true
+    - name: deletionPolicy
+      type:
+        scalar: string
+      default: Delete
+    - name: hsmPath
+      type:
+        scalar: string
+    - name: rolloutRestartTargets
+      type:
+        list:
+          elementType:
+            namedType: io.j5t.hsm.pkg.apis.hsm.v1alpha1.RolloutRestartTarget
+          elementRelationship: associative
+          keys:
+          - kind
+          - name
+    - name: secretName
+      type:
+        scalar: string
+    - name: secretType
+      type:
+        scalar: string
+      default: Opaque
+    - name: syncDirection
+      type:
+        scalar: string
+      default: Bidirectional
+    - name: syncInterval
+      type:
+        scalar: numeric
+      default: 300
+- name: io.j5t.hsm.pkg.apis.hsm.v1alpha1.HSMSecretStatus
+  map:
+    fields:
+    - name: conditions
+      type:
+        list:
+          elementType:
+            namedType: io.k8s.apimachinery.pkg.apis.meta.v1.Condition
+          elementRelationship: associative
+          keys:
+          - type
+    - name: dataVersion
+      type:
+        scalar: string
+    - name: deviceSyncStatus
+      type:
+        list:
+          elementType:
+            namedType: io.j5t.hsm.pkg.apis.hsm.v1alpha1.DeviceSyncStatus
+          elementRelationship: associative
+          keys:
+          - serialNumber
+    - name: hsmChecksum
+      type:
+        scalar: string
+    - name: lastError
+      type:
+        scalar: string
+    - name: lastSyncTime
+      type:
+        namedType: io.k8s.apimachinery.pkg.apis.meta.v1.Time
+    - name: observedGeneration
+      type:
+        scalar: numeric
+    - name: primaryDevice
+      type:
+        scalar: string
+    - name: secretChecksum
+      type:
+        scalar: string
+    - name: secretRef
+      type:
+        namedType: io.j5t.hsm.pkg.apis.hsm.v1alpha1.SecretReference
+    - name: syncStatus
+      type:
+        scalar: string
+- name: io.j5t.hsm.pkg.apis.hsm.v1alpha1.PINSecretReference
+  map:
+    fields:
+    - name: key
+      type:
+        scalar: string
+      default: pin
+    - name: name
+      type:
+        scalar: string
+      default: ""
+    - name: namespace
+      type:
+        scalar: string
+- name: io.j5t.hsm.pkg.apis.hsm.v1alpha1.PKCS11
+  map:
+    fields:
+    - name: autoProvision
+      type:
+        scalar: boolean
+      default: false
+    - name: libraryPath
+      type:
+        scalar: string
+      default: ""
+    - name: pinSecret
+      type:
+        namedType: io.j5t.hsm.pkg.apis.hsm.v1alpha1.PINSecretReference
+    - name: slotId
+      type:
+        scalar: numeric
+    - name: tokenLabel
+      type:
+        scalar: string
+- name: io.j5t.hsm.pkg.apis.hsm.v1alpha1.PoolMember
+  map:
+    fields:
+    - name: agentEndpoint
+      type:
+        scalar: string
+    - name: bytes
+      type:
+        namedType: io.j5t.hsm.pkg.apis.hsm.v1alpha1.Capacity
+      default: {}
+    - name: firmwareVersion
+      type:
+        scalar: string
+    - name: inSync
+      type:
+        scalar: boolean
+    - name: objects
+      type:
+        namedType: io.j5t.hsm.pkg.apis.hsm.v1alpha1.Capacity
+      default: {}
+    - name: role
+      type:
+        scalar: string
+    - name: serialNumber
+      type:
+        scalar: string
+      default: ""
+- name: io.j5t.hsm.pkg.apis.hsm.v1alpha1.PoolMirroring
+  map:
+    fields:
+    - name: enabled
+      type:
+        scalar: boolean
+      default: false
+    - name: primaryRole
+      type:
+        scalar: string
+      default: primary
+- name: io.j5t.hsm.pkg.apis.hsm.v1alpha1.ReportingPod
+  map:
+    fields:
+    - name: devicesFound
+      type:
+        scalar: numeric
+    - name: discoveryStatus
+      type:
+        scalar: string
+    - name: error
+      type:
+        scalar: string
+    - name: fresh
+      type:
+        scalar: boolean
+    - name: lastReportTime
+      type:
+        namedType: io.k8s.apimachinery.pkg.apis.meta.v1.Time
+    - name: nodeName
+      type:
+        scalar: string
+    - name: podName
+      type:
+        scalar: string
+      default: ""
+- name: io.j5t.hsm.pkg.apis.hsm.v1alpha1.RolloutRestartTarget
+  map:
+    fields:
+    - name: kind
+      type:
+        scalar: string
+      default: ""
+    - name: name
+      type:
+        scalar: string
+      default: ""
+- name: io.j5t.hsm.pkg.apis.hsm.v1alpha1.SecretReference
+  map:
+    fields:
+    - name: name
+      type:
+        scalar: string
+      default: ""
+    - name: namespace
+      type:
+        scalar: string
+    - name: uid
+      type:
+        scalar: string
+- name: io.j5t.hsm.pkg.apis.hsm.v1alpha1.USBDiscovery
+  map:
+    fields:
+    - name: productId
+      type:
+        scalar: string
+      default: ""
+    - name: serialNumber
+      type:
+        scalar: string
+    - name: vendorId
+      type:
+        scalar: string
+      default: ""
+- name: io.k8s.apimachinery.pkg.apis.meta.v1.Condition
+  map:
+    fields:
+    - name: lastTransitionTime
+      type:
+        namedType: io.k8s.apimachinery.pkg.apis.meta.v1.Time
+    - name: message
+      type:
+        scalar: string
+      default: ""
+    - name: observedGeneration
+      type:
+        scalar: numeric
+    - name: reason
+      type:
+        scalar: string
+      default: ""
+    - name: status
+      type:
+        scalar: string
+      default: ""
+    - name: type
+      type:
+        scalar: string
+      default: ""
+- name: io.k8s.apimachinery.pkg.apis.meta.v1.Duration
+  scalar: string
+- name: io.k8s.apimachinery.pkg.apis.meta.v1.FieldsV1
   map:
     elementType:
-      namedType: __untyped_deduced_
-    elementRelationship: separable
+      scalar: untyped
+      list:
+        elementType:
+          namedType: __untyped_atomic_
+        elementRelationship: atomic
+      map:
+        elementType:
+          namedType: __untyped_deduced_
+        elementRelationship: separable
+- name: io.k8s.apimachinery.pkg.apis.meta.v1.ManagedFieldsEntry
+  map:
+    fields:
+    - name: apiVersion
+      type:
+        scalar: string
+    - name: fieldsType
+      type:
+        scalar: string
+    - name: fieldsV1
+      type:
+        namedType: io.k8s.apimachinery.pkg.apis.meta.v1.FieldsV1
+    - name: manager
+      type:
+        scalar: string
+    - name: operation
+      type:
+        scalar: string
+    - name: subresource
+      type:
+        scalar: string
+    - name: time
+      type:
+        namedType: io.k8s.apimachinery.pkg.apis.meta.v1.Time
+- name: io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta
+  map:
+    fields:
+    - name: annotations
+      type:
+        map:
+          elementType:
+            scalar: string
+    - name: creationTimestamp
+      type:
+        namedType: io.k8s.apimachinery.pkg.apis.meta.v1.Time
+    - name: deletionGracePeriodSeconds
+      type:
+        scalar: numeric
+    - name: deletionTimestamp
+      type:
+        namedType: io.k8s.apimachinery.pkg.apis.meta.v1.Time
+    - name: finalizers
+      type:
+        list:
+          elementType:
+            scalar: string
+          elementRelationship: associative
+    - name: generateName
+      type:
+        scalar: string
+    - name: generation
+      type:
+        scalar: numeric
+    - name: labels
+      type:
+        map:
+          elementType:
+            scalar: string
+    - name: managedFields
+      type:
+        list:
+          elementType:
+            namedType: io.k8s.apimachinery.pkg.apis.meta.v1.ManagedFieldsEntry
+          elementRelationship: atomic
+    - name: name
+      type:
+        scalar: string
+    - name: namespace
+      type:
+        scalar: string
+    - name: ownerReferences
+      type:
+        list:
+          elementType:
+            namedType: io.k8s.apimachinery.pkg.apis.meta.v1.OwnerReference
+          elementRelationship: associative
+          keys:
+          - uid
+    - name: resourceVersion
+      type:
+        scalar: string
+    - name: selfLink
+      type:
+        scalar: string
+    - name: uid
+      type:
+        scalar: string
+- name: io.k8s.apimachinery.pkg.apis.meta.v1.OwnerReference
+  map:
+    fields:
+    - name: apiVersion
+      type:
+        scalar: string
+      default: ""
+    - name: blockOwnerDeletion
+      type:
+        scalar: boolean
+    - name: controller
+      type:
+        scalar: boolean
+    - name: kind
+      type:
+        scalar: string
+      default: ""
+    - name: name
+      type:
+        scalar: string
+      default: ""
+    - name: uid
+      type:
+        scalar: string
+      default: ""
+    elementRelationship: atomic
+- name: io.k8s.apimachinery.pkg.apis.meta.v1.Time
+  scalar: untyped
 - name: __untyped_atomic_
   scalar: untyped
   list:
