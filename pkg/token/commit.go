@@ -41,7 +41,7 @@ func (s *Store) Commit(changes []Change) error {
 	}
 	u := &unit{id: changes[len(changes)-1].Record.Revision}
 	superseded := s.idle()
-	p := s.plan(u.id, changes, superseded)
+	p := s.plan(changes, superseded)
 	pieces := p.encode(u.id, s.profile.SegmentBytes-sealOverhead)
 	for _, r := range p.records {
 		if r.length > s.profile.RecordBytes {
@@ -128,7 +128,7 @@ func (s *Store) idle() []*unit {
 }
 
 // plan is the payload of a commit with which these units are superseded.
-func (s *Store) plan(id uint64, changes []Change, superseded []*unit) *payload {
+func (s *Store) plan(changes []Change, superseded []*unit) *payload {
 	remaining := slices.DeleteFunc(slices.Clone(s.units), func(u *unit) bool { return slices.Contains(superseded, u) })
 	p := &payload{live: uint64(len(remaining)), digest: digestOf(idsOf(remaining))}
 	p.superseded = append(idsOf(superseded), s.graveyard...)

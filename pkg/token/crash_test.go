@@ -23,9 +23,9 @@ type operation struct {
 }
 
 func operations(p faulttoken.Profile) []operation {
-	long := 3 * min(p.MaxBytes, 4000) // three parts or more; on SoftHSM one
+	long := 9000 // three parts, or eight
 	if p.Name == faulttoken.SoftHSM.Name {
-		long = 150 << 10
+		long = 65 << 10 // two
 	}
 	filled := [][]token.Change{
 		{put("ns/a", 10, 10), put("ns/b", 11, 500)},
@@ -174,7 +174,7 @@ func (c *crash) operate(s *token.Store) (acknowledged int, unknown uint64) {
 // check opens the token as a fresh process does, twice, and uses it.
 func (c *crash) check(s *stick, acknowledged int, unknown uint64) (failure string) {
 	want := c.states[acknowledged]
-	for round := range 3 {
+	for round := range 2 {
 		store, err := s.open(token.Options{StoreID: s.id})
 		if err != nil {
 			return fmt.Sprintf("opening number %d: %v", round, err)

@@ -131,43 +131,45 @@ func TestMixedUpSegments(t *testing.T) {
 // twice, leave behind.
 func TestLeftovers(t *testing.T) {
 	t.Parallel()
-	s := provision(t, faulttoken.Pico66)
-	s.commit(put("ns/a", 1, 10))
-	before := s.token.Clone()
-	s.commit(put("ns/long", 9, 9000))
-	want := read(t, s.Store)
-
-	// The same commit id once more, from a past in which it was cut short.
-	cutShort := &stick{t: t, token: before, id: s.id}
-	cutShort.reopen()
-	cutShort.commit(put("ns/long", 9, 9500))
-	leftovers := []faulttoken.Object{}
-	for _, o := range cutShort.token.Flash() {
-		if strings.HasPrefix(o.Label, "segment-0000000000000009-") {
-			leftovers = append(leftovers, o)
+	origin := provision(t, faulttoken.Pico66)
+	origin.commit(put("ns/a", 1, 10))
+	// Two pasts of the same commit id. In one of them it was cut short.
+	made := func(size int) (objects []faulttoken.Object, want content) {
+		s := &stick{t: t, token: origin.token.Clone(), id: origin.id}
+		s.reopen()
+		s.commit(put("ns/long", 9, size))
+		return slices.DeleteFunc(s.token.Flash(), func(o faulttoken.Object) bool {
+			return !strings.HasPrefix(o.Label, "segment-0000000000000009")
+		}), read(t, s.Store)
+	}
+	whole, want := made(9000)
+	cutShort, _ := made(9500)
+	cutShort = slices.DeleteFunc(cutShort, func(o faulttoken.Object) bool { return o.Label == "segment-0000000000000009" })
+	orphans := []faulttoken.Object{
+		{Label: "segment-0000000000000008-0001", Application: application, Value: cutShort[0].Value},
+		{Label: "segment-00000000000000ff-0003", Application: application, Broken: true},
+	}
+	for name, order := range map[string][][]faulttoken.Object{
+		"the whole commit first":  {whole, cutShort, whole, orphans},
+		"the whole commit last":   {orphans, cutShort, cutShort, whole},
+		"the whole commit within": {cutShort, whole, cutShort, orphans},
+	} {
+		s := &stick{t: t, token: origin.token.Clone(), id: origin.id}
+		objects := slices.Concat(order...)
+		for _, o := range objects {
+			s.token.Put(o)
 		}
-	}
-	for _, o := range s.token.Flash() {
-		if strings.HasPrefix(o.Label, "segment-0000000000000009") {
-			leftovers = append(leftovers, o) // twice the same
+		s.reopen()
+		s.expect(want)
+		if got, want := s.Usage().Superseded, len(objects)-len(whole); got != want {
+			t.Errorf("%s: %d objects are to be destroyed, expected %d", name, got, want)
 		}
-	}
-	objects := len(s.token.Flash())
-	for _, o := range leftovers {
-		s.token.Put(o)
-	}
-	s.token.Put(faulttoken.Object{Label: "segment-0000000000000008-0001", Application: application, Value: leftovers[0].Value})
-	s.token.Put(faulttoken.Object{Label: "segment-00000000000000ff-0003", Application: application, Broken: true})
-	s.reopen()
-	s.expect(want)
-	if got := s.Usage().Superseded; got != len(leftovers)+2 {
-		t.Errorf("%d objects are to be destroyed, expected %d", got, len(leftovers)+2)
-	}
-	s.tidy()
-	s.reopen()
-	s.expect(want)
-	if got := len(s.token.Flash()); got != objects {
-		t.Errorf("%d objects are left, expected %d", got, objects)
+		s.tidy()
+		s.reopen()
+		s.expect(want)
+		if got, want := len(s.token.Flash()), len(origin.token.Flash())+len(whole); got != want {
+			t.Errorf("%s: %d objects are left, expected %d", name, got, want)
+		}
 	}
 }
 
