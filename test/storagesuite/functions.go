@@ -121,7 +121,9 @@ var functions = []function{
 	{name: "RunTestWatchDispatchBookmarkEvents", variants: one(func(ctx context.Context, t *testing.T, f *fixture) {
 		storagetesting.RunTestWatchDispatchBookmarkEvents(ctx, t, f, true)
 	})},
-	{name: "RunTestOptionalWatchBookmarksWithCorrectResourceVersion", variants: onStore(storagetesting.RunTestOptionalWatchBookmarksWithCorrectResourceVersion)},
+	{name: "RunTestOptionalWatchBookmarksWithCorrectResourceVersion", variants: one(func(ctx context.Context, t *testing.T, f *fixture) {
+		storagetesting.RunTestOptionalWatchBookmarksWithCorrectResourceVersion(ctx, t, patientWrites{f})
+	})},
 	{name: "RunSendInitialEventsBackwardCompatibility", variants: onStore(storagetesting.RunSendInitialEventsBackwardCompatibility)},
 	{name: "RunWatchSemantics", variants: onStore(storagetesting.RunWatchSemantics)},
 	{name: "RunWatchSemanticInitialEventsExtended", variants: onStore(storagetesting.RunWatchSemanticInitialEventsExtended)},

@@ -192,6 +192,14 @@ func (s withProgress) Watch(ctx context.Context, key string, opts storage.ListOp
 	return w, err
 }
 
+// patientWrites lets creates outlive the deadline of a watch that is tested
+// together with them: 100 writes to a token take longer than to etcd.
+type patientWrites struct{ storage.Interface }
+
+func (s patientWrites) Create(ctx context.Context, key string, obj, out runtime.Object, ttl uint64) error {
+	return s.Interface.Create(context.WithoutCancel(ctx), key, obj, out, ttl)
+}
+
 type function struct {
 	name     string
 	gates    map[featuregate.Feature]bool
