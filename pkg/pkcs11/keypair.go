@@ -14,8 +14,11 @@ import (
 // oidP256 is CKA_EC_PARAMS of P-256: the DER of OID 1.2.840.10045.3.1.7.
 var oidP256 = []byte{0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07}
 
-// sharedSecretSize is the size of a P-256 ECDH result, in bytes.
-const sharedSecretSize = 32
+// Sizes of P-256, in bytes.
+const (
+	pointSize        = 65 // An uncompressed point.
+	sharedSecretSize = 32 // An ECDH result.
+)
 
 // KeyPair finds the P-256 key pair with a label; nil when there is none. Two
 // private keys of one label are an error.
@@ -107,11 +110,15 @@ func (s *Session) keyPair(label string, public, private pkcs11.ObjectHandle) (*k
 }
 
 // parsePoint reads CKA_EC_POINT: a DER OCTET STRING (PKCS#11 v2.40 section
-// 2.3.3) that some modules leave unwrapped.
+// 2.3.3) that some modules leave unwrapped. The two begin with the same byte;
+// only their length tells them apart.
 func parsePoint(value []byte) (*ecdh.PublicKey, error) {
-	var unwrapped []byte
-	if rest, err := asn1.Unmarshal(value, &unwrapped); err == nil && len(rest) == 0 {
-		value = unwrapped
+	if len(value) != pointSize {
+		var point []byte
+		if rest, err := asn1.Unmarshal(value, &point); err != nil || len(rest) != 0 {
+			return nil, fmt.Errorf("CKA_EC_POINT of %d bytes is no P-256 point", len(value))
+		}
+		value = point
 	}
 	return ecdh.P256().NewPublicKey(value)
 }

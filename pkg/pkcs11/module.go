@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 
 	"github.com/miekg/pkcs11"
 )
@@ -62,7 +63,14 @@ func (m *Module) Close() error {
 	return nil
 }
 
+// initializing keeps the modules of a process from running C_Initialize at
+// once. Each may use process-wide state there: SoftHSM reads its configuration
+// with strtok (SimpleConfigLoader.cpp), and would miss lines of it.
+var initializing sync.Mutex
+
 func (m *Module) initialize() error {
+	initializing.Lock()
+	defer initializing.Unlock()
 	if err := wrap("C_Initialize", m.ctx.Initialize()); err != nil {
 		return fmt.Errorf("PKCS#11 module %s: %w", m.path, err)
 	}

@@ -12,19 +12,23 @@ import (
 
 func TestParsePoint(t *testing.T) {
 	t.Parallel()
-	key, err := ecdh.P256().GenerateKey(rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	raw := key.PublicKey().Bytes()
-	wrapped, err := asn1.Marshal(raw)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for name, value := range map[string][]byte{"raw": raw, "octet string": wrapped} {
-		point, err := parsePoint(value)
-		if err != nil || !point.Equal(key.PublicKey()) {
-			t.Errorf("%s: %v, %v", name, point, err)
+	// A raw point can look like a whole DER OCTET STRING, one time in 256, so
+	// one key is not enough.
+	var raw, wrapped []byte
+	for range 2000 {
+		key, err := ecdh.P256().GenerateKey(rand.Reader)
+		if err != nil {
+			t.Fatal(err)
+		}
+		raw = key.PublicKey().Bytes()
+		if wrapped, err = asn1.Marshal(raw); err != nil {
+			t.Fatal(err)
+		}
+		for name, value := range map[string][]byte{"raw": raw, "octet string": wrapped} {
+			point, err := parsePoint(value)
+			if err != nil || !point.Equal(key.PublicKey()) {
+				t.Fatalf("%s %x: %v, %v", name, value, point, err)
+			}
 		}
 	}
 	off := bytes.Clone(raw)

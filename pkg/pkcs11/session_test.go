@@ -87,7 +87,7 @@ func TestPrivateWithoutLogin(t *testing.T) {
 	if _, err := session.Create("label", "app", []byte("value")); err != nil {
 		t.Fatal(err)
 	}
-	other := openSession(t, open(t, softhsm.CopyLibrary(t)), token)
+	other := openSession(t, open(t, token.CopyLibrary(t)), token)
 	if objects, err := other.Objects(); err != nil || len(objects) != 0 {
 		t.Errorf("without a login: %v, %v", objects, err)
 	}

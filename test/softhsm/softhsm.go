@@ -1,15 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package softhsm owns the SoftHSM 2 tokens of tests and of the demo: it finds
-// the module, makes tokens in directories of their own, and removes them. It
-// never touches the machine's own SoftHSM configuration.
-//
-// SoftHSM reads the path of its configuration from the environment, at each
-// C_Initialize, and keeps one state per loaded library. So the tokens of one
-// test process lie in one directory under one configuration, and are told apart
-// by serial; and each token comes with its own copy of the library, which the
-// loader takes for another one: C_Finalize in one test does not end the
-// sessions of the next. A child process gets the configuration by Token.Env.
+// the module and makes tokens in directories of their own. It never touches the
+// machine's own SoftHSM configuration or tokens.
 package softhsm
 
 import (
@@ -20,7 +13,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 
 	"j5t.io/hsm/pkg/pkcs11"
 )
@@ -39,15 +31,16 @@ var modulePaths = []string{
 	"/usr/lib64/pkcs11/libsofthsm2.so",                      // Fedora, openSUSE
 	"/usr/lib/libsofthsm2.so",                               // Arch
 	"/usr/local/lib/softhsm/libsofthsm2.so",                 // from source
-	"/opt/homebrew/lib/softhsm/libsofthsm2.so",              // Homebrew, arm64
+	"/opt/homebrew/lib/softhsm/libsofthsm2.so",              // Homebrew, macOS
 	"/home/linuxbrew/.linuxbrew/lib/softhsm/libsofthsm2.so", // Homebrew, Linux
 }
 
 // Token is a SoftHSM token.
 type Token struct {
-	Library   string // Path of the PKCS#11 module to load.
-	Conf      string // Path of the configuration, the value of SOFTHSM2_CONF.
-	Dir       string // The token's own directory: every byte that it stores.
+	Library   string   // Path of the PKCS#11 module to load.
+	Env       []string // What a child process needs in its environment to use it.
+	Conf      string   // Path of the configuration.
+	Dir       string   // Every byte that the token stores is under it.
 	Serial    string
 	Label     string
 	PIN       string // Of the user; of a blank token, the one that it is to get.
@@ -55,9 +48,6 @@ type Token struct {
 	PINFile   string // Holds PIN and a newline.
 	SOPINFile string // Holds SOPIN and a newline.
 }
-
-// Env is what a child process needs in its environment to see the token.
-func (t Token) Env() []string { return []string{confVariable + "=" + t.Conf} }
 
 // Module returns the path of SoftHSM's PKCS#11 library.
 func Module() (string, error) {
@@ -73,112 +63,64 @@ func Module() (string, error) {
 		"Alpine, Homebrew), or set %s to the path of libsofthsm2.so; looked at %s", ModuleVariable, strings.Join(modulePaths, ", "))
 }
 
-// Create makes a token with a user PIN under dir, beside any that were made
-// there before, and its PIN files in dir. It sets SOFTHSM2_CONF of this process
-// to dir's configuration.
+// Create makes a token with a user PIN, its configuration and its PIN files in a
+// directory. It sets SOFTHSM2_CONF of this process. The module must not be open
+// in this process.
 func Create(dir, label, pin string) (Token, error) {
 	library, err := Module()
 	if err != nil {
 		return Token{}, err
 	}
-	t, err := create(dir, library, label, pin)
-	if err != nil {
-		return Token{}, err
-	}
-	return t, t.writePINFiles(dir, pin)
+	t := Token{Library: library, Label: label, PIN: pin}
+	err = t.create(dir, confVariable, true)
+	return t, err
 }
 
-// creating allows one creation at a time: it sets the process's environment,
-// and tells the new token by the new directory.
-var creating sync.Mutex
-
-// create makes a token under dir through a library that is not open. With an
-// empty PIN it stays blank: formatted, with a serial and an SO PIN, but without
-// a user PIN, as a hardware token is sold.
-func create(dir, library, label, pin string) (Token, error) {
-	creating.Lock()
-	defer creating.Unlock()
-	t := Token{Library: library, Conf: filepath.Join(dir, "softhsm2.conf"), Label: label, SOPIN: randomHex()}
-	tokens := filepath.Join(dir, "tokens")
-	if err := os.MkdirAll(tokens, 0o700); err != nil {
-		return Token{}, err
+// create makes the token and all its files. Without withPIN it stays blank: it
+// has a serial and an SO PIN, but no user PIN, as a hardware token is sold.
+func (t *Token) create(dir, variable string, withPIN bool) error {
+	t.SOPIN = randomHex()
+	t.Dir, t.Conf = filepath.Join(dir, "tokens"), filepath.Join(dir, "softhsm2.conf")
+	t.PINFile, t.SOPINFile = filepath.Join(dir, "pin"), filepath.Join(dir, "so-pin")
+	t.Env = []string{variable + "=" + t.Conf}
+	conf := "directories.tokendir = " + t.Dir + "\nobjectstore.backend = file\nlog.level = ERROR\nslots.removable = false\n"
+	err := errors.Join(
+		os.MkdirAll(t.Dir, 0o700),
+		os.WriteFile(t.Conf, []byte(conf), 0o600),
+		os.WriteFile(t.PINFile, []byte(t.PIN+"\n"), 0o600),
+		os.WriteFile(t.SOPINFile, []byte(t.SOPIN+"\n"), 0o600),
+		os.Setenv(variable, t.Conf))
+	if err == nil {
+		err = t.initialize(withPIN)
 	}
-	if err := configure(t.Conf, tokens); err != nil {
-		return Token{}, err
-	}
-	before, err := os.ReadDir(tokens)
 	if err != nil {
-		return Token{}, err
+		return fmt.Errorf("make SoftHSM token %q: %w", t.Label, err)
 	}
-	if t.Serial, err = format(library, label, t.SOPIN, pin); err != nil {
-		return Token{}, fmt.Errorf("make SoftHSM token %q: %w", label, err)
-	}
-	after, err := os.ReadDir(tokens)
-	if err != nil {
-		return Token{}, err
-	}
-	old := map[string]bool{}
-	for _, entry := range before {
-		old[entry.Name()] = true
-	}
-	for _, entry := range after {
-		if !old[entry.Name()] {
-			t.Dir = filepath.Join(tokens, entry.Name())
-		}
-	}
-	return t, nil
+	return nil
 }
 
-// configure writes the configuration if it is not there yet: a module of this
-// process may be reading it.
-func configure(conf, tokens string) error {
-	if err := os.Setenv(confVariable, conf); err != nil {
+// initialize formats the empty slot that SoftHSM always offers.
+func (t *Token) initialize(withPIN bool) (err error) {
+	module, err := pkcs11.Open(t.Library)
+	if err != nil {
 		return err
 	}
-	if _, err := os.Stat(conf); err == nil {
-		return nil
-	}
-	text := fmt.Sprintf("directories.tokendir = %s\nobjectstore.backend = file\nlog.level = ERROR\nslots.removable = false\n", tokens)
-	return os.WriteFile(conf, []byte(text), 0o600)
-}
-
-// format initialises the empty slot that SoftHSM always offers, and returns the
-// serial that the new token gave itself.
-func format(library, label, soPIN, pin string) (serial string, err error) {
-	module, err := pkcs11.Open(library)
-	if err != nil {
-		return "", err
-	}
 	defer func() { err = errors.Join(err, module.Close()) }()
-	seen, err := module.Tokens()
+	empty, err := module.Find(pkcs11.Selector{})
 	if err != nil {
-		return "", err
+		return err
 	}
-	for _, t := range seen {
-		if t.Initialized {
-			continue
-		}
-		if err := module.InitToken(t.SlotID, []byte(soPIN), label); err != nil {
-			return "", err
-		}
-		if pin != "" {
-			if err := module.InitPIN(t.SlotID, []byte(soPIN), []byte(pin)); err != nil {
-				return "", err
-			}
-		}
-		t, err := module.TokenInfo(t.SlotID)
-		return t.Serial, err
+	if err := module.InitToken(empty.SlotID, []byte(t.SOPIN), t.Label); err != nil {
+		return err
 	}
-	return "", errors.New("SoftHSM offers no empty slot")
-}
-
-func (t *Token) writePINFiles(dir, pin string) error {
-	t.PIN = pin
-	t.PINFile = filepath.Join(dir, t.Serial+".pin")
-	t.SOPINFile = filepath.Join(dir, t.Serial+".so-pin")
-	return errors.Join(
-		os.WriteFile(t.PINFile, []byte(pin+"\n"), 0o600),
-		os.WriteFile(t.SOPINFile, []byte(t.SOPIN+"\n"), 0o600))
+	if withPIN {
+		if err := module.InitPIN(empty.SlotID, []byte(t.SOPIN), []byte(t.PIN)); err != nil {
+			return err
+		}
+	}
+	formatted, err := module.TokenInfo(empty.SlotID)
+	t.Serial = formatted.Serial // SoftHSM gives itself one.
+	return err
 }
 
 // randomHex returns a PIN of 16 hex digits, which every token takes as an SO PIN.

@@ -3,6 +3,7 @@
 package softhsm_test
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -37,7 +38,7 @@ func TestNew(t *testing.T) {
 	if entries, err := os.ReadDir(token.Dir); err != nil || len(entries) == 0 {
 		t.Errorf("token directory: %v, %v", entries, err)
 	}
-	if conf, err := os.ReadFile(token.Conf); err != nil || !strings.Contains(string(conf), filepath.Dir(token.Dir)) {
+	if conf, err := os.ReadFile(token.Conf); err != nil || !strings.Contains(string(conf), token.Dir) {
 		t.Errorf("configuration: %q, %v", conf, err)
 	}
 }
@@ -54,8 +55,8 @@ func TestNewBlank(t *testing.T) {
 	}
 }
 
-// TestSeparateModules shows that C_Finalize of one token's module leaves the
-// session of another one alone.
+// TestSeparateModules shows that a test sees no token of another test, and that
+// C_Finalize of one token's module leaves the session of another one alone.
 func TestSeparateModules(t *testing.T) {
 	t.Parallel()
 	first, second := softhsm.New(t), softhsm.New(t)
@@ -71,6 +72,9 @@ func TestSeparateModules(t *testing.T) {
 	if err := session.Login([]byte(first.PIN)); err != nil {
 		t.Fatal(err)
 	}
+	if _, err := module.Find(pkcs11.Selector{Serial: second.Serial}); !errors.Is(err, pkcs11.ErrTokenAbsent) {
+		t.Errorf("the other token: %v", err)
+	}
 	for range 3 {
 		if err := open(t, second.Library).Close(); err != nil {
 			t.Fatal(err)
@@ -78,6 +82,23 @@ func TestSeparateModules(t *testing.T) {
 		if _, err := session.Create("label", "application", []byte("value")); err != nil {
 			t.Fatalf("after C_Finalize of another module: %v", err)
 		}
+	}
+}
+
+func TestCreate(t *testing.T) {
+	t.Setenv("SOFTHSM2_CONF", "") // Create changes it: have it put back.
+	dir := t.TempDir()
+	token, err := softhsm.Create(dir, "demo", "12345678")
+	if err != nil {
+		t.Fatal(err)
+	}
+	module := open(t, token.Library)
+	info, err := module.Find(pkcs11.Selector{Label: "demo"})
+	if err != nil || info.Serial != token.Serial {
+		t.Errorf("found %+v, %v; want serial %q", info, err, token.Serial)
+	}
+	if err := module.Close(); err != nil {
+		t.Fatal(err)
 	}
 }
 
