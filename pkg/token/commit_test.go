@@ -162,7 +162,7 @@ func TestUnknownOutcome(t *testing.T) {
 	})
 }
 
-// TestLostLogin and its like leave a store that can be opened again.
+// TestFailedCalls: a lost login, a failed destroy and a removal leave a store that can be opened again.
 func TestFailedCalls(t *testing.T) {
 	t.Parallel()
 	s := provision(t, faulttoken.Pico66)

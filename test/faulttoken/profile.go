@@ -34,8 +34,7 @@ type Profile struct {
 	PINTries int
 }
 
-// The tokens that were looked at. Other figures than these are not to be
-// expected of a token that is poorer or richer than all of them.
+// The tokens that were looked at.
 var (
 	// Pico66 is a Pico HSM with firmware 6.6 through OpenSC.
 	Pico66 = Profile{
