@@ -186,7 +186,7 @@ func (c *Cluster) AgentSpec(ctx context.Context, name, address, pinFile string) 
 	if err != nil {
 		return process.Spec{}, err
 	}
-	state := filepath.Join(c.options.Dir, "state", name)
+	state := filepath.Join(c.StateDir(), name)
 	if err := os.MkdirAll(state, 0o700); err != nil {
 		return process.Spec{}, err
 	}
@@ -208,8 +208,8 @@ func (c *Cluster) AgentSpec(ctx context.Context, name, address, pinFile string) 
 			"--client-ca-file=" + c.agents.CertFile,
 			"-v=" + strconv.Itoa(c.options.Verbosity),
 		},
-		Env:     c.Token.Env(),
-		LogFile: filepath.Join(c.options.Dir, "logs", name+".log"),
+		Env:     c.Token.Env,
+		LogFile: filepath.Join(c.LogDir(), name+".log"),
 	}, nil
 }
 
@@ -242,13 +242,17 @@ func (c *Cluster) StartAPIServer(ctx context.Context) error {
 			"--agent-key-file=" + c.AgentClient.KeyFile,
 			"--v=" + strconv.Itoa(c.options.Verbosity),
 		},
-		LogFile: filepath.Join(c.options.Dir, "logs", "apiserver.log"),
+		LogFile: filepath.Join(c.LogDir(), "apiserver.log"),
 		Ready:   answers("https://"+loopback(c.service.Port)+"/readyz", c.serving.Bundle),
 	})
 	return err
 }
 
-// LogDir holds the logs of our own processes.
+// LogDir holds the logs of our own processes, those of Kubernetes are in
+// ControlPlane.LogDir.
 func (c *Cluster) LogDir() string { return filepath.Join(c.options.Dir, "logs") }
+
+// StateDir holds the state directories of the agents.
+func (c *Cluster) StateDir() string { return filepath.Join(c.options.Dir, "state") }
 
 func loopback(port int) string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(port)) }

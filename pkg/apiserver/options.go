@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package apiserver
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/spf13/pflag"
+	utilerrors "k8s.io/apimachinery/pkg/util/errors"
+	"k8s.io/apimachinery/pkg/util/validation"
+	endpointsopenapi "k8s.io/apiserver/pkg/endpoints/openapi"
+	genericapiserver "k8s.io/apiserver/pkg/server"
+	genericoptions "k8s.io/apiserver/pkg/server/options"
+	"k8s.io/client-go/kubernetes"
+
+	"j5t.io/hsm/pkg/generated/openapi"
+	"j5t.io/hsm/pkg/mtls"
+)
+
+// Options are what the command line of the server can say.
+type Options struct {
+	Run         *genericoptions.ServerRunOptions
+	Recommended *genericoptions.RecommendedOptions
+
+	// AgentAddresses are the agents of one pool, as host:port.
+	AgentAddresses []string
+	// AgentTLS proves this server to the agents, and them to it.
+	AgentTLS mtls.Files
+	// SystemNamespace is where HSMDevices and HSMPools are kept, as ConfigMaps.
+	SystemNamespace string
+}
+
+// NewOptions returns the defaults: those of every Kubernetes API server, and no
+// etcd.
+func NewOptions() *Options {
+	o := &Options{
+		Run:             genericoptions.NewServerRunOptions(),
+		Recommended:     genericoptions.NewRecommendedOptions("", nil),
+		SystemNamespace: "hsm-system",
+	}
+	o.Recommended.Etcd = nil
+	return o
+}
+
+// AddFlags adds the flags of all options.
+func (o *Options) AddFlags(fs *pflag.FlagSet) {
+	o.Run.AddUniversalFlags(fs)
+	o.Recommended.AddFlags(fs)
+	fs.StringArrayVar(&o.AgentAddresses, "agent", o.AgentAddresses,
+		"Address (host:port) of an agent that owns a token. Repeat it for further agents of the same store: the first that can be reached serves.")
+	fs.StringVar(&o.AgentTLS.CAFile, "agent-ca-file", o.AgentTLS.CAFile,
+		"CA bundle (PEM) that signed the agents' serving certificates.")
+	fs.StringVar(&o.AgentTLS.CertFile, "agent-cert-file", o.AgentTLS.CertFile,
+		"Client certificate (PEM) that proves this server to the agents.")
+	fs.StringVar(&o.AgentTLS.KeyFile, "agent-key-file", o.AgentTLS.KeyFile,
+		"Private key (PEM) of --agent-cert-file.")
+	fs.StringVar(&o.SystemNamespace, "system-namespace", o.SystemNamespace,
+		"Namespace of the host cluster whose ConfigMaps hold HSMDevices and HSMPools.")
+}
+
+// Validate says what is wrong with the options, all of it at once.
+func (o *Options) Validate() error {
+	errs := append(o.Run.Validate(), o.Recommended.Validate()...)
+	if len(o.AgentAddresses) == 0 {
+		errs = append(errs, errors.New("--agent: name at least one agent, as host:port"))
+	}
+	for flag, file := range map[string]string{
+		"--agent-ca-file":   o.AgentTLS.CAFile,
+		"--agent-cert-file": o.AgentTLS.CertFile,
+		"--agent-key-file":  o.AgentTLS.KeyFile,
+	} {
+		if file == "" {
+			errs = append(errs, fmt.Errorf("%s: needed to speak to the agents", flag))
+		}
+	}
+	for _, problem := range validation.IsDNS1123Label(o.SystemNamespace) {
+		errs = append(errs, fmt.Errorf("--system-namespace %q: %s", o.SystemNamespace, problem))
+	}
+	return utilerrors.NewAggregate(errs)
+}
+
+// Config turns valid options into the configuration of a server. It connects to
+// nothing yet but the host cluster's API server.
+func (o *Options) Config() (*Config, error) {
+	if err := o.Recommended.SecureServing.MaybeDefaultWithSelfSignedCerts("localhost", nil, nil); err != nil {
+		return nil, fmt.Errorf("make a self-signed serving certificate: %w", err)
+	}
+
+	generic := genericapiserver.NewRecommendedConfig(Codecs)
+	namer := endpointsopenapi.NewDefinitionNamer(Scheme)
+	generic.OpenAPIConfig = genericapiserver.DefaultOpenAPIConfig(openapi.GetOpenAPIDefinitions, namer)
+	generic.OpenAPIConfig.Info.Title = "HSM"
+	generic.OpenAPIV3Config = genericapiserver.DefaultOpenAPIV3Config(openapi.GetOpenAPIDefinitions, namer)
+	generic.OpenAPIV3Config.Info.Title = "HSM"
+
+	if err := o.Run.ApplyTo(&generic.Config); err != nil {
+		return nil, err
+	}
+	if err := o.Recommended.ApplyTo(generic); err != nil {
+		return nil, err
+	}
+
+	host, err := kubernetes.NewForConfig(generic.ClientConfig)
+	if err != nil {
+		return nil, fmt.Errorf("make a client of the host cluster: %w", err)
+	}
+	return &Config{
+		Generic: generic,
+		Extra: ExtraConfig{
+			Host:            host,
+			SystemNamespace: o.SystemNamespace,
+			AgentAddresses:  o.AgentAddresses,
+			AgentTLS:        o.AgentTLS,
+		},
+	}, nil
+}

@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package apiserver makes the API server of hsm.j5t.io out of its options: it
+// joins the generic server of Kubernetes, the REST semantics of pkg/registry
+// and the storage of pkg/storage. It never speaks to a token, and needs none to
+// start or to stay healthy.
+package apiserver
+
+import (
+	"fmt"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apiserver/pkg/registry/generic"
+	"k8s.io/apiserver/pkg/registry/rest"
+	genericapiserver "k8s.io/apiserver/pkg/server"
+	"k8s.io/client-go/kubernetes"
+
+	hsmapi "j5t.io/hsm/pkg/apis/hsm"
+	"j5t.io/hsm/pkg/apis/hsm/v1alpha1"
+	"j5t.io/hsm/pkg/mtls"
+	"j5t.io/hsm/pkg/registry/hsm/hsmdevice"
+	"j5t.io/hsm/pkg/registry/hsm/hsmpool"
+	"j5t.io/hsm/pkg/registry/hsm/hsmsecret"
+	"j5t.io/hsm/pkg/storage/configmap"
+	"j5t.io/hsm/pkg/storage/hsm"
+)
+
+// Config is what a server is made of. Complete it to make one.
+type Config struct {
+	Generic *genericapiserver.RecommendedConfig
+	Extra   ExtraConfig
+}
+
+// ExtraConfig is what this server needs beyond any other API server.
+type ExtraConfig struct {
+	// Host is a client of the cluster that the server is part of.
+	Host kubernetes.Interface
+	// SystemNamespace is where HSMDevices and HSMPools are kept, as ConfigMaps.
+	SystemNamespace string
+	// AgentAddresses are the agents of one pool, as host:port.
+	AgentAddresses []string
+	// AgentTLS proves this server to the agents, and them to it.
+	AgentTLS mtls.Files
+}
+
+type completedConfig struct {
+	generic genericapiserver.CompletedConfig
+	extra   *ExtraConfig
+}
+
+// CompletedConfig can only be had from Config.Complete.
+type CompletedConfig struct {
+	*completedConfig
+}
+
+// Complete fills in what can be derived.
+func (c *Config) Complete() CompletedConfig {
+	return CompletedConfig{&completedConfig{generic: c.Generic.Complete(), extra: &c.Extra}}
+}
+
+// New makes the server. It connects to the agents when the first request needs
+// them.
+func (c CompletedConfig) New() (*genericapiserver.GenericAPIServer, error) {
+	server, err := c.generic.New("hsm-apiserver", genericapiserver.NewEmptyDelegate())
+	if err != nil {
+		return nil, err
+	}
+
+	agents, err := hsm.NewClient(c.extra.AgentAddresses, c.extra.AgentTLS)
+	if err != nil {
+		return nil, fmt.Errorf("set up the connection to the agents: %w", err)
+	}
+	if err := server.AddPreShutdownHook("close-agent-connections", agents.Close); err != nil {
+		return nil, err
+	}
+
+	configMaps := configmap.Decorator(c.extra.Host.CoreV1(), c.extra.SystemNamespace)
+	options := &restOptions{
+		codec: Codecs.LegacyCodec(v1alpha1.SchemeGroupVersion),
+		decorators: map[schema.GroupResource]generic.StorageDecorator{
+			hsmapi.Resource("hsmsecrets"): hsm.Decorator(agents, hsmsecret.NewLayout),
+			hsmapi.Resource("hsmdevices"): configMaps,
+			hsmapi.Resource("hsmpools"):   configMaps,
+		},
+		tracker: c.generic.StorageObjectCountTracker,
+	}
+
+	secrets, secretStatus, err := hsmsecret.NewStorage(Scheme, options, c.generic.Authorization.Authorizer)
+	if err != nil {
+		return nil, err
+	}
+	devices, err := hsmdevice.NewStorage(Scheme, options)
+	if err != nil {
+		return nil, err
+	}
+	pools, poolStatus, err := hsmpool.NewStorage(Scheme, options)
+	if err != nil {
+		return nil, err
+	}
+
+	group := genericapiserver.NewDefaultAPIGroupInfo(hsmapi.GroupName, Scheme, metav1.ParameterCodec, Codecs)
+	group.NegotiatedSerializer = withoutProtobuf{Codecs}
+	group.VersionedResourcesStorageMap[v1alpha1.SchemeGroupVersion.Version] = map[string]rest.Storage{
+		"hsmsecrets":        secrets,
+		"hsmsecrets/status": secretStatus,
+		"hsmdevices":        devices,
+		"hsmpools":          pools,
+		"hsmpools/status":   poolStatus,
+	}
+	if err := server.InstallAPIGroup(&group); err != nil {
+		return nil, err
+	}
+	return server, nil
+}
