@@ -20,6 +20,7 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/apiserver/pkg/registry/generic"
 	coreclient "k8s.io/client-go/kubernetes/typed/core/v1"
 
@@ -84,27 +85,24 @@ func (b *backend) List(ctx context.Context, in *agentv1.ListRequest) ([]*agentv1
 	return list, end, nil
 }
 
-// Commit implements records.Backend. The host does not tell the revision of a
-// deletion; the answer has the one before it.
+// Commit implements records.Backend.
 func (b *backend) Commit(ctx context.Context, in *agentv1.CommitRequest) (*agentv1.CommitResponse, error) {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	version := strconv.FormatUint(in.GetExpectedRevision(), 10)
-	var made *corev1.ConfigMap
+	var changed *corev1.ConfigMap
 	var err error
 	switch {
 	case in.GetSetStatus() != nil:
 		return nil, apierrors.NewInternalError(errors.New("a record in a ConfigMap has no status of its own"))
 	case in.GetDelete() != nil:
-		err = b.client.Delete(ctx, b.name(in.GetKey()), metav1.DeleteOptions{
-			Preconditions: &metav1.Preconditions{ResourceVersion: &version},
-		})
+		changed, err = b.delete(ctx, b.name(in.GetKey()), version)
 	case in.GetExpectedRevision() == 0:
-		made, err = b.client.Create(ctx, b.configMap(in), metav1.CreateOptions{})
+		changed, err = b.client.Create(ctx, b.configMap(in), metav1.CreateOptions{})
 	default:
-		changed := b.configMap(in)
+		changed = b.configMap(in)
 		changed.ResourceVersion = version
-		made, err = b.client.Update(ctx, changed, metav1.UpdateOptions{})
+		changed, err = b.client.Update(ctx, changed, metav1.UpdateOptions{})
 	}
 	switch {
 	case apierrors.IsConflict(err), in.GetExpectedRevision() == 0 && apierrors.IsAlreadyExists(err),
@@ -112,14 +110,32 @@ func (b *backend) Commit(ctx context.Context, in *agentv1.CommitRequest) (*agent
 		return &agentv1.CommitResponse{Revision: in.GetExpectedRevision()}, nil
 	case err != nil:
 		return nil, hostError(err)
-	case made == nil:
-		return &agentv1.CommitResponse{Committed: true, Revision: in.GetExpectedRevision()}, nil
 	}
-	record, err := b.record(made)
+	revision, err := parseRevision(changed.ResourceVersion)
+	return &agentv1.CommitResponse{Committed: true, Revision: revision, DataRevision: revision}, err
+}
+
+// delete gives the ConfigMap as of its deletion. The host tells the revision of
+// that only to who watches.
+func (b *backend) delete(ctx context.Context, name, version string) (*corev1.ConfigMap, error) {
+	w, err := b.client.Watch(ctx, metav1.ListOptions{
+		FieldSelector:   fields.OneTermEqualSelector(metav1.ObjectNameField, name).String(),
+		ResourceVersion: version,
+	})
 	if err != nil {
 		return nil, err
 	}
-	return &agentv1.CommitResponse{Committed: true, Revision: record.GetRevision(), DataRevision: record.GetDataRevision()}, nil
+	defer w.Stop()
+	err = b.client.Delete(ctx, name, metav1.DeleteOptions{Preconditions: &metav1.Preconditions{ResourceVersion: &version}})
+	if err != nil {
+		return nil, err
+	}
+	for event := range w.ResultChan() {
+		if m, ok := event.Object.(*corev1.ConfigMap); ok && event.Type == watch.Deleted {
+			return m, nil
+		}
+	}
+	return nil, apierrors.NewTimeoutError("it was deleted, but the host has not told the resourceVersion of that", 0)
 }
 
 // Revisions implements records.Backend. The host keeps its oldest to itself.
