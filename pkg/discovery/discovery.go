@@ -1,0 +1,231 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package discovery finds tokens on a node and reports them on its own pod. It owns the
+// decision which device belongs to which HSMDevice, and when to look and to report. It
+// never opens a device, and never decides for the cluster: the controller does.
+package discovery
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"sync/atomic"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/util/wait"
+	"k8s.io/client-go/metadata"
+	"k8s.io/client-go/tools/cache"
+	"k8s.io/klog/v2"
+
+	"j5t.io/hsm/pkg/discovery/report"
+	"j5t.io/hsm/pkg/generated/clientset/versioned"
+	hsmlisters "j5t.io/hsm/pkg/generated/listers/hsm/v1alpha1"
+)
+
+const (
+	// defaultGracePeriod is HSMPool's default. While no pool is known it decides how
+	// often a report is renewed.
+	defaultGracePeriod = 5 * time.Minute
+	// minReportAge bounds how often a report is renewed that tells nothing new. A
+	// gracePeriod below twice of it cannot be kept.
+	minReportAge = 5 * time.Second
+	// firstLook is when a node is looked at after an event: one plug makes several.
+	firstLook = 100 * time.Millisecond
+	// secondLook is when it is looked at again: udev has set permissions and links then,
+	// of which the kernel sends no event.
+	secondLook = 2 * time.Second
+)
+
+// Config says where discovery runs, and with what.
+type Config struct {
+	Matcher
+	// PodNamespace and PodName are those of the pod that reports.
+	PodNamespace, PodName string
+	// RescanInterval is the longest time between two looks at the node, the safety net
+	// under the kernel's events.
+	RescanInterval time.Duration
+	// HSM reads HSMDevices and HSMPools, Metadata the node's labels and the pod.
+	HSM      versioned.Interface
+	Metadata metadata.Interface
+	// Listen opens the source of the kernel's events.
+	Listen  func() (Source, error)
+	Metrics *Metrics
+}
+
+// Discovery is the discovery of one node.
+type Discovery struct {
+	config     Config
+	hsmDevices hsmlisters.HSMDeviceLister
+	pools      hsmlisters.HSMPoolLister
+	nodes      cache.Store
+	// wake has a token while something has changed that is to be looked at.
+	wake chan struct{}
+	// looked is when the node was last looked at, in Unix nanoseconds; 0 before.
+	looked atomic.Int64
+}
+
+// New returns a discovery that has not begun.
+func New(config Config) *Discovery {
+	return &Discovery{config: config, wake: make(chan struct{}, 1)}
+}
+
+// Run looks and reports until the context ends. It reports nothing before it knows the
+// HSMDevices and the node's labels; later it goes on with what it knows while the API is
+// away.
+func (d *Discovery) Run(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	var group wait.Group
+	defer group.Wait()
+	defer cancel()
+
+	group.StartWithContext(ctx, d.listen)
+	synced, err := d.watch(ctx, &group)
+	if err != nil {
+		return err
+	}
+	writer, err := d.openWriter(ctx)
+	if ctx.Err() != nil {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if cache.WaitFor(ctx, "HSMDevices and the node", synced...) {
+		d.loop(ctx, writer)
+	}
+	return nil
+}
+
+// openWriter waits for the pod's API server, but not for a pod.
+func (d *Discovery) openWriter(ctx context.Context) (*report.Writer, error) {
+	backoff := newBackoff()
+	for {
+		writer, err := report.Open(ctx, d.config.Metadata, d.config.PodNamespace, d.config.PodName)
+		if err == nil || apierrors.IsNotFound(err) {
+			return writer, err
+		}
+		klog.FromContext(ctx).Error(err, "Cannot read the last report; will try again")
+		select {
+		case <-ctx.Done():
+			return nil, err
+		case <-time.After(backoff.Step()):
+		}
+	}
+}
+
+// loop looks at the node when woken and at every interval.
+func (d *Discovery) loop(ctx context.Context, writer *report.Writer) {
+	backoff := newBackoff()
+	next := time.Now()
+	var settled time.Time // when to look for the second time after an event
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		timer.Reset(time.Until(next))
+		select {
+		case <-ctx.Done():
+			return
+		case <-d.wake:
+			settled = time.Now().Add(secondLook)
+			next = earlier(next, time.Now().Add(firstLook))
+			continue
+		case <-timer.C:
+		}
+		next = time.Now().Add(min(d.config.RescanInterval, d.maxReportAge()))
+		if err := d.look(ctx, writer, next); err != nil {
+			klog.FromContext(ctx).Error(err, "Cannot report; will try again")
+			next = earlier(next, time.Now().Add(backoff.Step()))
+		} else {
+			backoff = newBackoff()
+		}
+		if settled.After(time.Now()) {
+			next = earlier(next, settled)
+		}
+	}
+}
+
+// look looks at the node and reports, if that tells anything new or the pod's report
+// would be too old at the next look.
+func (d *Discovery) look(ctx context.Context, writer *report.Writer, next time.Time) error {
+	node, err := d.node()
+	if err != nil {
+		return err
+	}
+	hsmDevices, err := d.hsmDevices.List(labels.Everything())
+	if err != nil {
+		return fmt.Errorf("list HSMDevices: %w", err)
+	}
+	begin := time.Now()
+	entries := d.config.Match(ctx, hsmDevices, node.Labels, writer.Last(), report.Time(begin))
+	d.config.Metrics.looked(entries, time.Since(begin))
+	d.looked.Store(begin.UnixNano())
+	if writer.Fresh(entries, next, d.maxReportAge()) {
+		return nil
+	}
+	changed := !report.Same(writer.Last(), entries)
+	err = writer.Write(ctx, entries)
+	d.config.Metrics.wrote(err)
+	if err == nil && changed {
+		logReport(ctx, entries)
+	}
+	return err
+}
+
+// logReport says what was reported anew.
+func logReport(ctx context.Context, entries []report.Entry) {
+	for _, entry := range entries {
+		logger := klog.FromContext(ctx).WithValues("hsmDevice", klog.KRef(entry.HSMDeviceNamespace, entry.HSMDeviceName))
+		logger.Info("Reported", "status", entry.DiscoveryStatus, "nodeSelected", entry.NodeSelected, "devices", len(entry.DiscoveredDevices), "error", entry.Error)
+		for _, device := range entry.DiscoveredDevices {
+			logger.Info("Reported a device", "path", device.DevicePath, "serial", device.SerialNumber, "reason", device.Reason, "message", device.Message)
+		}
+	}
+}
+
+// Healthy is an error if discovery hangs.
+func (d *Discovery) Healthy() error {
+	looked := d.looked.Load()
+	if age := time.Since(time.Unix(0, looked)); looked != 0 && age > 3*d.config.RescanInterval+time.Minute {
+		return fmt.Errorf("the node was last looked at %s ago", age)
+	}
+	return nil
+}
+
+// maxReportAge is half of the shortest time that a report counts for.
+func (d *Discovery) maxReportAge() time.Duration {
+	pools, err := d.pools.List(labels.Everything())
+	if err != nil || len(pools) == 0 {
+		return defaultGracePeriod / 2
+	}
+	shortest := time.Duration(math.MaxInt64)
+	for _, pool := range pools {
+		grace := defaultGracePeriod
+		if pool.Spec.GracePeriod != nil {
+			grace = pool.Spec.GracePeriod.Duration
+		}
+		shortest = min(shortest, grace)
+	}
+	return max(shortest/2, minReportAge)
+}
+
+// notify makes the loop look at the node soon.
+func (d *Discovery) notify() {
+	select {
+	case d.wake <- struct{}{}:
+	default: // It will.
+	}
+}
+
+func earlier(a, b time.Time) time.Time {
+	if a.Before(b) {
+		return a
+	}
+	return b
+}
+
+// newBackoff says how long to wait after failures: from half a second to half a minute.
+func newBackoff() wait.Backoff {
+	return wait.Backoff{Duration: 500 * time.Millisecond, Factor: 2, Jitter: 0.2, Steps: 7, Cap: 30 * time.Second}
+}
