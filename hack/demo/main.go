@@ -4,7 +4,7 @@
 //
 //	demo up      start the cluster in the background, or find the one that runs, and print its variables
 //	demo down    end it and remove all that it wrote
-//	demo read    print a record as the agent reads it from the token
+//	demo read    print the record at an address as the agent reads it from the token
 //
 // Its state lies in the user's cache folder. The cluster's processes are children of one supervisor,
 // this command in the background, and end with it.
@@ -45,5 +45,5 @@ func run(ctx context.Context, args []string) error {
 	case len(args) == 1 && args[0] == superviseCommand:
 		return s.supervise(ctx)
 	}
-	return fmt.Errorf("usage: demo up | down | read KEY")
+	return fmt.Errorf("usage: demo up | down | read ADDRESS")
 }

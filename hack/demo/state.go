@@ -41,6 +41,10 @@ func (s state) up(ctx context.Context) error {
 	}
 	if pid != 0 {
 		fmt.Fprintln(os.Stderr, "The cluster of an earlier demo is running: it is used again. \"make down\" ends it.")
+		if content, err := os.ReadFile(s.variables()); err == nil {
+			_, err = os.Stdout.Write(content)
+			return err
+		}
 		return s.printVariables(ctx, s.stillRuns)
 	}
 	if err := os.RemoveAll(s.dir); err != nil {
@@ -66,19 +70,25 @@ func (s state) up(ctx context.Context) error {
 	if err := supervisor.Start(); err != nil {
 		return fmt.Errorf("start the supervisor: %w", err)
 	}
-	ended := make(chan error, 1)
-	go func() { ended <- supervisor.Wait() }()
+	var end error
+	ended := make(chan struct{})
+	go func() {
+		end = supervisor.Wait()
+		close(ended)
+	}()
 	err = s.printVariables(ctx, func() error {
 		select {
-		case err := <-ended:
-			return fmt.Errorf("the cluster did not start: %w", err)
+		case <-ended:
+			return fmt.Errorf("the cluster did not start: %w", end)
 		default:
 			return nil
 		}
 	})
 	if ctx.Err() != nil {
-		// Interrupted while it starts: it is not wanted any more.
-		return errors.Join(err, s.down(context.WithoutCancel(ctx)))
+		// Interrupted while it starts: it is not wanted any more. An error is that it has ended by itself.
+		_ = supervisor.Process.Signal(syscall.SIGTERM)
+		<-ended
+		return errors.Join(err, os.RemoveAll(s.dir))
 	}
 	return err
 }
