@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package atomicfile owns the order of system calls by which a small file is
+// replaced or removed so that a crash at any instruction leaves the old state or
+// the new. It never reads, and never decides what a file holds.
+package atomicfile
+
+import (
+	"os"
+	"path/filepath"
+)
+
+// FS is the part of a file system that a crash can come between. Tests stop or
+// fail at its calls, before and after them.
+type FS interface {
+	// Write makes a file of mode 0600 with this content, and returns when the
+	// content is on disk. Of a crash meanwhile any part of it may remain.
+	Write(path string, content []byte) error
+	// Rename replaces what is at the new path at once. It is on disk only after
+	// SyncDir.
+	Rename(from, to string) error
+	// Remove removes a name. It is on disk only after SyncDir.
+	Remove(path string) error
+	// SyncDir puts the names in a directory on disk.
+	SyncDir(dir string) error
+}
+
+// suffix marks a file that was not finished.
+const suffix = ".new"
+
+// Replace gives a file a new content, durably. There may be one writer of a
+// path at a time.
+func Replace(fs FS, path string, content []byte) error {
+	if err := fs.Write(path+suffix, content); err != nil {
+		return err
+	}
+	if err := fs.Rename(path+suffix, path); err != nil {
+		return err
+	}
+	return fs.SyncDir(filepath.Dir(path))
+}
+
+// Remove removes a file, durably. That there is none is an error that
+// errors.Is fs.ErrNotExist.
+func Remove(fs FS, path string) error {
+	if err := fs.Remove(path); err != nil {
+		return err
+	}
+	return fs.SyncDir(filepath.Dir(path))
+}
+
+// OS is the file system of the machine.
+type OS struct{}
+
+// Write is a create, a write, and an fsync.
+func (OS) Write(path string, content []byte) error {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	if _, err := f.Write(content); err != nil {
+		_ = f.Close() // The first error says more.
+		return err
+	}
+	return syncClose(f)
+}
+
+// Rename is a rename.
+func (OS) Rename(from, to string) error { return os.Rename(from, to) }
+
+// Remove is an unlink.
+func (OS) Remove(path string) error { return os.Remove(path) }
+
+// SyncDir is an fsync of the directory.
+func (OS) SyncDir(dir string) error {
+	f, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return syncClose(f)
+}
+
+func syncClose(f *os.File) error {
+	if err := f.Sync(); err != nil {
+		_ = f.Close() // The first error says more.
+		return err
+	}
+	return f.Close()
+}

@@ -1,0 +1,220 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package pinlatch owns the decision whether a PIN may be sent to a token, and
+// the file that remembers it over crashes and restarts: a wrong PIN is tried
+// once. It never keeps a PIN, and never decides for a person.
+//
+// What the file knows of a token's last PIN is one of these. Each change is on
+// disk before the next step:
+//
+//	free ──────► under way ──────► free        the token accepted the PIN
+//	                 │
+//	                 ├───────────► held        the token rejected it: also in rejected, for good
+//	                 └───────────► under way   a crash, or the token went away
+//
+//	free ─────────────────────────► held       the token reports a wrong PIN that was not ours
+//	held, under way ──► under way              the PIN file holds another PIN, or a person gave leave
+//	held ─────────────────────────► free       the token reports a full count of tries
+//	under way ────────────────────► free       the same, of a token that is known to report them
+//
+// The PIN of a token that is held or was left under way is not sent, nor any
+// that is in rejected, nor one to a token that reports its final try.
+package pinlatch
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+	"slices"
+
+	"j5t.io/hsm/pkg/atomicfile"
+	"j5t.io/hsm/pkg/pkcs11"
+)
+
+const (
+	// fileName holds what is known of PINs.
+	fileName = "pin-latch.json"
+	// leaveName is the file by which a person allows one login.
+	leaveName = "allow-login"
+)
+
+// Latch stands before the logins of one agent. Its directory has one user.
+type Latch struct {
+	dir string
+	fs  atomicfile.FS
+}
+
+// New returns the latch whose files are in dir, which must exist.
+func New(dir string, fs atomicfile.FS) *Latch { return &Latch{dir: dir, fs: fs} }
+
+// Reason is why a PIN was not sent.
+type Reason int
+
+const (
+	// ReasonRejected: the token rejected this PIN before.
+	ReasonRejected Reason = iota + 1
+	// ReasonOutcomeUnknown: this PIN was being sent when the agent or the token
+	// went away, and it may have been wrong.
+	ReasonOutcomeUnknown
+	// ReasonCountLow: the token reports that somebody sent it a wrong PIN.
+	ReasonCountLow
+	// ReasonFinalTry: the token reports that one more wrong PIN locks it.
+	ReasonFinalTry
+	// ReasonLocked: the token reports that it takes no PIN any more.
+	ReasonLocked
+)
+
+// RefusedError says that no login was made, why, and what to do.
+type RefusedError struct {
+	Reason Reason
+	Serial string // Of the token.
+	Leave  string // Path of the file by which a person allows one login.
+}
+
+func (e *RefusedError) Error() string {
+	correct := fmt.Sprintf("correct the PIN file, or create %s to have the PIN in it sent once more", e.Leave)
+	switch e.Reason {
+	case ReasonRejected:
+		return fmt.Sprintf("token %q rejected this PIN, so it is not sent again: %s", e.Serial, correct)
+	case ReasonOutcomeUnknown:
+		return fmt.Sprintf("an earlier login to token %q with this PIN was cut off and may have failed, so it is not sent again: %s", e.Serial, correct)
+	case ReasonCountLow:
+		return fmt.Sprintf("token %q reports that a wrong PIN was sent to it, so no other is: %s", e.Serial, correct)
+	case ReasonFinalTry:
+		return fmt.Sprintf("one more wrong PIN locks token %q, so none is sent: check the PIN file, and create %s to have the PIN in it sent", e.Serial, e.Leave)
+	default:
+		return fmt.Sprintf("token %q is locked: unblock it with its SO PIN", e.Serial)
+	}
+}
+
+// Attempt calls login with the PIN, once, if that may be done, and remembers
+// what came of it. The token's information must have been read just before. The
+// error is a *RefusedError when login was not called for a reason that lies with
+// the PIN; login's own error is in the chain when it was called.
+func (l *Latch) Attempt(pin []byte, token pkcs11.TokenInfo, login func(pin []byte) error) error {
+	memory, err := l.load()
+	if err != nil {
+		return err
+	}
+	known, tag := memory.of(token.Serial), memory.tag(pin)
+	if known.Last != nil && known.Last.settled(token) {
+		known.Last = nil
+	}
+	if reason := known.refuse(tag, token); reason != 0 {
+		refused := &RefusedError{Reason: reason, Serial: token.Serial, Leave: filepath.Join(l.dir, leaveName)}
+		if reason == ReasonLocked {
+			return refused
+		}
+		switch allowed, err := l.takeLeave(refused.Leave); {
+		case err != nil:
+			return err
+		case !allowed && reason == ReasonCountLow && known.Last == nil:
+			return errors.Join(refused, l.hold(memory, known, tag))
+		case !allowed:
+			return refused
+		}
+	}
+
+	known.Last = &attempt{PIN: tag, UnderWay: true}
+	if err := l.save(memory); err != nil {
+		return err
+	}
+	err = login(pin)
+	switch class := pkcs11.ClassOf(err); {
+	case err == nil:
+		known.accept(tag)
+	case class == pkcs11.ClassPINRejected, class == pkcs11.ClassPINLocked:
+		known.reject(tag)
+		err = fmt.Errorf("token %q refused the PIN of the PIN file: %w", token.Serial, err)
+	default:
+		return err // The token may have seen the PIN: still under way.
+	}
+	return errors.Join(err, l.save(memory))
+}
+
+// hold remembers the PIN that stood in the file when a low count was first seen,
+// so that another one is known for another.
+func (l *Latch) hold(m *memory, k *knowledge, pin tag) error {
+	k.Last = &attempt{PIN: pin}
+	return l.save(m)
+}
+
+// takeLeave uses up a person's leave to log in once.
+func (l *Latch) takeLeave(path string) (bool, error) {
+	err := atomicfile.Remove(l.fs, path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// knowledge is what is known of the PINs of one token.
+type knowledge struct {
+	Rejected []tag    `json:"rejected,omitempty"`
+	Last     *attempt `json:"last,omitempty"`
+}
+
+// attempt is a login that did not succeed, or was not made.
+type attempt struct {
+	PIN      tag  `json:"pin"`
+	UnderWay bool `json:"underWay,omitempty"` // It was being made.
+}
+
+// settled tells whether the token shows that nothing came of the attempt.
+func (a attempt) settled(t pkcs11.TokenInfo) bool {
+	full := !t.UserPINCountLow && !t.UserPINFinalTry && !t.UserPINLocked
+	return full && (!a.UnderWay || reportsTries(t))
+}
+
+// refuse says why a PIN must not be sent; 0 when it may.
+func (k *knowledge) refuse(pin tag, t pkcs11.TokenInfo) Reason {
+	switch {
+	case t.UserPINLocked:
+		return ReasonLocked
+	case slices.Contains(k.Rejected, pin):
+		return ReasonRejected
+	case t.UserPINFinalTry:
+		return ReasonFinalTry
+	case k.Last != nil && k.Last.PIN != pin:
+		return 0 // The PIN file was changed.
+	case k.Last != nil && k.Last.UnderWay:
+		return ReasonOutcomeUnknown
+	case t.UserPINCountLow:
+		return ReasonCountLow
+	}
+	return 0
+}
+
+func (k *knowledge) reject(pin tag) {
+	if !slices.Contains(k.Rejected, pin) {
+		k.Rejected = append(k.Rejected, pin)
+	}
+	k.Last = &attempt{PIN: pin}
+}
+
+// accept also takes back a rejection: the token's PIN was changed to one that
+// it rejected before.
+func (k *knowledge) accept(pin tag) {
+	k.Rejected = slices.DeleteFunc(k.Rejected, func(t tag) bool { return t == pin })
+	k.Last = nil
+}
+
+// reporting are the tokens whose flags in CK_TOKEN_INFO are known to tell, at
+// each C_GetTokenInfo, whether a wrong PIN was sent since the last login:
+// SoftHSM sets and clears CKF_USER_PIN_COUNT_LOW in Token.cpp, loginUser; OpenSC
+// asks the card in framework-pkcs15.c, C_GetTokenInfo.
+var reporting = []struct{ manufacturer, model string }{
+	{"SoftHSM project", "SoftHSM v2"},
+	{"www.CardContact.de", "PKCS#15 emulated"}, // SmartCard-HSM, Nitrokey HSM 2
+	{"Pol Henarejos", "PKCS#15 emulated"},      // Pico HSM
+}
+
+func reportsTries(t pkcs11.TokenInfo) bool {
+	for _, r := range reporting {
+		if t.Manufacturer == r.manufacturer && t.Model == r.model {
+			return true
+		}
+	}
+	return false
+}
