@@ -54,9 +54,8 @@ func conditionOf(err error) condition {
 	if errors.As(err, &blank) {
 		return condition{agentv1.Reason_REASON_TOKEN_BLANK, err.Error()}
 	}
-	var withheld pinError
-	if errors.As(err, &withheld) {
-		return condition{withheld.reason, err.Error()}
+	if c, ok := pinCondition(err); ok {
+		return c
 	}
 	switch pkcs11.ClassOf(err) {
 	case pkcs11.ClassReconnect:

@@ -3,6 +3,8 @@
 package agent
 
 import (
+	"os"
+	"path/filepath"
 	"reflect"
 	"strings"
 	"sync"
@@ -345,4 +347,58 @@ func TestHangingTokenEndsTheProcess(t *testing.T) {
 	}
 	release()
 	group.Wait()
+}
+
+// A person may correct the PIN, or allow the same one once more; nothing else
+// has it sent.
+func TestRejectedPINWaitsForAPerson(t *testing.T) {
+	t.Parallel()
+	f := faulttoken.New(faulttoken.Pico66)
+	o, files := testOptions(t)
+	writePIN(t, o, "111111")
+	h := runWith(t, f, o, files)
+	h.expectRefused(agentv1.Reason_REASON_PIN_REJECTED)
+	looks := h.reader.looked()
+	h.eventually("the supervisor has looked again and again", func() bool { return h.reader.looked() > looks+2 })
+	if logins := h.Calls().Logins; logins != 1 {
+		t.Fatalf("a wrong PIN was sent %d times", logins)
+	}
+	// The next wrong one is the second, and the third would lock the token.
+	writePIN(t, o, "222222")
+	h.eventually("the second PIN was sent", func() bool { return h.Calls().Logins == 2 })
+	h.expectRefused(agentv1.Reason_REASON_PIN_REJECTED)
+	// Now not even the right one is sent.
+	writePIN(t, o, faulttoken.PIN)
+	h.expectRefused(agentv1.Reason_REASON_PIN_LOCKED)
+	if logins := h.Calls().Logins; logins != 2 {
+		t.Fatalf("the token with its last try got %d logins", logins)
+	}
+	leave := filepath.Join(o.StateDir, "allow-login")
+	if !strings.Contains(h.status().GetMessage(), leave) {
+		t.Errorf("message %q does not name %s", h.status().GetMessage(), leave)
+	}
+	if err := os.WriteFile(leave, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	h.await(agentv1.Reason_REASON_UNSPECIFIED)
+}
+
+func TestWrongSOPINIsSentOnce(t *testing.T) {
+	t.Parallel()
+	o, _ := testOptions(t)
+	o.SOPINFile = o.PINFile
+	reader := &faultReader{}
+	for range 3 {
+		p, err := newPINs(o) // A restart.
+		if err != nil {
+			t.Fatal(err)
+		}
+		err = p.initialise(reader, pkcs11.TokenInfo{Serial: "BLANK", Initialized: true})
+		if c := conditionOf(err); c.reason != agentv1.Reason_REASON_TOKEN_BLANK {
+			t.Errorf("condition is %v", c)
+		}
+	}
+	if reader.inits != 1 {
+		t.Errorf("a wrong SO PIN was sent %d times", reader.inits)
+	}
 }

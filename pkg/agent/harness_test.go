@@ -32,6 +32,8 @@ type faultReader struct {
 	mu     sync.Mutex
 	token  *faulttoken.Token
 	hidden bool // The token is not seen.
+	looks  int  // Calls of Find.
+	inits  int  // Calls of InitPIN.
 	gate   map[string]chan struct{}
 	held   chan string
 }
@@ -76,10 +78,18 @@ func (r *faultReader) pass(function string) {
 func (r *faultReader) Find(pkcs11.Selector) (pkcs11.TokenInfo, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.looks++
 	if r.hidden {
 		return pkcs11.TokenInfo{}, pkcs11.ErrTokenAbsent
 	}
 	return r.token.Info(), nil
+}
+
+// looked tells how often was looked for the token.
+func (r *faultReader) looked() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.looks
 }
 
 func (r *faultReader) TokenInfo(uint) (pkcs11.TokenInfo, error) { return r.Find(pkcs11.Selector{}) }
@@ -95,9 +105,15 @@ func (r *faultReader) OpenSession(uint) (session, error) {
 }
 
 func (r *faultReader) InitToken(uint, []byte, string) error { return errors.New("not a blank token") }
-func (r *faultReader) InitPIN(uint, []byte, []byte) error   { return errors.New("not a blank token") }
-func (r *faultReader) Reinitialize() error                  { return nil }
-func (r *faultReader) Close() error                         { return nil }
+
+// InitPIN takes no PIN for the right one.
+func (r *faultReader) InitPIN(uint, []byte, []byte) error {
+	r.inits++
+	return &pkcs11.Error{Op: "C_Login", Code: pkcs11.CKRPINIncorrect}
+}
+
+func (r *faultReader) Reinitialize() error { return nil }
+func (r *faultReader) Close() error        { return nil }
 
 func (r *faultReader) Calls() pkcs11.Calls {
 	r.mu.Lock()

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"j5t.io/hsm/pkg/atomicfile"
 	"j5t.io/hsm/pkg/token"
 )
 
@@ -55,30 +56,9 @@ func (i *identity) remember(storeID string) error {
 	if i.saved {
 		return nil
 	}
-	if err := writeDurably(filepath.Join(i.dir, storeIDFile), []byte(storeID+"\n")); err != nil {
+	if err := atomicfile.Replace(atomicfile.OS{}, filepath.Join(i.dir, storeIDFile), []byte(storeID+"\n")); err != nil {
 		return fmt.Errorf("write down which store this agent serves: %w", err)
 	}
 	i.storeID, i.saved = storeID, true
 	return nil
-}
-
-// writeDurably leaves the whole content in the file, or no file.
-func writeDurably(path string, content []byte) error {
-	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".*")
-	if err != nil {
-		return err
-	}
-	defer func() { _ = os.Remove(f.Name()) }() // Does nothing after the rename.
-	_, err = f.Write(content)
-	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return err
-	}
-	if err := os.Rename(f.Name(), path); err != nil {
-		return err
-	}
-	dir, err := os.Open(filepath.Dir(path))
-	if err != nil {
-		return err
-	}
-	return errors.Join(dir.Sync(), dir.Close())
 }

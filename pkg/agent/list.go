@@ -58,7 +58,7 @@ func metaChunk(_ context.Context, page []*record) (chunk []*agentv1.Record, err 
 		if size >= chunkBytes {
 			break
 		}
-		chunk = append(chunk, toProto(r, nil))
+		chunk = append(chunk, withoutData(r))
 		size += recordSize(r)
 	}
 	return chunk, nil
@@ -81,7 +81,7 @@ func (s *storeService) readChunk(ctx context.Context, page []*record) ([]*agentv
 			if err != nil {
 				return err
 			}
-			chunk = append(chunk, toProto(r, data))
+			chunk = append(chunk, withData(r, data))
 			keys = append(keys, r.key)
 			size += recordSize(r) + len(data)
 		}

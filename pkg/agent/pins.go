@@ -3,48 +3,65 @@
 package agent
 
 import (
-	"bytes"
 	"cmp"
+	"errors"
 	"fmt"
 	"hash/maphash"
 	"os"
+	"path/filepath"
 
 	agentv1 "j5t.io/hsm/pkg/agent/api/v1"
+	"j5t.io/hsm/pkg/atomicfile"
+	"j5t.io/hsm/pkg/pinlatch"
 	"j5t.io/hsm/pkg/pkcs11"
 )
 
-// defaultTokenLabel is what a token is named that is initialised without
-// having been chosen by a label.
-const defaultTokenLabel = "hsm.j5t.io"
+const (
+	// soLatchDir lies in the state directory. Tokens count the wrong PINs of
+	// their security officer by themselves.
+	soLatchDir = "so-pin"
+	// defaultTokenLabel is what a token is named that is initialised.
+	defaultTokenLabel = "hsm.j5t.io"
+)
 
-// pins are the PINs that the agent may send, and to when. A PIN is read from
-// its file for each login and zeroed after it.
+// pins are the PINs that the agent may send, and the latches before them. A PIN
+// is read from its file for each login and zeroed after it.
 type pins struct {
-	file, soFile string
-	provision    bool
-	seed         maphash.Seed
-	sent         uint64 // Hash of the PIN that the last attempt was about.
+	file, soFile   string
+	latch, soLatch *pinlatch.Latch
+	seed           maphash.Seed
+	sent           uint64 // Hash of the PIN that the last attempt was about.
+	leave          string // By which a person may allow another one; empty: none is needed.
 }
 
-// pinError says why no login was made.
-type pinError struct {
-	reason agentv1.Reason
-	error
-}
-
-func (e pinError) Unwrap() error { return e.error }
-
-// blankError is of a token without a user PIN that was not to be initialised.
+// blankError is of a token without a user PIN that was not initialised.
 type blankError struct{ error }
 
+func (e blankError) Unwrap() error { return e.error }
+
+// pinFileError is of a PIN file that has become unreadable.
+type pinFileError struct{ error }
+
+func (e pinFileError) Unwrap() error { return e.error }
+
 func newPINs(o Options) (*pins, error) {
-	p := &pins{file: o.PINFile, soFile: o.SOPINFile, provision: o.Provision, seed: maphash.MakeSeed()}
+	soDir := filepath.Join(o.StateDir, soLatchDir)
+	if err := os.MkdirAll(soDir, 0o700); err != nil {
+		return nil, fmt.Errorf("use the state directory: %w", err)
+	}
+	p := &pins{
+		file:    o.PINFile,
+		latch:   pinlatch.New(o.StateDir, atomicfile.OS{}),
+		soLatch: pinlatch.New(soDir, atomicfile.OS{}),
+		seed:    maphash.MakeSeed(),
+	}
 	files := []string{o.PINFile}
-	if o.SOPINFile != "" {
+	if o.Provision && o.SOPINFile != "" {
+		p.soFile = o.SOPINFile
 		files = append(files, o.SOPINFile)
 	}
 	for _, file := range files {
-		pin, err := readPIN(file)
+		pin, err := pinlatch.ReadPIN(file)
 		if err != nil {
 			return nil, err
 		}
@@ -53,23 +70,15 @@ func newPINs(o Options) (*pins, error) {
 	return p, nil
 }
 
-// readPIN ignores white space around the PIN, such as a newline.
-func readPIN(file string) ([]byte, error) {
-	content, err := os.ReadFile(file)
-	if err != nil {
-		return nil, fmt.Errorf("read the PIN file: %w", err)
-	}
-	defer clear(content)
-	pin := bytes.Clone(bytes.TrimSpace(content))
-	if len(pin) == 0 {
-		return nil, fmt.Errorf("PIN file %q is empty: write the PIN to it", file)
-	}
-	return pin, nil
-}
-
-// changed tells whether the file holds another PIN than at the last attempt.
+// changed tells whether a person has changed the PIN since the last attempt, or
+// has allowed another one.
 func (p *pins) changed() bool {
-	pin, err := readPIN(p.file)
+	if p.leave != "" {
+		if _, err := os.Stat(p.leave); err == nil {
+			return true
+		}
+	}
+	pin, err := pinlatch.ReadPIN(p.file)
 	if err != nil {
 		return false
 	}
@@ -78,38 +87,70 @@ func (p *pins) changed() bool {
 }
 
 // login logs in, unless the PIN is one that must not be sent.
-func (p *pins) login(s session) error {
-	pin, err := readPIN(p.file)
+func (p *pins) login(r reader, s session) error {
+	pin, err := pinlatch.ReadPIN(p.file)
 	if err != nil {
-		return pinError{agentv1.Reason_REASON_PIN_REJECTED, err}
+		return pinFileError{err}
 	}
 	defer clear(pin)
 	p.sent = maphash.Bytes(p.seed, pin)
-	return s.Login(pin)
+	info, err := r.TokenInfo(s.Info().SlotID)
+	if err != nil {
+		return err
+	}
+	return p.note(p.latch.Attempt(pin, info, s.Login))
 }
 
-// initialise gives a blank token its user PIN.
+// initialise gives a token that has no user PIN the one of the PIN file.
 func (p *pins) initialise(r reader, t pkcs11.TokenInfo) error {
-	if !p.provision || p.soFile == "" {
-		return blankError{fmt.Errorf("the token with serial %q has no user PIN: give --provision and --so-pin-file to initialise it", t.Serial)}
+	if p.soFile == "" {
+		return blankError{fmt.Errorf("token %q has no user PIN: give --provision and --so-pin-file to initialise it", t.Serial)}
 	}
-	pin, err := readPIN(p.file)
+	pin, err := pinlatch.ReadPIN(p.file)
 	if err != nil {
 		return blankError{err}
 	}
 	defer clear(pin)
-	soPIN, err := readPIN(p.soFile)
+	soPIN, err := pinlatch.ReadPIN(p.soFile)
 	if err != nil {
 		return blankError{err}
 	}
 	defer clear(soPIN)
-	if !t.Initialized {
-		if err := r.InitToken(t.SlotID, soPIN, cmp.Or(t.Label, defaultTokenLabel)); err != nil {
-			return blankError{fmt.Errorf("initialising the token failed: %w", err)}
+	// The flags in the token's information are of the user's PIN.
+	err = p.soLatch.Attempt(soPIN, pkcs11.TokenInfo{Serial: t.Serial}, func(soPIN []byte) error {
+		if !t.Initialized {
+			if err := r.InitToken(t.SlotID, soPIN, cmp.Or(t.Label, defaultTokenLabel)); err != nil {
+				return err
+			}
 		}
-	}
-	if err := r.InitPIN(t.SlotID, soPIN, pin); err != nil {
-		return blankError{fmt.Errorf("setting the user PIN failed: %w", err)}
+		return r.InitPIN(t.SlotID, soPIN, pin)
+	})
+	if err = p.note(err); err != nil {
+		return blankError{fmt.Errorf("token %q has no user PIN, and could not be initialised with the SO PIN: %w", t.Serial, err)}
 	}
 	return nil
+}
+
+func (p *pins) note(err error) error {
+	var refused *pinlatch.RefusedError
+	p.leave = ""
+	if errors.As(err, &refused) {
+		p.leave = refused.Leave
+	}
+	return err
+}
+
+// pinCondition is what callers are told if a PIN was not sent.
+func pinCondition(err error) (c condition, ok bool) {
+	var refused *pinlatch.RefusedError
+	var unreadable pinFileError
+	switch {
+	case errors.As(err, &unreadable):
+		return condition{agentv1.Reason_REASON_PIN_REJECTED, fmt.Sprintf("no PIN can be sent: %v", err)}, true
+	case !errors.As(err, &refused):
+		return condition{}, false
+	case refused.Reason == pinlatch.ReasonLocked, refused.Reason == pinlatch.ReasonFinalTry:
+		return condition{agentv1.Reason_REASON_PIN_LOCKED, err.Error()}, true
+	}
+	return condition{agentv1.Reason_REASON_PIN_REJECTED, err.Error()}, true
 }

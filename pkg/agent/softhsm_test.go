@@ -6,8 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"strings"
 	"testing"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"j5t.io/hsm/pkg/agent"
 	agentv1 "j5t.io/hsm/pkg/agent/api/v1"
@@ -120,5 +124,43 @@ func TestNoSuchToken(t *testing.T) {
 	got, err := a.Store().Status(t.Context(), &agentv1.StatusRequest{})
 	if err != nil || !strings.Contains(got.GetMessage(), `"0000"`) || !strings.Contains(got.GetMessage(), a.Token.Serial) {
 		t.Errorf("message %q does not say which token is wanted and which is there (%v)", got.GetMessage(), err)
+	}
+}
+
+// Three wrong PINs brick a token. One is sent, once, whatever happens.
+func TestWrongPINIsSentOnce(t *testing.T) {
+	t.Parallel()
+	token := softhsm.New(t)
+	a := agenttest.Prepare(t, token)
+	write := func(pin string) {
+		t.Helper()
+		if err := os.WriteFile(token.PINFile, []byte(pin), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("000000\n")
+	logins := uint64(0)
+	for range 3 {
+		a.Restart()
+		a.WaitReason(agentv1.Reason_REASON_PIN_REJECTED)
+		_, err := a.Store().Get(t.Context(), &agentv1.GetRequest{Key: "a"})
+		if agentv1.ReasonOf(err) != agentv1.Reason_REASON_PIN_REJECTED || status.Code(err) != codes.Unavailable {
+			t.Errorf("get says %v", err)
+		}
+		a.Stop()
+		logins += a.Calls().Logins
+	}
+	fmt.Printf("figure: wrong-pin-logins %d\n", logins)
+	if logins != 1 {
+		t.Errorf("a wrong PIN was sent %d times", logins)
+	}
+
+	// Corrected while the agent runs.
+	a.Restart()
+	a.WaitReason(agentv1.Reason_REASON_PIN_REJECTED)
+	write(token.PIN)
+	a.WaitReady()
+	if logins := a.Calls().Logins; logins != 1 {
+		t.Errorf("the right PIN was sent %d times", logins)
 	}
 }

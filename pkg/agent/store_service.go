@@ -41,7 +41,7 @@ func (s *storeService) Get(ctx context.Context, in *agentv1.GetRequest) (*agentv
 			return nil, err
 		}
 		x, revision := s.journal.now()
-		return &agentv1.GetResponse{Record: toProto(x.get(in.GetKey()), nil), Revision: revision, Serial: serial}, nil
+		return &agentv1.GetResponse{Record: withoutData(x.get(in.GetKey())), Revision: revision, Serial: serial}, nil
 	}
 	task := &getTask{key: in.GetKey()}
 	if err := s.queue.do(ctx, task, abandoned); err != nil {
@@ -50,7 +50,7 @@ func (s *storeService) Get(ctx context.Context, in *agentv1.GetRequest) (*agentv
 	if task.record != nil {
 		audit(ctx, "Value read", "key", in.GetKey(), "revision", task.record.revision)
 	}
-	return &agentv1.GetResponse{Record: toProto(task.record, task.data), Revision: task.revision, Serial: serial}, nil
+	return &agentv1.GetResponse{Record: withData(task.record, task.data), Revision: task.revision, Serial: serial}, nil
 }
 
 // Commit implements the Store service.
@@ -103,12 +103,21 @@ func abandoned(cause error) error {
 	return agentv1.NewError(codes.DeadlineExceeded, agentv1.Reason_REASON_UNSPECIFIED, "the token has not answered yet: %v", cause)
 }
 
-func toProto(r *record, data []byte) *agentv1.Record {
+// withData gives a whole record. Data that is empty is there all the same.
+func withData(r *record, data []byte) *agentv1.Record {
+	out := withoutData(r)
+	if out != nil {
+		out.Data = append([]byte{}, data...)
+	}
+	return out
+}
+
+func withoutData(r *record) *agentv1.Record {
 	if r == nil {
 		return nil
 	}
 	return &agentv1.Record{
-		Key: r.key, Address: r.address, Meta: r.meta, Data: data, Status: r.status,
+		Key: r.key, Address: r.address, Meta: r.meta, Status: r.status,
 		Revision: r.revision, DataRevision: r.dataRevision,
 	}
 }

@@ -14,12 +14,14 @@ import (
 )
 
 const (
-	// A token that comes back is served again well within a second.
-	firstRetry, lastRetry = 20 * time.Millisecond, 400 * time.Millisecond
+	// How long is waited after a failed attempt; each time twice as long, up to
+	// a limit. A token that comes back is served again well within a second.
+	// Attempts that come to a login become rare: most logins write to its flash.
+	firstRetry, lastRetry, lastLoginRetry = 20 * time.Millisecond, 400 * time.Millisecond, time.Minute
 	// How often is looked whether a person has changed something.
 	lookInterval = time.Second
 	// How often a token that cannot be served is tried again though nothing
-	// has changed. Most logins write to its flash.
+	// has changed.
 	rareRetry = 10 * time.Minute
 	// How often an idle token is asked whether it is still there.
 	probeInterval = 2 * time.Second
@@ -72,39 +74,60 @@ type supervisor struct {
 	// onChange is told whether the token is served.
 	onChange func(ready bool)
 
-	used  bool             // The module was used before: it may remember wrongly.
-	found pkcs11.TokenInfo // At the last attempt.
+	used     bool             // The module was used before: it may remember wrongly.
+	found    pkcs11.TokenInfo // At the last attempt.
+	loggedIn bool             // The last attempt came to a login.
 }
 
 // run returns when the context ends, after the request in hand.
 func (s *supervisor) run(ctx context.Context) {
-	retry := firstRetry
+	absent, logins := backoff{limit: lastRetry}, backoff{limit: lastLoginRetry}
 	for ctx.Err() == nil {
+		began := time.Now()
 		c, err := s.connect()
 		if err == nil {
-			retry = firstRetry
 			s.enter(condition{})
 			err = s.worker.serve(ctx, c, probeInterval)
 			s.close(c.session)
 			s.state.seen(nil) // Until the next look.
+			if time.Since(began) > lastLoginRetry {
+				logins.reset()
+			}
 		}
 		if err == nil { // The context has ended.
 			break
 		}
 		now := conditionOf(err)
 		s.enter(now)
-		if now.passes() {
-			s.worker.giveUp(outcomeWait)
-			retry = s.pause(ctx, retry)
-		} else {
+		switch {
+		case !now.passes():
 			s.worker.giveUp(0)
 			s.waitForChange(ctx)
-			retry = firstRetry
+		case s.loggedIn:
+			s.worker.giveUp(outcomeWait)
+			absent.reset()
+			logins.pause(ctx)
+		default:
+			s.worker.giveUp(outcomeWait)
+			absent.pause(ctx)
 		}
 	}
 	s.enter(stopping)
 	s.worker.giveUp(0)
 }
+
+// backoff waits twice as long each time, up to a limit.
+type backoff struct{ last, limit time.Duration }
+
+func (b *backoff) pause(ctx context.Context) {
+	b.last = min(max(2*b.last, firstRetry), b.limit)
+	select {
+	case <-ctx.Done():
+	case <-time.After(b.last):
+	}
+}
+
+func (b *backoff) reset() { b.last = 0 }
 
 var stopping = condition{agentv1.Reason_REASON_LOADING, "the agent is stopping; ask again when it has been restarted"}
 
@@ -121,15 +144,6 @@ func (s *supervisor) enter(c condition) {
 		klog.InfoS("Token is not served", "reason", c.reason, "message", c.message)
 	}
 	s.onChange(c.ready())
-}
-
-// pause waits, and returns how long to wait the next time.
-func (s *supervisor) pause(ctx context.Context, retry time.Duration) time.Duration {
-	select {
-	case <-ctx.Done():
-	case <-time.After(retry):
-	}
-	return min(2*retry, lastRetry)
 }
 
 // waitForChange waits until something has changed that another attempt may
@@ -173,6 +187,7 @@ func (s *supervisor) connect() (*connection, error) {
 }
 
 func (s *supervisor) open() (c *connection, err error) {
+	s.loggedIn = false
 	if s.used {
 		if err := s.reader.Reinitialize(); err != nil {
 			return nil, err
@@ -200,7 +215,8 @@ func (s *supervisor) open() (c *connection, err error) {
 			s.close(session)
 		}
 	}()
-	login := func() error { return s.pins.login(session) }
+	login := func() error { return s.pins.login(s.reader, session) }
+	s.loggedIn = true
 	if err := login(); err != nil {
 		return nil, err
 	}

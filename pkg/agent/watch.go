@@ -107,14 +107,14 @@ func (w *watcher) send(events []*agentv1.Event, position uint64) error {
 // record gives a record of an event as the watcher wants it.
 func (w *watcher) record(r *record) (*agentv1.Record, error) {
 	if r == nil || w.in.GetWithoutData() {
-		return toProto(r, nil), nil
+		return withoutData(r), nil
 	}
 	for {
 		_, changed := w.state.now()
 		data, err := w.eventData(w.stream.Context(), r.version())
 		switch {
 		case err == nil:
-			return toProto(r, data), nil
+			return withData(r, data), nil
 		case status.Code(err) != codes.Unavailable:
 			return nil, err
 		}

@@ -184,8 +184,8 @@ type Record struct {
 	Address string `protobuf:"bytes,2,opt,name=address,proto3" json:"address,omitempty"`
 	// On the token, and in the agent's memory. Nothing secret.
 	Meta []byte `protobuf:"bytes,3,opt,name=meta,proto3" json:"meta,omitempty"`
-	// On the token only. Secret.
-	Data []byte `protobuf:"bytes,4,opt,name=data,proto3" json:"data,omitempty"`
+	// On the token only. Secret. Absent where it was to be left out of an answer.
+	Data []byte `protobuf:"bytes,4,opt,name=data,proto3,oneof" json:"data,omitempty"`
 	// In the agent's memory only: gone when the agent restarts.
 	Status []byte `protobuf:"bytes,5,opt,name=status,proto3" json:"status,omitempty"`
 	// Of the last change to any part.
@@ -1474,15 +1474,16 @@ var File_v1_agent_proto protoreflect.FileDescriptor
 
 const file_v1_agent_proto_rawDesc = "" +
 	"\n" +
-	"\x0ev1/agent.proto\x12\x10j5t.hsm.agent.v1\"\xb5\x01\n" +
+	"\x0ev1/agent.proto\x12\x10j5t.hsm.agent.v1\"\xc3\x01\n" +
 	"\x06Record\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x12\n" +
-	"\x04meta\x18\x03 \x01(\fR\x04meta\x12\x12\n" +
-	"\x04data\x18\x04 \x01(\fR\x04data\x12\x16\n" +
+	"\x04meta\x18\x03 \x01(\fR\x04meta\x12\x17\n" +
+	"\x04data\x18\x04 \x01(\fH\x00R\x04data\x88\x01\x01\x12\x16\n" +
 	"\x06status\x18\x05 \x01(\fR\x06status\x12\x1a\n" +
 	"\brevision\x18\x06 \x01(\x04R\brevision\x12#\n" +
-	"\rdata_revision\x18\a \x01(\x04R\fdataRevision\"A\n" +
+	"\rdata_revision\x18\a \x01(\x04R\fdataRevisionB\a\n" +
+	"\x05_data\"A\n" +
 	"\n" +
 	"GetRequest\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12!\n" +
@@ -1667,6 +1668,7 @@ func file_v1_agent_proto_init() {
 	if File_v1_agent_proto != nil {
 		return
 	}
+	file_v1_agent_proto_msgTypes[0].OneofWrappers = []any{}
 	file_v1_agent_proto_msgTypes[6].OneofWrappers = []any{
 		(*CommitRequest_Put)(nil),
 		(*CommitRequest_SetStatus)(nil),
