@@ -8,6 +8,7 @@ package apiserver
 
 import (
 	"fmt"
+	"net/http"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -62,6 +63,11 @@ func (c *Config) Complete() CompletedConfig {
 // New makes the server. It connects to the agents when the first request needs
 // them.
 func (c CompletedConfig) New() (*genericapiserver.GenericAPIServer, error) {
+	serializer := withoutProtobuf{Codecs}
+	build := c.generic.BuildHandlerChainFunc
+	c.generic.BuildHandlerChainFunc = func(handler http.Handler, config *genericapiserver.Config) http.Handler {
+		return build(withMetadataOnly(handler, serializer), config)
+	}
 	server, err := c.generic.New("hsm-apiserver", genericapiserver.NewEmptyDelegate())
 	if err != nil {
 		return nil, err
@@ -100,7 +106,7 @@ func (c CompletedConfig) New() (*genericapiserver.GenericAPIServer, error) {
 	}
 
 	group := genericapiserver.NewDefaultAPIGroupInfo(hsmapi.GroupName, Scheme, metav1.ParameterCodec, Codecs)
-	group.NegotiatedSerializer = withoutProtobuf{Codecs}
+	group.NegotiatedSerializer = serializer
 	group.VersionedResourcesStorageMap[v1alpha1.SchemeGroupVersion.Version] = map[string]rest.Storage{
 		"hsmsecrets":        secrets,
 		"hsmsecrets/status": secretStatus,

@@ -61,7 +61,7 @@ func TestBadInput(t *testing.T) {
 		{"direction that is none", u, spec("new", "syncDirection: Sideways"), create, []string{"spec.syncDirection", "Bidirectional"}},
 		{"Secret name that is none", u, spec("new", "secretName: Not_A_Name"), create, []string{"spec.secretName"}},
 		{"unknown field", u, spec("new", "hsmpath: secrets/a/b"), create, []string{`unknown field "spec.hsmpath"`}},
-		{"value that is not base64", u, strings.Replace(db("new", "one"), "b25l", "?", 1), create, []string{"base64"}},
+		{"value that is not base64", u, strings.Replace(db("new", "one"), "b25l", `"?"`, 1), create, []string{"base64"}},
 		{"old resourceVersion", u, strings.Replace(old, "b25l", "dHdv", 1), []string{"replace", "-f", "-"}, []string{"Conflict", "the object has been modified"}},
 	}
 	before := revision(t)

@@ -108,7 +108,7 @@ func (s *Store) GetList(ctx context.Context, key string, opts storage.ListOption
 // readPage reads a page of the records below a prefix, or the one record of a key.
 func (s *Store) readPage(ctx context.Context, key string, recursive bool, startKey string, revision uint64, limit int64) (page, error) {
 	if !recursive && revision == 0 {
-		response, err := s.backend.Get(ctx, &agentv1.GetRequest{Key: key})
+		response, err := s.backend.Get(ctx, &agentv1.GetRequest{Key: key, WithoutData: withoutData(ctx)})
 		if err != nil {
 			return page{}, err
 		}
@@ -122,7 +122,7 @@ func (s *Store) readPage(ctx context.Context, key string, recursive bool, startK
 		limit = 1 // The key itself is the first one of those that begin with it.
 	}
 	records, end, err := s.backend.List(ctx, &agentv1.ListRequest{
-		Prefix: key, StartKey: startKey, Revision: revision, Limit: limit,
+		Prefix: key, StartKey: startKey, Revision: revision, Limit: limit, WithoutData: withoutData(ctx),
 	})
 	if err != nil {
 		return page{}, err

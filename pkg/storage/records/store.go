@@ -88,7 +88,7 @@ func (s *Store) Get(ctx context.Context, key string, opts storage.GetOptions, ou
 	if err != nil {
 		return err
 	}
-	response, err := s.backend.Get(ctx, &agentv1.GetRequest{Key: key})
+	response, err := s.backend.Get(ctx, &agentv1.GetRequest{Key: key, WithoutData: withoutData(ctx)})
 	if err != nil {
 		return err
 	}

@@ -70,7 +70,7 @@ func (s *Store) Watch(ctx context.Context, key string, opts storage.ListOptions)
 		bookmarks: opts.Predicate.AllowWatchBookmarks || opts.ProgressNotify,
 		result:    make(chan watch.Event, resultBuffer),
 	}
-	request := &agentv1.WatchRequest{Prefix: key}
+	request := &agentv1.WatchRequest{Prefix: key, WithoutData: withoutData(ctx)}
 	switch {
 	case opts.SendInitialEvents != nil && *opts.SendInitialEvents:
 		w.initialEvents, w.initialBookmark, w.minimum = true, opts.Predicate.AllowWatchBookmarks, revision

@@ -79,7 +79,8 @@ func (l layout) Split(obj runtime.Object) (records.Parts, error) {
 	return parts, err
 }
 
-// Join implements records.Layout. It fills in what only the token that answered
+// Join implements records.Layout. A record without its data becomes an object
+// whose values are empty. It fills in what only the token that answered
 // can know: status.dataVersion, status.primaryDevice, status.deviceSyncStatus.
 func (l layout) Join(record *agentv1.Record, serial string, into runtime.Object) error {
 	secret, ok := into.(*hsm.HSMSecret)
@@ -104,14 +105,16 @@ func (l layout) join(record *agentv1.Record, secret *hsm.HSMSecret) error {
 	if err := runtime.DecodeInto(l.codec, record.GetMeta(), secret); err != nil {
 		return err
 	}
-	data, err := decodeData(record.GetData())
-	if err != nil {
-		return err
+	if record.Data != nil { // Else its names are enough.
+		data, err := decodeData(record.GetData())
+		if err != nil {
+			return err
+		}
+		if !slices.Equal(slices.Sorted(maps.Keys(data)), slices.Sorted(maps.Keys(secret.Data))) {
+			return errors.New("the names of its data are not those of its values")
+		}
+		secret.Data = data
 	}
-	if !slices.Equal(slices.Sorted(maps.Keys(data)), slices.Sorted(maps.Keys(secret.Data))) {
-		return errors.New("the names of its data are not those of its values")
-	}
-	secret.Data = data
 	if len(record.GetStatus()) == 0 {
 		return nil
 	}
