@@ -10,6 +10,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"j5t.io/hsm/pkg/agent"
+	"j5t.io/hsm/pkg/token"
 )
 
 type options struct {
@@ -20,6 +21,7 @@ type options struct {
 func parse(args []string) (*options, error) {
 	var o options
 	var slot uint
+	var profile string
 	fs := pflag.NewFlagSet("agent", pflag.ContinueOnError)
 	fs.SortFlags = false
 	a := &o.agent
@@ -32,6 +34,7 @@ func parse(args []string) (*options, error) {
 	fs.BoolVar(&a.Provision, "provision", false, "Make a new store on the token if it is blank and this agent has not served a store before.")
 	fs.StringVar(&a.SOPINFile, "so-pin-file", "", "File with the security officer's PIN. Only with --provision, for a token that has no user PIN yet: the PIN of --pin-file is set on it.")
 	fs.StringVar(&a.StoreID, "store-id", "", "Hexadecimal id of the store to serve. Only needed when the state directory is new and the token is not.")
+	fs.StringVar(&profile, "token-profile", "", "What the token can hold: pico, smartcard-hsm, softhsm or generic. Default: by the manufacturer and model that the token gives.")
 	fs.StringVar(&o.listen, "listen", ":9443", "Address to serve gRPC on.")
 	fs.StringVar(&a.TLS.CertFile, "tls-cert-file", "", "PEM file with the serving certificate. Required; read again at each connection.")
 	fs.StringVar(&a.TLS.KeyFile, "tls-private-key-file", "", "PEM file with its private key. Required; read again at each connection.")
@@ -56,6 +59,12 @@ func parse(args []string) (*options, error) {
 	}
 	if a.Token.Serial == "" && a.Token.Label == "" && a.Token.SlotID == nil {
 		return nil, fmt.Errorf("one of --token-serial, --token-label and --slot is required: it says which token to serve")
+	}
+	if profile != "" {
+		var err error
+		if a.Profile, err = token.ProfileNamed(profile); err != nil {
+			return nil, fmt.Errorf("--token-profile: %w", err)
+		}
 	}
 	if a.SOPINFile != "" && !a.Provision {
 		return nil, fmt.Errorf("--so-pin-file is of use only with --provision")

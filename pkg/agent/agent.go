@@ -29,6 +29,7 @@ import (
 	agentv1 "j5t.io/hsm/pkg/agent/api/v1"
 	"j5t.io/hsm/pkg/mtls"
 	"j5t.io/hsm/pkg/pkcs11"
+	"j5t.io/hsm/pkg/token"
 )
 
 // DefaultHistory bounds the history unless Options say otherwise.
@@ -49,6 +50,7 @@ type Options struct {
 	StateDir  string          // Of this agent alone. It exists.
 	Provision bool            // A blank token may be made into a new store.
 	StoreID   string          // The store to serve, in hex; empty: that of the state directory, if any.
+	Profile   token.Profile   // What the token holds. Zero: by what it says of itself.
 	TLS       mtls.Files
 
 	History     HistoryLimits      // Zero: DefaultHistory.
@@ -92,7 +94,7 @@ func newAgent(o Options, r reader) (*Agent, error) {
 	if info, err := os.Stat(o.StateDir); err != nil || !info.IsDir() {
 		return nil, fmt.Errorf("state directory %q does not exist: make it, for this agent alone", o.StateDir)
 	}
-	identity, err := newIdentity(o.StateDir, o.StoreID, o.Provision)
+	identity, err := newIdentity(o.StateDir, o.StoreID, o.Provision, o.Profile)
 	if err != nil {
 		return nil, err
 	}

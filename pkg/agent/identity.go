@@ -25,11 +25,12 @@ type identity struct {
 	storeID   string // Hex; empty: none yet.
 	saved     bool
 	provision bool
+	profile   token.Profile // Zero: by what the token says of itself.
 }
 
 // newIdentity reads which store the agent has served before. wanted, if not
 // empty, must be the same.
-func newIdentity(dir, wanted string, provision bool) (*identity, error) {
+func newIdentity(dir, wanted string, provision bool, profile token.Profile) (*identity, error) {
 	if _, err := hex.DecodeString(wanted); err != nil {
 		return nil, fmt.Errorf("store id %q is not hexadecimal: %w", wanted, err)
 	}
@@ -38,17 +39,17 @@ func newIdentity(dir, wanted string, provision bool) (*identity, error) {
 	saved := strings.TrimSpace(string(content))
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return &identity{dir: dir, storeID: wanted, provision: provision}, nil
+		return &identity{dir: dir, storeID: wanted, provision: provision, profile: profile}, nil
 	case err != nil:
 		return nil, fmt.Errorf("read which store this agent serves: %w", err)
 	case wanted != "" && wanted != saved:
 		return nil, fmt.Errorf("this agent serves store %s (%s), not the wanted %s: use another state directory, or remove the file to serve another store", saved, path, wanted)
 	}
-	return &identity{dir: dir, storeID: saved, saved: true, provision: provision}, nil
+	return &identity{dir: dir, storeID: saved, saved: true, provision: provision, profile: profile}, nil
 }
 
 func (i *identity) options() token.Options {
-	return token.Options{StoreID: i.storeID, Provision: i.provision}
+	return token.Options{StoreID: i.storeID, Provision: i.provision, Profile: i.profile}
 }
 
 // remember writes down the store that was opened, for all time.

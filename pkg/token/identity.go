@@ -82,7 +82,7 @@ func (s *Store) readKeyring(object pkcs11.Object, pair ecdh.KeyExchanger, o Opti
 	switch {
 	case o.StoreID == k.store.String() || cutShort:
 	case o.StoreID == "":
-		return nil, nil, errorf(Foreign, "the token holds store %s, and this agent has served none yet. To serve that store give its id; to begin a new one erase the token", k.store)
+		return nil, nil, errorf(Foreign, "the token holds store %s, and this agent has served none yet. To serve that store start the agent with --store-id=%s; to begin a new one erase the token", k.store, k.store)
 	default:
 		return nil, nil, errorf(Foreign, "the token holds store %s, and this agent serves store %s. Insert the right token, or adopt the one that is there", k.store, o.StoreID)
 	}

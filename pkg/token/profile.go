@@ -2,7 +2,12 @@
 
 package token
 
-import "j5t.io/hsm/pkg/pkcs11"
+import (
+	"fmt"
+	"strings"
+
+	"j5t.io/hsm/pkg/pkcs11"
+)
 
 // Profile is what a kind of token holds. Its limits are what keeps a create
 // honest: beyond them tokens say CKR_OK and lose the object.
@@ -51,6 +56,18 @@ func ProfileFor(info pkcs11.TokenInfo) Profile {
 		}
 	}
 	panic("the last profile matches every token")
+}
+
+// ProfileNamed is the profile of a name, for a token that does not say what it is.
+func ProfileNamed(name string) (Profile, error) {
+	var names []string
+	for _, p := range profiles {
+		if p.Name == name {
+			return p.Profile, nil
+		}
+		names = append(names, p.Name)
+	}
+	return Profile{}, fmt.Errorf("there is no token profile %q: choose one of %s", name, strings.Join(names, ", "))
 }
 
 // Usage is how much of a token is used, and by what.
