@@ -50,7 +50,7 @@ func (d *Discovery) listen(ctx context.Context) {
 
 // receive notifies of the events of one source until it ends, and closes it.
 func (d *Discovery) receive(ctx context.Context, source Source) error {
-	stop := context.AfterFunc(ctx, func() { source.Close() })
+	stop := context.AfterFunc(ctx, func() { _ = source.Close() })
 	defer source.Close()
 	defer stop()
 	for {

@@ -68,7 +68,6 @@ func nitrokey(place int, serial string) sysfstest.USB {
 	return device
 }
 
-// hsmDevice returns an HSMDevice; older ones have a smaller age.
 func hsmDevice(name string, spec v1alpha1.HSMDeviceSpec) *v1alpha1.HSMDevice {
 	if spec.DeviceType == "" {
 		spec.DeviceType = v1alpha1.DeviceTypePicoHSM

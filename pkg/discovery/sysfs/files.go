@@ -78,7 +78,7 @@ func fromFile(sys *os.Root, file string, info fs.FileInfo) Device {
 		if name := kernelName(dir); name != "" {
 			device.Path = name
 		}
-		dir.Close()
+		_ = dir.Close()
 	}
 	if usb, err := usbParent(sys, entry); err == nil {
 		usb.Path, usb.Mode = device.Path, device.Mode

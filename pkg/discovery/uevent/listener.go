@@ -42,13 +42,13 @@ func listen(protocol int, groups uint32) (*Listener, error) {
 		return nil, fmt.Errorf("uevent: open a netlink socket: %w", err)
 	}
 	if err := unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Groups: groups}); err != nil {
-		unix.Close(fd)
+		_ = unix.Close(fd)
 		return nil, fmt.Errorf("uevent: join the kernel's group: %w", err)
 	}
 	file := os.NewFile(uintptr(fd), "uevent")
 	conn, err := file.SyscallConn()
 	if err != nil {
-		file.Close()
+		_ = file.Close()
 		return nil, fmt.Errorf("uevent: wait for the netlink socket: %w", err)
 	}
 	return &Listener{file: file, conn: conn, buf: make([]byte, maxMessage)}, nil

@@ -112,7 +112,7 @@ func (t Tree) write(file, content string) error {
 	if err := os.MkdirAll(filepath.Dir(t.path(file)), 0o755); err != nil {
 		return err
 	}
-	return os.WriteFile(t.path(file), []byte(content), 0o444)
+	return os.WriteFile(t.path(file), []byte(content), 0o400)
 }
 
 // link makes a relative link, as all links of sysfs are.
