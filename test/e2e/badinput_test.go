@@ -104,8 +104,28 @@ func TestBadInput(t *testing.T) {
 			}
 		})
 	}
+	t.Run("value over the token's limit", func(t *testing.T) {
+		restartAgent(t, "--token-profile=pico")
+		defer restartAgent(t)
+		before := revision(t)
+		u := u
+		u.T = t
+		contains(t, u.with(db("large", strings.Repeat("x", 100<<10))).fail("create", "-f", "-"), "RequestEntityTooLarge", "65536", "pico")
+		if after := revision(t); after != before {
+			t.Errorf("something was written: the store moved from revision %d to %d", before, after)
+		}
+	})
 	if !t.Failed() {
-		fmt.Printf("figure: bad-inputs-tested %d\n", len(inputs)+len(agents))
+		fmt.Printf("figure: bad-inputs-tested %d\n", len(inputs)+len(agents)+1)
+	}
+}
+
+// restartAgent ends the agent and starts it with these flags more.
+func restartAgent(t *testing.T, args ...string) {
+	t.Helper()
+	hsm.Agent.Kill()
+	if err := hsm.StartAgent(t.Context(), args...); err != nil {
+		t.Fatal(err)
 	}
 }
 
