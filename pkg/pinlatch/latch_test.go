@@ -86,7 +86,7 @@ type step struct {
 	sent   bool
 }
 
-func leave(t *token, dir string) {
+func leave(_ *token, dir string) {
 	if err := os.WriteFile(filepath.Join(dir, "allow-login"), nil, 0o600); err != nil {
 		panic(err)
 	}

@@ -15,14 +15,12 @@ const (
 	CKRGeneralError               uint = pkcs11.CKR_GENERAL_ERROR
 	CKRFunctionFailed             uint = pkcs11.CKR_FUNCTION_FAILED
 	CKRArgumentsBad               uint = pkcs11.CKR_ARGUMENTS_BAD
-	CKRAttributeReadOnly          uint = pkcs11.CKR_ATTRIBUTE_READ_ONLY
 	CKRDataLenRange               uint = pkcs11.CKR_DATA_LEN_RANGE
 	CKRDeviceError                uint = pkcs11.CKR_DEVICE_ERROR
 	CKRDeviceMemory               uint = pkcs11.CKR_DEVICE_MEMORY
 	CKRDeviceRemoved              uint = pkcs11.CKR_DEVICE_REMOVED
 	CKRKeyHandleInvalid           uint = pkcs11.CKR_KEY_HANDLE_INVALID
 	CKRObjectHandleInvalid        uint = pkcs11.CKR_OBJECT_HANDLE_INVALID
-	CKROperationActive            uint = pkcs11.CKR_OPERATION_ACTIVE
 	CKRPINIncorrect               uint = pkcs11.CKR_PIN_INCORRECT
 	CKRPINInvalid                 uint = pkcs11.CKR_PIN_INVALID
 	CKRPINLenRange                uint = pkcs11.CKR_PIN_LEN_RANGE
@@ -30,7 +28,6 @@ const (
 	CKRPINLocked                  uint = pkcs11.CKR_PIN_LOCKED
 	CKRSessionClosed              uint = pkcs11.CKR_SESSION_CLOSED
 	CKRSessionHandleInvalid       uint = pkcs11.CKR_SESSION_HANDLE_INVALID
-	CKRTemplateInconsistent       uint = pkcs11.CKR_TEMPLATE_INCONSISTENT
 	CKRTokenNotPresent            uint = pkcs11.CKR_TOKEN_NOT_PRESENT
 	CKRTokenNotRecognized         uint = pkcs11.CKR_TOKEN_NOT_RECOGNIZED
 	CKRUserAlreadyLoggedIn        uint = pkcs11.CKR_USER_ALREADY_LOGGED_IN
