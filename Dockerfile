@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+#
 # One target per binary:
 #   docker build --target apiserver --tag hsm-apiserver .
 #   docker build --target agent --tag hsm-agent .

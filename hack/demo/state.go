@@ -63,7 +63,7 @@ func (s state) up(ctx context.Context) error {
 	}
 	defer log.Close()
 	// A session of its own: the end of this terminal is not the end of the cluster.
-	supervisor := exec.Command(self, superviseCommand)
+	supervisor := exec.CommandContext(context.WithoutCancel(ctx), self, superviseCommand)
 	supervisor.Stdout = log
 	supervisor.Stderr = log
 	supervisor.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
