@@ -20,6 +20,10 @@ import (
 	"j5t.io/hsm/test/faulttoken"
 )
 
+// patience is how soon an answer has to come; well above what is designed, for
+// machines that are busy.
+const patience = 4 * time.Second
+
 // refused makes every request that needs the store, and returns their reasons.
 func (h *harness) refused() map[string]error {
 	h.Helper()
@@ -62,7 +66,7 @@ func TestTokenPulledAndPutBack(t *testing.T) {
 	if _, err := h.store.Get(h.ctx, &agentv1.GetRequest{Key: "a"}); agentv1.ReasonOf(err) != agentv1.Reason_REASON_TOKEN_ABSENT {
 		t.Errorf("get from a pulled token: %v", err)
 	}
-	if took := time.Since(began); took > time.Second {
+	if took := time.Since(began); took > patience {
 		t.Errorf("the reason came after %v", took)
 	}
 	h.expectRefused(agentv1.Reason_REASON_TOKEN_ABSENT)
@@ -73,7 +77,7 @@ func TestTokenPulledAndPutBack(t *testing.T) {
 	began = time.Now()
 	h.reader.plug()
 	h.await(agentv1.Reason_REASON_UNSPECIFIED)
-	if took := time.Since(began); took > time.Second {
+	if took := time.Since(began); took > patience {
 		t.Errorf("ready %v after the token came back", took)
 	}
 	if got := h.get("a"); string(got.GetData()) != "x" || got.GetRevision() != created.GetRevision() {
@@ -184,7 +188,7 @@ func TestOutcomeStaysUnknownWhileTheTokenIsAway(t *testing.T) {
 	if agentv1.ReasonOf(err) != agentv1.Reason_REASON_OUTCOME_UNKNOWN {
 		t.Fatalf("error is %v", err)
 	}
-	if took := time.Since(began); took > 2*time.Second {
+	if took := time.Since(began); took > patience {
 		t.Errorf("the reason came after %v", took)
 	}
 	h.reader.plug()

@@ -131,7 +131,7 @@ func TestSlowWatcherExpiresAndBlocksNobody(t *testing.T) {
 	h.await(agentv1.Reason_REASON_UNSPECIFIED)
 	slow := h.watch(&agentv1.WatchRequest{})
 	fast := h.watch(&agentv1.WatchRequest{})
-	data := strings.Repeat("x", 1<<20)
+	data := strings.Repeat("x", 128<<10)
 	revision := uint64(0)
 	// More than gRPC buffers, and than the history keeps.
 	for range 40 {
