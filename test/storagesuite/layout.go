@@ -79,16 +79,16 @@ func (l *layout) Split(obj runtime.Object) (records.Parts, error) {
 }
 
 // Join implements records.Layout.
-func (l *layout) Join(record *agentv1.Record, serial string, into runtime.Object) error {
+func (l *layout) Join(record *agentv1.Record, from records.Source, into runtime.Object) error {
 	if plain, ok := l.split.LoadAndDelete(unsafe.SliceData(record.GetData())); ok {
-		return l.Whole.Join(&agentv1.Record{Data: plain.([]byte)}, serial, into)
+		return l.Whole.Join(&agentv1.Record{Data: plain.([]byte)}, from, into)
 	}
 	t := *l.transformer.Load()
 	data, _, err := t.TransformFromStorage(context.Background(), record.GetData(), value.DefaultContext(record.GetKey()))
 	if err != nil {
 		return err
 	}
-	return l.Whole.Join(&agentv1.Record{Data: data}, serial, into)
+	return l.Whole.Join(&agentv1.Record{Data: data}, from, into)
 }
 
 // codec can be made to fail.

@@ -146,8 +146,8 @@ func (c *Client) begin(ctx context.Context, kind kind, f call) (address string, 
 		case context.Cause(guarded) == errSilent:
 			c.drop(connection)
 			err = errSilent
-		case reused && sentTo.Addr == nil && status.Code(err) == codes.Unavailable:
-			// It was lost before the call; nothing was sent.
+		case reused && isLost(err) && (kind == isRead || sentTo.Addr == nil):
+			// It may have been lost before the call. No change was sent.
 			c.drop(connection)
 			continue
 		}

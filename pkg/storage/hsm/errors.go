@@ -100,6 +100,12 @@ func apiError(address string, err error, kind kind) error {
 	return apierrors.NewInternalError(errors.New(message))
 }
 
+// isLost tells a lost connection from an agent that says that it cannot serve.
+func isLost(err error) bool {
+	said, _ := status.FromError(err)
+	return said.Code() == codes.Unavailable && len(said.Details()) == 0
+}
+
 // unavailable also tells programs why.
 func unavailable(reason agentv1.Reason, message string) error {
 	err := apierrors.NewServiceUnavailable(message)

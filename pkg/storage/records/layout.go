@@ -23,15 +23,22 @@ type Parts struct {
 	Meta, Data, Status []byte
 }
 
+// Source says how a record was read.
+type Source struct {
+	Serial string // Of the token; empty when there is none.
+	// WithoutData says that data was not asked for. Else a record without it has none.
+	WithoutData bool
+}
+
 // Layout says which part of an object lies where in its record.
 type Layout interface {
 	// Split takes an object without a resourceVersion apart. Equal objects give
 	// equal bytes: what has not changed is not written.
 	Split(obj runtime.Object) (Parts, error)
-	// Join puts an object together from its record and the serial of the token
-	// that the record was read from; the store sets the resourceVersion. The
-	// error wraps ErrCorrupt when the record cannot be understood.
-	Join(record *agentv1.Record, serial string, into runtime.Object) error
+	// Join puts an object together from its record; the store sets the
+	// resourceVersion. The error wraps ErrCorrupt when the record cannot be
+	// understood.
+	Join(record *agentv1.Record, from Source, into runtime.Object) error
 	// AddressField names the field that is the address of an object; nil when
 	// objects have none.
 	AddressField() *field.Path
@@ -49,7 +56,7 @@ func (w Whole) Split(obj runtime.Object) (Parts, error) {
 }
 
 // Join implements Layout.
-func (w Whole) Join(record *agentv1.Record, _ string, into runtime.Object) error {
+func (w Whole) Join(record *agentv1.Record, _ Source, into runtime.Object) error {
 	if err := runtime.DecodeInto(w.Codec, record.GetData(), into); err != nil {
 		return fmt.Errorf("%w: %w", ErrCorrupt, err)
 	}

@@ -37,7 +37,7 @@ type page struct {
 	records   []*agentv1.Record
 	revision  uint64
 	remaining int64
-	serial    string
+	from      Source
 }
 
 // GetList implements storage.Interface. Its error leaves the list unusable.
@@ -112,7 +112,7 @@ func (s *Store) readPage(ctx context.Context, key string, recursive bool, startK
 		if err != nil {
 			return page{}, err
 		}
-		p := page{revision: response.GetRevision(), serial: response.GetSerial()}
+		p := page{revision: response.GetRevision(), from: Source{response.GetSerial(), withoutData(ctx)}}
 		if r := response.GetRecord(); r != nil {
 			p.records = append(p.records, r)
 		}
@@ -127,7 +127,7 @@ func (s *Store) readPage(ctx context.Context, key string, recursive bool, startK
 	if err != nil {
 		return page{}, err
 	}
-	p := page{records: records, revision: end.GetRevision(), remaining: end.GetRemaining(), serial: end.GetSerial()}
+	p := page{records: records, revision: end.GetRevision(), remaining: end.GetRemaining(), from: Source{end.GetSerial(), withoutData(ctx)}}
 	if !recursive {
 		p.remaining = 0
 		if len(records) > 0 && records[0].GetKey() != key {
@@ -145,7 +145,7 @@ func (s *Store) appendMatching(items reflect.Value, p page, predicate storage.Se
 			return i, nil
 		}
 		obj := reflect.New(items.Type().Elem())
-		if err := s.join(r, p.serial, obj.Interface().(runtime.Object)); err != nil {
+		if err := s.join(r, p.from, obj.Interface().(runtime.Object)); err != nil {
 			if err := failed.add(r.GetKey(), err); err != nil {
 				return i, err
 			}

@@ -73,7 +73,11 @@ func (m *memory) at(revision uint64) map[string]*agentv1.Record {
 func (m *memory) Get(ctx context.Context, in *agentv1.GetRequest) (*agentv1.GetResponse, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return &agentv1.GetResponse{Record: clone(m.at(m.revision())[in.GetKey()]), Revision: m.revision(), Serial: memorySerial}, ctx.Err()
+	r := clone(m.at(m.revision())[in.GetKey()])
+	if r != nil && in.GetWithoutData() {
+		r.Data = nil
+	}
+	return &agentv1.GetResponse{Record: r, Revision: m.revision(), Serial: memorySerial}, ctx.Err()
 }
 
 func (m *memory) List(ctx context.Context, in *agentv1.ListRequest) ([]*agentv1.Record, *agentv1.ListEnd, error) {
@@ -92,7 +96,11 @@ func (m *memory) List(ctx context.Context, in *agentv1.ListRequest) ([]*agentv1.
 	var list []*agentv1.Record
 	for key, r := range m.at(revision) {
 		if strings.HasPrefix(key, in.GetPrefix()) && key >= in.GetStartKey() {
-			list = append(list, clone(r))
+			r = clone(r)
+			if in.GetWithoutData() {
+				r.Data = nil
+			}
+			list = append(list, r)
 		}
 	}
 	slices.SortFunc(list, func(a, b *agentv1.Record) int { return strings.Compare(a.GetKey(), b.GetKey()) })

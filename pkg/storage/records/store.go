@@ -97,7 +97,7 @@ func (s *Store) Get(ctx context.Context, key string, opts storage.GetOptions, ou
 	}
 	switch {
 	case response.GetRecord() != nil:
-		return s.readError(key, s.join(response.GetRecord(), response.GetSerial(), out))
+		return s.readError(key, s.join(response.GetRecord(), Source{response.GetSerial(), withoutData(ctx)}, out))
 	case opts.IgnoreNotFound:
 		return runtime.SetZeroValue(out)
 	}
@@ -198,11 +198,11 @@ func (s *Store) split(obj runtime.Object) (Parts, error) {
 }
 
 // join puts an object together, as of the revision of its record.
-func (s *Store) join(record *agentv1.Record, serial string, into runtime.Object) error {
+func (s *Store) join(record *agentv1.Record, from Source, into runtime.Object) error {
 	if _, err := conversion.EnforcePtr(into); err != nil {
 		return fmt.Errorf("unable to convert output object to pointer: %w", err)
 	}
-	if err := s.layout.Join(record, serial, into); err != nil {
+	if err := s.layout.Join(record, from, into); err != nil {
 		return err
 	}
 	return s.versioner.UpdateObject(into, record.GetRevision())
@@ -212,7 +212,7 @@ func (s *Store) join(record *agentv1.Record, serial string, into runtime.Object)
 func (s *Store) joinCommitted(key string, parts Parts, response *agentv1.CommitResponse, into runtime.Object) error {
 	record := parts.record(key)
 	record.Revision, record.DataRevision = response.GetRevision(), response.GetDataRevision()
-	return s.readError(key, s.join(record, response.GetSerial(), into))
+	return s.readError(key, s.join(record, Source{Serial: response.GetSerial()}, into))
 }
 
 func (p Parts) record(key string) *agentv1.Record {

@@ -23,7 +23,7 @@ import (
 type state struct {
 	obj    runtime.Object
 	record *agentv1.Record
-	serial string
+	from   Source
 	// current says that the backend gave the state, not the caller.
 	current bool
 }
@@ -57,14 +57,14 @@ func (l loader) load(ctx context.Context) (state, error) {
 	if err != nil {
 		return state{}, err
 	}
-	st := state{obj: l.new(), record: response.GetRecord(), serial: response.GetSerial(), current: true}
+	st := state{obj: l.new(), record: response.GetRecord(), from: Source{Serial: response.GetSerial()}, current: true}
 	if st.record == nil {
 		if !l.absentIsEmpty {
 			return state{}, storage.NewKeyNotFoundError(l.key, 0)
 		}
 		return st, runtime.SetZeroValue(st.obj)
 	}
-	err = l.store.join(st.record, st.serial, st.obj)
+	err = l.store.join(st.record, st.from, st.obj)
 	switch {
 	case !l.mustBeCorrupt && err != nil:
 		return state{}, storage.NewInternalError(err)
@@ -129,7 +129,7 @@ func (s *Store) GuaranteedUpdate(ctx context.Context, key string, destination ru
 		}
 		if st.record != nil && parts.equal(st.parts()) {
 			if st.current {
-				return s.readError(l.key, s.join(st.record, st.serial, destination))
+				return s.readError(l.key, s.join(st.record, st.from, destination))
 			}
 			// Only the backend knows whether that is what is stored.
 			st, err = l.load(ctx)
@@ -193,7 +193,7 @@ func (s *Store) Delete(ctx context.Context, key string, out runtime.Object, prec
 			return nil
 		}
 		st.record.Revision = response.GetRevision()
-		return s.readError(l.key, s.join(st.record, st.serial, out))
+		return s.readError(l.key, s.join(st.record, st.from, out))
 	}
 	return err
 }

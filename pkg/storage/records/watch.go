@@ -43,7 +43,7 @@ type watcher struct {
 	next      func() (*agentv1.WatchResponse, error)
 	endStream context.CancelFunc
 	position  uint64 // Every change up to it has been sent.
-	serial    string
+	from      Source
 	progress  chan struct{} // Asks for a bookmark; nil when nobody may ask.
 
 	result chan watch.Event
@@ -97,7 +97,8 @@ func (s *Store) Watch(ctx context.Context, key string, opts storage.ListOptions)
 		w.cancel()
 		return nil, err
 	}
-	w.next, w.position, w.serial = next, first.GetRevision(), first.GetSerial()
+	w.next, w.position = next, first.GetRevision()
+	w.from = Source{first.GetSerial(), withoutData(ctx)}
 	go w.run(ctx, stream, err)
 	return w, nil
 }
@@ -209,7 +210,7 @@ func (w *watcher) sendInitialEvents(ctx context.Context) error {
 		return storage.NewTooLargeResourceVersionError(minimum, p.revision, 1)
 	}
 	for _, r := range p.records {
-		obj, err := w.object(r, r.GetRevision(), p.serial)
+		obj, err := w.object(r, r.GetRevision(), p.from)
 		if err != nil {
 			return err
 		}
@@ -228,7 +229,7 @@ func (w *watcher) sendInitialEvents(ctx context.Context) error {
 
 func (w *watcher) sendEvents(ctx context.Context, response *agentv1.WatchResponse) error {
 	if serial := response.GetSerial(); serial != "" {
-		w.serial = serial
+		w.from.Serial = serial
 	}
 	for _, e := range response.GetEvents() {
 		if e.GetRevision() <= w.position || !w.recursive && keyOf(e) != w.key {
@@ -266,12 +267,12 @@ func (w *watcher) event(e *agentv1.Event) (*watch.Event, error) {
 	var current, previous runtime.Object
 	var err error
 	if r := e.GetRecord(); r != nil {
-		if current, err = w.object(r, e.GetRevision(), w.serial); err != nil {
+		if current, err = w.object(r, e.GetRevision(), w.from); err != nil {
 			return nil, err
 		}
 	}
 	if r := e.GetPrevious(); r != nil && (current == nil || !w.predicate.Empty()) {
-		previous, err = w.object(r, e.GetRevision(), w.serial)
+		previous, err = w.object(r, e.GetRevision(), w.from)
 		switch {
 		case err == nil:
 		case current == nil && isCorrupt(err):
@@ -297,9 +298,9 @@ func (w *watcher) event(e *agentv1.Event) (*watch.Event, error) {
 	return nil, nil
 }
 
-func (w *watcher) object(r *agentv1.Record, revision uint64, serial string) (runtime.Object, error) {
+func (w *watcher) object(r *agentv1.Record, revision uint64, from Source) (runtime.Object, error) {
 	obj := w.store.newFunc()
-	if err := w.store.join(r, serial, obj); err != nil {
+	if err := w.store.join(r, from, obj); err != nil {
 		return nil, storage.NewInternalError(err)
 	}
 	return obj, w.store.versioner.UpdateObject(obj, revision)

@@ -79,33 +79,33 @@ func (l layout) Split(obj runtime.Object) (records.Parts, error) {
 	return parts, err
 }
 
-// Join implements records.Layout. A record without its data becomes an object
-// whose values are empty. It fills in what only the token that answered
+// Join implements records.Layout. A record read without its data becomes an
+// object whose values are empty. It fills in what only the token that answered
 // can know: status.dataVersion, status.primaryDevice, status.deviceSyncStatus.
-func (l layout) Join(record *agentv1.Record, serial string, into runtime.Object) error {
+func (l layout) Join(record *agentv1.Record, from records.Source, into runtime.Object) error {
 	secret, ok := into.(*hsm.HSMSecret)
 	if !ok {
 		return fmt.Errorf("an HSMSecret is stored here, not a %T", into)
 	}
-	if err := l.join(record, secret); err != nil {
+	if err := l.join(record, from, secret); err != nil {
 		return fmt.Errorf("%w: %w", records.ErrCorrupt, err)
 	}
 	version := strconv.FormatUint(record.GetDataRevision(), 10)
 	secret.Status.DataVersion = version
-	secret.Status.PrimaryDevice = serial
+	secret.Status.PrimaryDevice = from.Serial
 	secret.Status.DeviceSyncStatus = []hsm.DeviceSyncStatus{{
-		SerialNumber: serial,
+		SerialNumber: from.Serial,
 		SyncStatus:   hsm.SyncStatusInSync,
 		DataVersion:  version,
 	}}
 	return nil
 }
 
-func (l layout) join(record *agentv1.Record, secret *hsm.HSMSecret) error {
+func (l layout) join(record *agentv1.Record, from records.Source, secret *hsm.HSMSecret) error {
 	if err := runtime.DecodeInto(l.codec, record.GetMeta(), secret); err != nil {
 		return err
 	}
-	if record.Data != nil { // Else its names are enough.
+	if !from.WithoutData {
 		data, err := decodeData(record.GetData())
 		if err != nil {
 			return err

@@ -1,0 +1,203 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package hsm_test
+
+import (
+	"context"
+	"net"
+	"sync"
+	"testing"
+
+	"google.golang.org/grpc"
+
+	agentv1 "j5t.io/hsm/pkg/agent/api/v1"
+	"j5t.io/hsm/pkg/mtls"
+	"j5t.io/hsm/pkg/storage/hsm"
+	"j5t.io/hsm/test/pki"
+)
+
+// double is an agent that fails as it is told.
+type double struct {
+	agentv1.UnimplementedStoreServer
+	status agentv1.StatusResponse
+	get    func(context.Context, *agentv1.GetRequest) (*agentv1.GetResponse, error)
+	list   func(*agentv1.ListRequest, grpc.ServerStreamingServer[agentv1.ListResponse]) error
+	commit func(context.Context, *agentv1.CommitRequest) (*agentv1.CommitResponse, error)
+}
+
+func (d *double) Status(context.Context, *agentv1.StatusRequest) (*agentv1.StatusResponse, error) {
+	return &agentv1.StatusResponse{
+		StoreId: d.status.GetStoreId(), Reason: d.status.GetReason(), Message: d.status.GetMessage(), Revision: d.status.GetRevision(),
+	}, nil
+}
+
+func (d *double) Get(ctx context.Context, in *agentv1.GetRequest) (*agentv1.GetResponse, error) {
+	return d.get(ctx, in)
+}
+
+func (d *double) List(in *agentv1.ListRequest, stream grpc.ServerStreamingServer[agentv1.ListResponse]) error {
+	return d.list(in, stream)
+}
+
+func (d *double) Commit(ctx context.Context, in *agentv1.CommitRequest) (*agentv1.CommitResponse, error) {
+	return d.commit(ctx, in)
+}
+
+// answering is a double that answers every get with one record.
+func answering(storeID, key string) *double {
+	d := &double{get: func(context.Context, *agentv1.GetRequest) (*agentv1.GetResponse, error) {
+		return &agentv1.GetResponse{Record: &agentv1.Record{Key: key}, Revision: 1}, nil
+	}}
+	d.status.StoreId = storeID
+	return d
+}
+
+// authority signs the certificates of doubles and their client.
+type authority struct {
+	t      *testing.T
+	ca     *pki.CA
+	client mtls.Files
+}
+
+func newAuthority(t *testing.T) authority {
+	t.Helper()
+	ca, err := pki.NewCA(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := authority{t: t, ca: ca}
+	a.client = a.files("client", pki.Client)
+	return a
+}
+
+func (a authority) files(name string, usage pki.Usage) mtls.Files {
+	a.t.Helper()
+	cert, key, err := a.ca.Issue(name, usage)
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	return mtls.Files{CertFile: cert, KeyFile: key, CAFile: a.ca.CertFile}
+}
+
+// serve starts a double at an address, which is free if it has port 0.
+func (a authority) serve(d *double, address string) (_ string, stop func()) {
+	a.t.Helper()
+	creds, err := a.files("agent", pki.Server).Server()
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	server := grpc.NewServer(grpc.Creds(creds))
+	agentv1.RegisterStoreServer(server, d)
+	listener, err := net.Listen("tcp", address)
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_ = server.Serve(listener)
+	}()
+	stop = func() { server.Stop(); <-done }
+	a.t.Cleanup(stop)
+	return listener.Addr().String(), stop
+}
+
+func (a authority) connect(addresses ...string) *hsm.Client {
+	a.t.Helper()
+	c, err := hsm.NewClient(addresses, a.client)
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	a.t.Cleanup(func() { _ = c.Close() })
+	return c
+}
+
+// proxy is the network before an agent. When it is frozen, connections stay
+// and carry nothing, as those of a stopped process or a lost node.
+type proxy struct {
+	address string
+	mu      sync.Mutex
+	frozen  chan struct{} // Closed while it is not frozen.
+}
+
+func newProxy(t *testing.T, target string) *proxy {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &proxy{address: listener.Addr().String(), frozen: make(chan struct{})}
+	close(p.frozen)
+	var wg sync.WaitGroup
+	var mu sync.Mutex
+	var conns []net.Conn
+	t.Cleanup(func() {
+		p.thaw()
+		_ = listener.Close()
+		mu.Lock()
+		for _, c := range conns {
+			_ = c.Close()
+		}
+		mu.Unlock()
+		wg.Wait()
+	})
+	wg.Go(func() {
+		for {
+			from, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			to, err := net.Dial("tcp", target)
+			if err != nil {
+				_ = from.Close()
+				continue
+			}
+			mu.Lock()
+			conns = append(conns, from, to)
+			mu.Unlock()
+			wg.Go(func() { p.carry(from, to) })
+			wg.Go(func() { p.carry(to, from) })
+		}
+	})
+	return p
+}
+
+func (p *proxy) carry(from, to net.Conn) {
+	defer func() { _ = to.Close() }()
+	buffer := make([]byte, 32<<10)
+	for {
+		n, err := from.Read(buffer)
+		p.wait()
+		if n > 0 {
+			if _, err := to.Write(buffer[:n]); err != nil {
+				return
+			}
+		}
+		if err != nil {
+			return
+		}
+	}
+}
+
+func (p *proxy) wait() {
+	p.mu.Lock()
+	frozen := p.frozen
+	p.mu.Unlock()
+	<-frozen
+}
+
+func (p *proxy) freeze() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.frozen = make(chan struct{})
+}
+
+func (p *proxy) thaw() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	select {
+	case <-p.frozen:
+	default:
+		close(p.frozen)
+	}
+}
