@@ -3,178 +3,26 @@
 package discovery_test
 
 import (
-	"context"
 	"errors"
 	"io"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/runtime/schema"
 	metadatafake "k8s.io/client-go/metadata/fake"
 	clienttesting "k8s.io/client-go/testing"
 
 	"j5t.io/hsm/pkg/apis/hsm/v1alpha1"
 	"j5t.io/hsm/pkg/discovery"
 	"j5t.io/hsm/pkg/discovery/report"
-	"j5t.io/hsm/pkg/discovery/sysfs/sysfstest"
 	"j5t.io/hsm/pkg/discovery/uevent"
 	hsmfake "j5t.io/hsm/pkg/generated/clientset/versioned/fake"
-)
-
-var (
-	nodes = schema.GroupVersionResource{Version: "v1", Resource: "nodes"}
-	pods  = schema.GroupVersionResource{Version: "v1", Resource: "pods"}
-)
-
-// source is a made-up kernel. Every source of a rig receives from the same channel.
-type source struct {
-	outcomes <-chan error
-	closed   chan struct{}
-}
-
-func (s *source) Receive() (uevent.Event, error) {
-	select {
-	case <-s.closed:
-		return uevent.Event{}, io.ErrClosedPipe
-	case err := <-s.outcomes:
-		return uevent.Event{Action: "add", DevPath: "/devices/usb1/1-1", Env: map[string]string{"SUBSYSTEM": "usb"}}, err
-	}
-}
-
-func (s *source) Close() error {
-	select {
-	case <-s.closed:
-	default:
-		close(s.closed)
-	}
-	return nil
-}
-
-// rig is a discovery in a bubble of made-up time, on a made-up node and cluster.
-type rig struct {
-	t        *testing.T
-	tree     sysfstest.Tree
-	hsm      *hsmfake.Clientset
-	metadata *metadatafake.FakeMetadataClient
-	// kernel sends events, by nil, or errors.
-	kernel chan error
-	// opened is how often the source was opened.
-	opened  atomic.Int32
-	scans   *prometheus.Registry
-	started time.Time
-	stop    func()
-}
-
-// newRig starts discovery in the bubble of t. Objects are HSMDevices and HSMPools.
-func newRig(t *testing.T, podAnnotations map[string]string, prepare func(*rig), objects ...runtime.Object) *rig {
-	t.Helper()
-	scheme := metadatafake.NewTestScheme()
-	must(t, metav1.AddMetaToScheme(scheme))
-	r := &rig{
-		t:    t,
-		tree: newTree(t, pico(1, "E1")),
-		hsm:  hsmfake.NewSimpleClientset(objects...),
-		metadata: metadatafake.NewSimpleMetadataClient(scheme,
-			&metav1.PartialObjectMetadata{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Node"}, ObjectMeta: metav1.ObjectMeta{Name: node}},
-			&metav1.PartialObjectMetadata{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Pod"}, ObjectMeta: metav1.ObjectMeta{
-				Namespace: "hsm-system", Name: "discovery-abcde", UID: "1", Annotations: podAnnotations,
-			}},
-		),
-		kernel: make(chan error),
-		scans:  prometheus.NewRegistry(),
-	}
-	if prepare != nil {
-		prepare(r)
-	}
-	ctx, cancel := context.WithCancel(t.Context())
-	done := make(chan struct{})
-	r.started = time.Now()
-	go func() {
-		defer close(done)
-		err := discovery.New(discovery.Config{
-			Matcher:        newMatcher(t, r.tree.Host),
-			PodNamespace:   "hsm-system",
-			PodName:        "discovery-abcde",
-			RescanInterval: 30 * time.Second,
-			HSM:            r.hsm,
-			Metadata:       r.metadata,
-			Metrics:        discovery.NewMetrics(r.scans),
-			Listen: func() (discovery.Source, error) {
-				r.opened.Add(1)
-				return &source{outcomes: r.kernel, closed: make(chan struct{})}, nil
-			},
-		}).Run(ctx)
-		if err != nil {
-			t.Error(err)
-		}
-	}()
-	r.stop = func() { cancel(); <-done }
-	return r
-}
-
-// after lets time pass, and everything come to rest.
-func (r *rig) after(d time.Duration) {
-	time.Sleep(d) // made-up time
-	synctest.Wait()
-}
-
-// writes is how often the report was written.
-func (r *rig) writes() (count int) {
-	for _, action := range r.metadata.Actions() {
-		if action.Matches("patch", "pods") {
-			count++
-		}
-	}
-	return count
-}
-
-// reports fails unless the pod's report says so, one line an entry.
-func (r *rig) reports(what string, want ...string) {
-	r.t.Helper()
-	pod, err := r.metadata.Resource(pods).Namespace("hsm-system").Get(r.t.Context(), "discovery-abcde", metav1.GetOptions{})
-	must(r.t, err)
-	value, found := pod.Annotations[report.Annotation]
-	if !found {
-		if len(want) > 0 {
-			r.t.Errorf("%s: no report, want %q", what, want)
-		}
-		return
-	}
-	entries, err := report.Decode(value)
-	must(r.t, err)
-	if len(entries) != len(want) {
-		r.t.Errorf("%s: got %s, want %q", what, value, want)
-		return
-	}
-	for i, entry := range entries {
-		if brief(entry) != want[i] {
-			r.t.Errorf("%s: got %q, want %q", what, brief(entry), want[i])
-		}
-	}
-}
-
-// scanCount is how often the node was looked at.
-func (r *rig) scanCount() uint64 {
-	families, err := r.scans.Gather()
-	must(r.t, err)
-	for _, family := range families {
-		if family.GetName() == "hsm_discovery_scan_duration_seconds" {
-			return family.GetMetric()[0].GetHistogram().GetSampleCount()
-		}
-	}
-	return 0
-}
-
-var autoPico = hsmDevice("a", v1alpha1.HSMDeviceSpec{Discovery: auto})
-
-const (
-	one = "a: E1@/dev/bus/usb/001/001"
-	two = "a: E1@/dev/bus/usb/001/001 E2@/dev/bus/usb/001/002"
 )
 
 func TestHotPlug(t *testing.T) {
@@ -444,4 +292,77 @@ func TestUnreadableReport(t *testing.T) {
 		r.after(time.Second)
 		r.reports("overwritten", one)
 	})
+}
+
+// TestHealthy: discovery that hangs is ill, discovery that waits for the API is not.
+func TestHealthy(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var away, hang atomic.Bool
+		away.Store(true)
+		end := make(chan struct{})
+		r := newRig(t, nil, func(r *rig) {
+			r.metadata.PrependReactor("get", "pods", func(clienttesting.Action) (bool, runtime.Object, error) {
+				return away.Load(), nil, errors.New("connection refused")
+			})
+			r.metadata.PrependReactor("patch", "pods", func(clienttesting.Action) (bool, runtime.Object, error) {
+				if hang.Load() {
+					<-end
+				}
+				return false, nil, nil
+			})
+		}, autoPico)
+		defer r.stop()
+		healthy := func(what string, want bool) {
+			t.Helper()
+			r.after(time.Hour)
+			if err := r.discovery.Healthy(); (err == nil) != want {
+				t.Errorf("%s: %v", what, err)
+			}
+		}
+		healthy("the API is away", true)
+		away.Store(false)
+		healthy("the API is there", true)
+		hang.Store(true)
+		healthy("a write hangs", false)
+		hang.Store(false)
+		close(end)
+		healthy("it hangs no more", true)
+	})
+}
+
+func TestPodIsMissing(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		scheme := metadatafake.NewTestScheme()
+		must(t, metav1.AddMetaToScheme(scheme))
+		err := discovery.New(discovery.Config{
+			Matcher:      newMatcher(t, newTree(t).Host),
+			PodNamespace: "hsm-system",
+			PodName:      "no-such-pod",
+			HSM:          hsmfake.NewSimpleClientset(),
+			Metadata:     metadatafake.NewSimpleMetadataClient(scheme),
+			Metrics:      discovery.NewMetrics(prometheus.NewRegistry()),
+			Listen:       func() (discovery.Source, error) { return nil, errors.New("protocol not supported") },
+		}).Run(t.Context())
+		if !apierrors.IsNotFound(err) {
+			t.Errorf("got %v", err)
+		}
+	})
+}
+
+func TestValidate(t *testing.T) {
+	t.Parallel()
+	options := discovery.NewOptions()
+	options.RescanInterval = 0
+	err := options.Validate()
+	for _, flag := range []string{"--node-name", "--pod-name", "--pod-namespace", "--rescan-interval"} {
+		if err == nil || !strings.Contains(err.Error(), flag) {
+			t.Errorf("%s is not asked for: %v", flag, err)
+		}
+	}
+	options.NodeName, options.PodName, options.PodNamespace, options.RescanInterval = "n", "p", "s", time.Second
+	if err := options.Validate(); err != nil {
+		t.Error(err)
+	}
 }

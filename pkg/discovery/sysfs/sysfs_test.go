@@ -214,6 +214,7 @@ func TestFiles(t *testing.T) {
 	const number = "1:3" // Documentation/admin-guide/devices.txt
 	onUSB := newTree(t, pico)
 	must(t, onUSB.DeviceFile(pico.Name, number, "ttyACM0"))
+	must(t, onUSB.DeviceFile(pico.Name, "1:5", "ttyACM1")) // /dev/zero
 	usbDevice := usb(t, onUSB.Host)[0]
 	usbDevice.Path, usbDevice.Mode = "/dev/ttyACM0", info.Mode()
 
@@ -224,6 +225,7 @@ func TestFiles(t *testing.T) {
 	}{
 		"device unknown to sysfs":         {newTree(t), "/dev/nul[l]", []sysfs.Device{{Name: number, Path: "/dev/null", Mode: info.Mode()}}},
 		"part of a USB device":            {onUSB, "/dev/null", []sysfs.Device{usbDevice}},
+		"two files of one device":         {onUSB, "/dev/[nz][ue][lr][lo]", []sysfs.Device{usbDevice}},
 		"no match":                        {onUSB, "/dev/no-such-*", nil},
 		"a pattern that crosses no slash": {onUSB, "/dev/*/null", nil},
 	} {
