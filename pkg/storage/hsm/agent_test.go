@@ -5,6 +5,7 @@ package hsm_test
 import (
 	"context"
 	"fmt"
+	"os"
 	"sync"
 	"testing"
 	"time"
@@ -20,15 +21,22 @@ import (
 	"k8s.io/apiserver/pkg/storage"
 	"k8s.io/apiserver/pkg/storage/storagebackend"
 
+	agentv1 "j5t.io/hsm/pkg/agent/api/v1"
 	hsmapi "j5t.io/hsm/pkg/apis/hsm"
 	"j5t.io/hsm/pkg/apis/hsm/install"
 	"j5t.io/hsm/pkg/apis/hsm/v1alpha1"
 	"j5t.io/hsm/pkg/registry/hsm/hsmsecret"
 	"j5t.io/hsm/pkg/storage/hsm"
+	"j5t.io/hsm/pkg/storage/records"
 	"j5t.io/hsm/test/agenttest"
 )
 
-const secretKey = "/hsm.j5t.io/hsmsecrets/prod/db"
+const (
+	secrets   = "/hsm.j5t.io/hsmsecrets/"
+	secretKey = secrets + "prod/db"
+)
+
+var everything = storage.ListOptions{Recursive: true, Predicate: storage.Everything}
 
 // newSecrets is the store of HSMSecrets as the API server makes it.
 func newSecrets(t *testing.T, client *hsm.Client) storage.Interface {
@@ -136,50 +144,93 @@ func TestAddressIsUnique(t *testing.T) {
 
 // TestTokenIsLost is law 3: an outage is never taken for a deletion.
 func TestTokenIsLost(t *testing.T) {
-	a := agenttest.Start(t)
-	client := newClient(t, a)
-	store := newSecrets(t, client)
-	if err := store.Create(t.Context(), secretKey, newSecret(), nil, 0); err != nil {
+	for name, c := range map[string]struct {
+		lose, giveBack func(*testing.T, *agenttest.Agent)
+		watchGoesOn    bool // Silent, until the token is back.
+	}{
+		"the agent ends": {
+			lose:     func(_ *testing.T, a *agenttest.Agent) { a.Stop() },
+			giveBack: func(_ *testing.T, a *agenttest.Agent) { a.Restart() },
+		},
+		"the token is pulled": {
+			lose: func(t *testing.T, a *agenttest.Agent) {
+				rename(t, a.Token.Dir, a.Token.Dir+".pulled")
+				// The agent notices when it is next asked.
+				if _, err := newClient(t, a).Get(t.Context(), &agentv1.GetRequest{Key: secretKey}); err == nil {
+					t.Error("a value was read without the token")
+				}
+				a.WaitReason(agentv1.Reason_REASON_TOKEN_ABSENT)
+			},
+			giveBack:    func(t *testing.T, a *agenttest.Agent) { rename(t, a.Token.Dir+".pulled", a.Token.Dir) },
+			watchGoesOn: true,
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			a := agenttest.Start(t)
+			store := newSecrets(t, newClient(t, a))
+			if err := store.Create(t.Context(), secretKey, newSecret(), nil, 0); err != nil {
+				t.Fatal(err)
+			}
+			open := follow(t, store)
+			c.lose(t, a)
+			if !c.watchGoesOn {
+				if e := <-open.ResultChan(); e.Type != watch.Error || !apierrors.IsServiceUnavailable(apierrors.FromObject(e.Object)) {
+					t.Errorf("open watch: %v", e)
+				}
+			}
+			everythingIsUnavailable(t, store)
+
+			c.giveBack(t, a)
+			a.WaitReady()
+			if !c.watchGoesOn {
+				open = follow(t, store)
+			}
+			change(t, store, func(s *hsmapi.HSMSecret) { s.Labels = map[string]string{"back": "yes"} })
+			if e := <-open.ResultChan(); e.Type != watch.Modified {
+				t.Errorf("after its return: %v", e)
+			}
+			open.Stop()
+		})
+	}
+}
+
+func rename(t *testing.T, from, to string) {
+	t.Helper()
+	if err := os.Rename(from, to); err != nil {
 		t.Fatal(err)
 	}
-	follow := func() watch.Interface {
-		w, err := store.Watch(t.Context(), "/hsm.j5t.io/hsmsecrets/", storage.ListOptions{Recursive: true, Predicate: storage.Everything})
-		if err != nil {
-			t.Fatal(err)
-		}
-		return w
+}
+
+// follow begins a watch, and reads the one secret that is there.
+func follow(t *testing.T, store storage.Interface) watch.Interface {
+	t.Helper()
+	w, err := store.Watch(t.Context(), secrets, everything)
+	if err != nil {
+		t.Fatal(err)
 	}
-	open := follow()
-	if e := <-open.ResultChan(); e.Type != watch.Added {
+	if e := <-w.ResultChan(); e.Type != watch.Added {
 		t.Fatalf("want the secret, got %v", e)
 	}
-	a.Stop()
+	return w
+}
 
-	if e := <-open.ResultChan(); e.Type != watch.Error || !apierrors.IsServiceUnavailable(apierrors.FromObject(e.Object)) {
-		t.Errorf("open watch: %v", e)
-	}
-	everything := storage.ListOptions{Recursive: true, Predicate: storage.Everything}
-	_, watchErr := store.Watch(t.Context(), "/hsm.j5t.io/hsmsecrets/", everything)
+func everythingIsUnavailable(t *testing.T, store storage.Interface) {
+	t.Helper()
+	ctx := t.Context()
+	_, watchErr := store.Watch(ctx, secrets, everything)
 	for name, err := range map[string]error{
-		"get":     store.Get(t.Context(), secretKey, storage.GetOptions{}, &hsmapi.HSMSecret{}),
-		"no such": store.Get(t.Context(), secretKey+"2", storage.GetOptions{IgnoreNotFound: true}, &hsmapi.HSMSecret{}),
-		"list":    store.GetList(t.Context(), "/hsm.j5t.io/hsmsecrets/", everything, &hsmapi.HSMSecretList{}),
-		"create":  store.Create(t.Context(), secretKey+"2", newSecret(), nil, 0),
-		"delete": store.Delete(t.Context(), secretKey, &hsmapi.HSMSecret{}, nil, storage.ValidateAllObjectFunc, nil,
+		"get":      store.Get(ctx, secretKey, storage.GetOptions{}, &hsmapi.HSMSecret{}),
+		"no such":  store.Get(ctx, secretKey+"2", storage.GetOptions{IgnoreNotFound: true}, &hsmapi.HSMSecret{}),
+		"list":     store.GetList(ctx, secrets, everything, &hsmapi.HSMSecretList{}),
+		"metadata": store.GetList(records.WithoutData(ctx), secrets, everything, &hsmapi.HSMSecretList{}),
+		"create":   store.Create(ctx, secretKey+"2", newSecret(), nil, 0),
+		"delete": store.Delete(ctx, secretKey, &hsmapi.HSMSecret{}, nil, storage.ValidateAllObjectFunc, nil,
 			storage.DeleteOptions{}),
 		"watch": watchErr,
 	} {
 		if !apierrors.IsServiceUnavailable(err) {
 			t.Errorf("%s: want 503, got %v", name, err)
 		}
-	}
-
-	a.Restart()
-	a.WaitReady()
-	again := follow()
-	defer again.Stop()
-	if e := <-again.ResultChan(); e.Type != watch.Added {
-		t.Errorf("after its return: %v", e)
 	}
 }
 
