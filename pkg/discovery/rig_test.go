@@ -4,7 +4,6 @@ package discovery_test
 
 import (
 	"context"
-	"errors"
 	"io"
 	"sync/atomic"
 	"testing"
