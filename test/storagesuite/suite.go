@@ -152,8 +152,8 @@ func (f *fixture) validateStored(ctx context.Context, t *testing.T, key string) 
 	if err := runtime.DecodeInto(f.layout.codec, data, pod); err != nil {
 		t.Fatal(err)
 	}
-	if pod.ResourceVersion != "" || pod.SelfLink != "" {
-		t.Errorf("stored with resourceVersion %q and selfLink %q", pod.ResourceVersion, pod.SelfLink)
+	if pod.ResourceVersion != "" || pod.GetSelfLink() != "" {
+		t.Errorf("stored with resourceVersion %q and selfLink %q", pod.ResourceVersion, pod.GetSelfLink())
 	}
 }
 

@@ -5,6 +5,7 @@ package configmap
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"net/http"
 	"strconv"
@@ -93,7 +94,7 @@ func parseRevision(resourceVersion string) (uint64, error) {
 // hostError maps an error of the host to what clients of our API are told. Its
 // own statuses pass, but not those that would say something wrong of our objects.
 func hostError(err error) error {
-	_, said := err.(apierrors.APIStatus) //nolint:errorlint // client-go wraps no status.
+	var said apierrors.APIStatus
 	switch {
 	case apierrors.IsResourceExpired(err), apierrors.IsGone(err):
 		return fmt.Errorf("%w: %w", records.ErrExpired, err)
@@ -101,7 +102,7 @@ func hostError(err error) error {
 		return fmt.Errorf("%w: %w", records.ErrFutureRevision, err)
 	case apierrors.IsNotFound(err), apierrors.IsForbidden(err), apierrors.IsUnauthorized(err):
 		return apierrors.NewInternalError(fmt.Errorf("the host refuses this server its ConfigMaps (check its namespace and its Role): %w", err))
-	case said:
+	case errors.As(err, &said):
 		return err
 	}
 	return apierrors.NewServiceUnavailable(fmt.Sprintf("the kube-apiserver of the host, which keeps this resource, cannot be reached: %v", err))

@@ -4,6 +4,7 @@ package configmap
 
 import (
 	"errors"
+	"net/http"
 	"net/url"
 	"strings"
 	"testing"
@@ -63,13 +64,14 @@ func TestName(t *testing.T) {
 
 func TestHostError(t *testing.T) {
 	t.Parallel()
+	gone := apierrors.NewGenericServerResponse(http.StatusGone, "get", schema.GroupResource{}, "", "old", 0, false)
 	configMaps := schema.GroupResource{Resource: "configmaps"}
 	for name, c := range map[string]struct {
 		err  error
 		want func(error) bool
 	}{
 		"expired": {apierrors.NewResourceExpired("old"), func(err error) bool { return errors.Is(err, records.ErrExpired) }},
-		"gone":    {apierrors.NewGone("old"), func(err error) bool { return errors.Is(err, records.ErrExpired) }},
+		"gone":    {gone, func(err error) bool { return errors.Is(err, records.ErrExpired) }},
 		"future": {storage.NewTooLargeResourceVersionError(2, 1, 0),
 			func(err error) bool { return errors.Is(err, records.ErrFutureRevision) }},
 		"no namespace":      {apierrors.NewNotFound(configMaps, "x"), apierrors.IsInternalError},

@@ -143,7 +143,7 @@ func (c *Client) begin(ctx context.Context, kind kind, f call) (address string, 
 		switch {
 		case err == nil:
 			return connection.address, nil
-		case context.Cause(guarded) == errSilent:
+		case errors.Is(context.Cause(guarded), errSilent):
 			c.drop(connection)
 			err = errSilent
 		case reused && isLost(err) && (kind == isRead || sentTo.Addr == nil):

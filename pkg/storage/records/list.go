@@ -180,7 +180,7 @@ func (s *Store) listError(ctx context.Context, err error, prefix, startKey strin
 		return err
 	}
 	expired := apierrors.NewResourceExpired(inconsistentMessage)
-	expired.ErrStatus.ListMeta.Continue = token
+	expired.ErrStatus.Continue = token
 	return expired
 }
 
@@ -191,8 +191,11 @@ func itemsOf(list runtime.Object) (reflect.Value, error) {
 		return reflect.Value{}, err
 	}
 	items, err := conversion.EnforcePtr(pointer)
-	if err != nil || items.Kind() != reflect.Slice {
-		return reflect.Value{}, fmt.Errorf("need ptr to slice: %v", err)
+	if err == nil && items.Kind() != reflect.Slice {
+		err = fmt.Errorf("its items are a %s", items.Kind())
+	}
+	if err != nil {
+		return reflect.Value{}, fmt.Errorf("%T is no list: %w", list, err)
 	}
 	items.Set(reflect.MakeSlice(items.Type(), 0, 0))
 	return items, nil

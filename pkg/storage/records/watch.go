@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"sync"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -129,7 +130,8 @@ func (w *watcher) run(ctx, stream context.Context, err error) {
 		err = w.follow(ctx, stream)
 	}
 	if ctx.Err() == nil {
-		w.send(ctx, watch.Event{Type: watch.Error, Object: errorStatus(err)})
+		// A reader that has given up by now needs no error either.
+		_ = w.send(ctx, watch.Event{Type: watch.Error, Object: errorStatus(err)})
 	}
 }
 
@@ -152,14 +154,11 @@ func (w *watcher) follow(ctx, stream context.Context) error {
 			w.store.mu.Unlock()
 		}()
 	}
-	responses, received := make(chan *agentv1.WatchResponse), make(chan error, 1)
-	go func() { received <- w.receive(stream, responses) }()
-	defer func() {
-		w.endStream()
-		if received != nil {
-			<-received
-		}
-	}()
+	responses, broken := make(chan *agentv1.WatchResponse), make(chan error, 1)
+	var receiver sync.WaitGroup
+	receiver.Go(func() { broken <- w.receive(stream, responses) })
+	defer receiver.Wait()
+	defer w.endStream()
 
 	timer := time.NewTimer(w.untilBookmark(ctx))
 	defer timer.Stop()
@@ -175,8 +174,7 @@ func (w *watcher) follow(ctx, stream context.Context) error {
 			timer.Reset(w.untilBookmark(ctx))
 		case <-w.progress:
 			err = w.sendBookmark(ctx, false)
-		case err = <-received:
-			received = nil
+		case err = <-broken:
 		case <-ctx.Done():
 			err = ctx.Err()
 		}

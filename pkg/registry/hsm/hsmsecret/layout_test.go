@@ -38,7 +38,7 @@ func newSecret() *hsm.HSMSecret {
 	entry := func(manager, subresource string, op metav1.ManagedFieldsOperationType, at metav1.Time) metav1.ManagedFieldsEntry {
 		return metav1.ManagedFieldsEntry{
 			Manager: manager, Operation: op, APIVersion: "hsm.j5t.io/v1alpha1", Time: &at, FieldsType: "FieldsV1",
-			FieldsV1: &metav1.FieldsV1{Raw: []byte(`{"f:status":{}}`)}, Subresource: subresource,
+			FieldsV1: metav1.NewFieldsV1(`{"f:status":{}}`), Subresource: subresource,
 		}
 	}
 	return &hsm.HSMSecret{
