@@ -5,6 +5,7 @@ package discovery_test
 import (
 	"context"
 	"io"
+	"os"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -14,6 +15,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
 	metadatafake "k8s.io/client-go/metadata/fake"
 
 	"j5t.io/hsm/pkg/apis/hsm/v1alpha1"
@@ -28,6 +30,13 @@ var (
 	nodes = schema.GroupVersionResource{Version: "v1", Resource: "nodes"}
 	pods  = schema.GroupVersionResource{Version: "v1", Resource: "pods"}
 )
+
+// TestMain drops the handler that slows repeated errors down: it compares the times of
+// two bubbles, or of a bubble and the machine, and would sleep for years.
+func TestMain(m *testing.M) {
+	utilruntime.ErrorHandlers = utilruntime.ErrorHandlers[:1]
+	os.Exit(m.Run())
+}
 
 // source is a made-up kernel. Every source of a rig receives from the same channel.
 type source struct {
