@@ -171,11 +171,11 @@ func TestOutcomeStaysUnknownWhileTheTokenIsAway(t *testing.T) {
 	h := run(t, faulttoken.New(faulttoken.Pico66), func(*Options) {})
 	h.await(agentv1.Reason_REASON_UNSPECIFIED)
 	stream := h.watch(&agentv1.WatchRequest{})
-	release := h.reader.hold(faulttoken.Create)
+	release := h.gates.hold(faulttoken.Create)
 	defer release()
 	var group sync.WaitGroup
 	group.Go(func() {
-		<-h.reader.held
+		<-h.gates.held
 		h.token.Fail(faulttoken.Create, faulttoken.Fault{Code: pkcs11.CKRDeviceRemoved, Done: true})
 		h.reader.mu.Lock()
 		h.reader.hidden = true
@@ -334,7 +334,7 @@ func TestHangingTokenEndsTheProcess(t *testing.T) {
 	})
 	h.await(agentv1.Reason_REASON_UNSPECIFIED)
 	h.commit(put("a", 0, "x"))
-	release := h.reader.hold(faulttoken.Read)
+	release := h.gates.hold(faulttoken.Read)
 	defer release()
 	var group sync.WaitGroup
 	group.Go(func() { h.get("a") })

@@ -34,8 +34,6 @@ type faultReader struct {
 	hidden bool // The token is not seen.
 	looks  int  // Calls of Find.
 	inits  int  // Calls of InitPIN.
-	gate   map[string]chan struct{}
-	held   chan string
 }
 
 // pull takes the token out of the reader.
@@ -52,27 +50,6 @@ func (r *faultReader) plug() {
 	defer r.mu.Unlock()
 	r.hidden = false
 	r.token.Insert()
-}
-
-// hold makes the next call of a function wait until release is called. Its
-// arrival is told by held.
-func (r *faultReader) hold(function string) (release func()) {
-	gate := make(chan struct{})
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.gate[function] = gate
-	return sync.OnceFunc(func() { close(gate) })
-}
-
-func (r *faultReader) pass(function string) {
-	r.mu.Lock()
-	gate := r.gate[function]
-	delete(r.gate, function)
-	r.mu.Unlock()
-	if gate != nil {
-		r.held <- function
-		<-gate
-	}
 }
 
 func (r *faultReader) Find(pkcs11.Selector) (pkcs11.TokenInfo, error) {
@@ -101,7 +78,7 @@ func (r *faultReader) OpenSession(uint) (session, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &faultSession{Session: s, reader: r}, nil
+	return &faultSession{s}, nil
 }
 
 func (r *faultReader) InitToken(uint, []byte, string) error { return errors.New("not a blank token") }
@@ -127,10 +104,7 @@ func (r *faultReader) Calls() pkcs11.Calls {
 	}
 }
 
-type faultSession struct {
-	*faulttoken.Session
-	reader *faultReader
-}
+type faultSession struct{ *faulttoken.Session }
 
 // Login does as pkcs11.Session does.
 func (s *faultSession) Login(pin []byte) error {
@@ -143,24 +117,15 @@ func (s *faultSession) Login(pin []byte) error {
 	return err
 }
 
-func (s *faultSession) Value(h pkcs11.Handle) ([]byte, error) {
-	s.reader.pass(faulttoken.Read)
-	return s.Session.Value(h)
-}
-
-func (s *faultSession) Create(label, application string, value []byte) (pkcs11.Handle, error) {
-	s.reader.pass(faulttoken.Create)
-	return s.Session.Create(label, application, value)
-}
-
 func (s *faultSession) Close() error { return nil }
 
-// harness is an agent on a fault-injecting token, and a client of it.
+// harness is an agent on a token, and a client of it.
 type harness struct {
 	*testing.T
 	*Agent
-	reader *faultReader
-	token  *faulttoken.Token
+	gates  *gates
+	reader *faultReader      // nil on a real token.
+	token  *faulttoken.Token // nil on a real token.
 	store  agentv1.StoreClient
 	device agentv1.DeviceClient
 	ctx    context.Context
@@ -213,8 +178,16 @@ func run(t *testing.T, token *faulttoken.Token, edit func(*Options)) *harness {
 
 func runWith(t *testing.T, token *faulttoken.Token, o Options, files mtls.Files) *harness {
 	t.Helper()
-	reader := &faultReader{token: token, gate: map[string]chan struct{}{}, held: make(chan string, 8)}
-	a, err := newAgent(o, reader)
+	reader := &faultReader{token: token}
+	h := runOn(t, reader, o, files)
+	h.reader, h.token = reader, token
+	return h
+}
+
+func runOn(t *testing.T, r reader, o Options, files mtls.Files) *harness {
+	t.Helper()
+	gates := newGates()
+	a, err := newAgent(o, gatedReader{r, gates})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -245,7 +218,7 @@ func runWith(t *testing.T, token *faulttoken.Token, o Options, files mtls.Files)
 	requests, end := context.WithTimeout(context.Background(), deadline)
 	t.Cleanup(end)
 	return &harness{
-		T: t, Agent: a, reader: reader, token: token, ctx: requests, stop: stop,
+		T: t, Agent: a, gates: gates, ctx: requests, stop: stop,
 		store: agentv1.NewStoreClient(conn), device: agentv1.NewDeviceClient(conn),
 	}
 }

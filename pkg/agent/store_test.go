@@ -162,11 +162,11 @@ func TestWaitingWritesShareOneCommit(t *testing.T) {
 	t.Parallel()
 	h := start(t)
 	before := h.Calls().Creates
-	release := h.reader.hold(faulttoken.Create)
+	release := h.gates.hold(faulttoken.Create)
 	defer release()
 	var group sync.WaitGroup
 	group.Go(func() { h.commit(put("first", 0, "x")) })
-	<-h.reader.held
+	<-h.gates.held
 	const writes = 20
 	for i := range writes {
 		group.Go(func() { h.commit(put(fmt.Sprint(i), 0, "x")) })
@@ -214,11 +214,11 @@ func TestWaitingWritesShareOneCommit(t *testing.T) {
 func TestWritesThatFitAreMadeBesideOneThatDoesNot(t *testing.T) {
 	t.Parallel()
 	h := start(t)
-	release := h.reader.hold(faulttoken.Create)
+	release := h.gates.hold(faulttoken.Create)
 	defer release()
 	var group sync.WaitGroup
 	group.Go(func() { h.commit(put("first", 0, "x")) })
-	<-h.reader.held
+	<-h.gates.held
 	group.Go(func() { h.commit(put("a", 0, "x")) })
 	group.Go(func() {
 		_, err := h.store.Commit(h.ctx, put("b", 0, strings.Repeat("x", agentv1.MaxRecordBytes+1)))
@@ -237,7 +237,7 @@ func TestWaitingReadsOfARecordShareOneTokenRead(t *testing.T) {
 	h := start(t)
 	created := h.commit(put("a", 0, "old"))
 	before := h.Calls().ValueReads
-	release := h.reader.hold(faulttoken.Read)
+	release := h.gates.hold(faulttoken.Read)
 	defer release()
 	var group sync.WaitGroup
 	group.Go(func() {
@@ -245,7 +245,7 @@ func TestWaitingReadsOfARecordShareOneTokenRead(t *testing.T) {
 			t.Errorf("record is %v", got)
 		}
 	})
-	<-h.reader.held
+	<-h.gates.held
 	// The write waits behind the read in hand, the other reads behind the write.
 	group.Go(func() { h.commit(put("a", created.GetRevision(), "new")) })
 	h.awaitWaiting(1)
@@ -268,11 +268,11 @@ func TestWaitingReadsOfARecordShareOneTokenRead(t *testing.T) {
 func TestRequestThatGivesUpInTheQueueIsNotBegun(t *testing.T) {
 	t.Parallel()
 	h := start(t)
-	release := h.reader.hold(faulttoken.Create)
+	release := h.gates.hold(faulttoken.Create)
 	defer release()
 	var group sync.WaitGroup
 	group.Go(func() { h.commit(put("first", 0, "x")) })
-	<-h.reader.held
+	<-h.gates.held
 	h.awaitWaiting(0)
 	ctx, cancel := context.WithTimeout(h.ctx, 500*time.Millisecond)
 	defer cancel()
@@ -300,11 +300,11 @@ func TestListIsAsOfOneRevision(t *testing.T) {
 	_, at := h.journal.now()
 
 	// Change what the list has not come to yet while its first chunk is read.
-	release := h.reader.hold(faulttoken.Read)
+	release := h.gates.hold(faulttoken.Read)
 	defer release()
 	var group sync.WaitGroup
 	group.Go(func() {
-		<-h.reader.held
+		<-h.gates.held
 		for _, change := range []*agentv1.CommitRequest{
 			put("/x/5", revisions["/x/5"], "changed"), remove("/x/4", revisions["/x/4"]), put("/x/6", 0, "new"),
 		} {
