@@ -14,13 +14,18 @@ RUN go mod download
 COPY cmd/ cmd/
 COPY pkg/ pkg/
 # Only the agent needs C: it loads the PKCS#11 module.
-RUN CGO_ENABLED=0 go build -trimpath -ldflags="-s -w" -o /out/apiserver ./cmd/apiserver
+RUN CGO_ENABLED=0 go build -trimpath -ldflags="-s -w" -o /out/ ./cmd/apiserver ./cmd/discovery
 RUN CGO_ENABLED=1 go build -trimpath -ldflags="-s -w" -o /out/agent ./cmd/agent
 
 FROM scratch AS apiserver
 COPY --from=build /out/apiserver /apiserver
 USER 65532:65532
 ENTRYPOINT ["/apiserver"]
+
+FROM scratch AS discovery
+COPY --from=build /out/discovery /discovery
+USER 65532:65532
+ENTRYPOINT ["/discovery"]
 
 FROM ${DEBIAN_IMAGE} AS agent
 # OpenSC speaks to smart cards through pcscd of the node; SoftHSM is a token in files.

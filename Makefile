@@ -17,8 +17,8 @@ packages:
 
 .PHONY: build
 build: packages ## Build all binaries into bin/. Only the agent needs cgo.
-	CGO_ENABLED=0 go build -trimpath -o bin/apiserver ./cmd/apiserver
-	CGO_ENABLED=1 go build -trimpath -o bin/agent ./cmd/agent
+	CGO_ENABLED=0 go build -trimpath -o bin/ ./cmd/apiserver ./cmd/discovery
+	CGO_ENABLED=1 go build -trimpath -o bin/ ./cmd/agent
 
 .PHONY: generate
 generate: packages ## Regenerate all generated code.
