@@ -108,11 +108,11 @@ func (s *Store) GetList(ctx context.Context, key string, opts storage.ListOption
 // readPage reads a page of the records below a prefix, or the one record of a key.
 func (s *Store) readPage(ctx context.Context, key string, recursive bool, startKey string, revision uint64, limit int64) (page, error) {
 	if !recursive && revision == 0 {
-		response, err := s.backend.Get(ctx, &agentv1.GetRequest{Key: key, WithoutData: withoutData(ctx)})
+		response, err := s.backend.Get(ctx, &agentv1.GetRequest{Key: key, WithoutData: IsWithoutData(ctx)})
 		if err != nil {
 			return page{}, err
 		}
-		p := page{revision: response.GetRevision(), from: Source{response.GetSerial(), withoutData(ctx)}}
+		p := page{revision: response.GetRevision(), from: Source{response.GetSerial(), IsWithoutData(ctx)}}
 		if r := response.GetRecord(); r != nil {
 			p.records = append(p.records, r)
 		}
@@ -122,12 +122,12 @@ func (s *Store) readPage(ctx context.Context, key string, recursive bool, startK
 		limit = 1 // The key itself is the first one of those that begin with it.
 	}
 	records, end, err := s.backend.List(ctx, &agentv1.ListRequest{
-		Prefix: key, StartKey: startKey, Revision: revision, Limit: limit, WithoutData: withoutData(ctx),
+		Prefix: key, StartKey: startKey, Revision: revision, Limit: limit, WithoutData: IsWithoutData(ctx),
 	})
 	if err != nil {
 		return page{}, err
 	}
-	p := page{records: records, revision: end.GetRevision(), remaining: end.GetRemaining(), from: Source{end.GetSerial(), withoutData(ctx)}}
+	p := page{records: records, revision: end.GetRevision(), remaining: end.GetRemaining(), from: Source{end.GetSerial(), IsWithoutData(ctx)}}
 	if !recursive {
 		p.remaining = 0
 		if len(records) > 0 && records[0].GetKey() != key {

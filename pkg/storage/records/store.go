@@ -88,7 +88,7 @@ func (s *Store) Get(ctx context.Context, key string, opts storage.GetOptions, ou
 	if err != nil {
 		return err
 	}
-	response, err := s.backend.Get(ctx, &agentv1.GetRequest{Key: key, WithoutData: withoutData(ctx)})
+	response, err := s.backend.Get(ctx, &agentv1.GetRequest{Key: key, WithoutData: IsWithoutData(ctx)})
 	if err != nil {
 		return err
 	}
@@ -97,7 +97,7 @@ func (s *Store) Get(ctx context.Context, key string, opts storage.GetOptions, ou
 	}
 	switch {
 	case response.GetRecord() != nil:
-		return s.readError(key, s.join(response.GetRecord(), Source{response.GetSerial(), withoutData(ctx)}, out))
+		return s.readError(key, s.join(response.GetRecord(), Source{response.GetSerial(), IsWithoutData(ctx)}, out))
 	case opts.IgnoreNotFound:
 		return runtime.SetZeroValue(out)
 	}

@@ -71,7 +71,7 @@ func (s *Store) Watch(ctx context.Context, key string, opts storage.ListOptions)
 		bookmarks: opts.Predicate.AllowWatchBookmarks || opts.ProgressNotify,
 		result:    make(chan watch.Event, resultBuffer),
 	}
-	request := &agentv1.WatchRequest{Prefix: key, WithoutData: withoutData(ctx)}
+	request := &agentv1.WatchRequest{Prefix: key, WithoutData: IsWithoutData(ctx)}
 	switch {
 	case opts.SendInitialEvents != nil && *opts.SendInitialEvents:
 		w.initialEvents, w.initialBookmark, w.minimum = true, opts.Predicate.AllowWatchBookmarks, revision
@@ -99,7 +99,7 @@ func (s *Store) Watch(ctx context.Context, key string, opts storage.ListOptions)
 		return nil, err
 	}
 	w.next, w.position = next, first.GetRevision()
-	w.from = Source{first.GetSerial(), withoutData(ctx)}
+	w.from = Source{first.GetSerial(), IsWithoutData(ctx)}
 	go w.run(ctx, stream, err)
 	return w, nil
 }

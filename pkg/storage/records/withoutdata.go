@@ -13,7 +13,8 @@ func WithoutData(ctx context.Context) context.Context {
 	return context.WithValue(ctx, withoutDataKey{}, true)
 }
 
-func withoutData(ctx context.Context) bool {
+// IsWithoutData tells whether WithoutData has marked the context.
+func IsWithoutData(ctx context.Context) bool {
 	marked, _ := ctx.Value(withoutDataKey{}).(bool)
 	return marked
 }

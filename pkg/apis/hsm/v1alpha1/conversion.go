@@ -23,7 +23,7 @@ func Convert_v1alpha1_HSMSecret_To_hsm_HSMSecret(in *HSMSecret, out *hsm.HSMSecr
 		return err
 	}
 	// out shares its maps with in, which stays as it is.
-	out.Annotations = withBlankLastApplied(out.Annotations)
+	out.Annotations = WithBlankLastApplied(out.Annotations)
 	if len(in.StringData) > 0 {
 		data := maps.Clone(in.Data)
 		if data == nil {

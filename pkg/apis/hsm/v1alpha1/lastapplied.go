@@ -10,12 +10,12 @@ import (
 	corev1 "k8s.io/api/core/v1"
 )
 
-// withBlankLastApplied returns annotations in which kubectl's
+// WithBlankLastApplied returns annotations in which kubectl's
 // last-applied-configuration holds no secret value. The names in data and
 // stringData stay, by which kubectl apply finds what was removed; their values
 // become empty. A top-level field that is not ours is left out, and an annotation
 // that cannot be read is dropped, for there may be values in it.
-func withBlankLastApplied(annotations map[string]string) map[string]string {
+func WithBlankLastApplied(annotations map[string]string) map[string]string {
 	lastApplied, ok := annotations[corev1.LastAppliedConfigAnnotation]
 	if !ok {
 		return annotations

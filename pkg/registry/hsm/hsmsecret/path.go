@@ -11,11 +11,9 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
-	genericapirequest "k8s.io/apiserver/pkg/endpoints/request"
 	"k8s.io/apiserver/pkg/registry/rest"
 
 	"j5t.io/hsm/pkg/apis/hsm"
-	"j5t.io/hsm/pkg/apis/hsm/v1alpha1"
 )
 
 // claimVerb is what a user must be allowed on hsmsecrets, by the name of a path,
@@ -51,24 +49,11 @@ func authorizePath(ctx context.Context, auth authorizer.Authorizer, secret *hsm.
 	if strings.HasPrefix(path, pathPrefix(secret.Namespace)) {
 		return nil
 	}
-	user, ok := genericapirequest.UserFrom(ctx)
-	if !ok {
-		return apierrors.NewInternalError(errors.New("the request has no user"))
-	}
-	decision, reason, err := auth.Authorize(ctx, authorizer.AttributesRecord{
-		User:            user,
-		Verb:            claimVerb,
-		Namespace:       secret.Namespace,
-		APIGroup:        v1alpha1.SchemeGroupVersion.Group,
-		APIVersion:      v1alpha1.SchemeGroupVersion.Version,
-		Resource:        "hsmsecrets",
-		Name:            path,
-		ResourceRequest: true,
-	})
-	if decision == authorizer.DecisionAllow {
+	allowed, reason, err := may(ctx, auth, claimVerb, "", path)
+	switch {
+	case allowed:
 		return nil
-	}
-	if err != nil {
+	case err != nil:
 		return apierrors.NewInternalError(fmt.Errorf("deciding whether spec.hsmPath %q may be claimed: %w", path, err))
 	}
 	detail := fmt.Sprintf("spec.hsmPath %q is outside of %s: leave it out, or ask for the verb %s on hsmsecrets with resource name %q in namespace %q",

@@ -24,7 +24,6 @@ import (
 
 	"j5t.io/hsm/pkg/apis/hsm"
 	"j5t.io/hsm/pkg/apis/hsm/v1alpha1"
-	"j5t.io/hsm/pkg/registry/hsm/status"
 )
 
 // memory holds at most one object. The tests write with dry run, for which
@@ -61,7 +60,8 @@ func (m memory) GetRESTOptions(resource schema.GroupResource, _ runtime.Object) 
 	}, nil
 }
 
-// claims allows the claim of one path to alice; asking for it may also fail.
+// claims allows the claim of one path to alice, and all values; asking for it may
+// also fail.
 type claims struct {
 	path string
 	err  error
@@ -71,6 +71,9 @@ func (c claims) authorize(_ context.Context, a authorizer.Attributes) (authorize
 	if c.err != nil {
 		return authorizer.DecisionNoOpinion, "", c.err
 	}
+	if a.GetVerb() == "get" && a.GetSubresource() == "data" {
+		return authorizer.DecisionAllow, "", nil
+	}
 	if a.GetUser().GetName() == "alice" && a.GetVerb() == "claim" && a.GetAPIGroup() == "hsm.j5t.io" && a.GetAPIVersion() == "v1alpha1" &&
 		a.GetResource() == "hsmsecrets" && a.GetSubresource() == "" && a.GetNamespace() == "app" && a.GetName() == c.path && a.IsResourceRequest() {
 		return authorizer.DecisionAllow, "", nil
@@ -78,7 +81,7 @@ func (c claims) authorize(_ context.Context, a authorizer.Attributes) (authorize
 	return authorizer.DecisionNoOpinion, "no rule", nil
 }
 
-func newTestStorage(t *testing.T, object *hsm.HSMSecret, claims claims) (*REST, *status.REST) {
+func newTestStorage(t *testing.T, object *hsm.HSMSecret, claims claims) (*REST, *StatusREST) {
 	t.Helper()
 	secrets, status, err := NewStorage(newScheme(), memory{object: object}, authorizer.AuthorizerFunc(claims.authorize))
 	if err != nil {

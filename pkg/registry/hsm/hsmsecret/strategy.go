@@ -71,6 +71,8 @@ func (strategy) PrepareForCreate(_ context.Context, obj runtime.Object) {
 func (strategy) PrepareForUpdate(_ context.Context, obj, old runtime.Object) {
 	secret, oldSecret := obj.(*hsm.HSMSecret), old.(*hsm.HSMSecret)
 	secret.Status = oldSecret.Status
+	// Server-side apply by kubectl writes it after conversion has blanked it.
+	secret.Annotations = v1alpha1.WithBlankLastApplied(secret.Annotations)
 	// It cannot change: a client that does not know it means the one there is.
 	if secret.Spec.HSMPath == "" {
 		secret.Spec.HSMPath = oldSecret.Spec.HSMPath
@@ -110,9 +112,13 @@ func (strategy) WarningsOnCreate(_ context.Context, obj runtime.Object) []string
 	return append(warnOfKeyPair(secret), warnOfLastApplied(secret, &hsm.HSMSecret{})...)
 }
 
-func (strategy) WarningsOnUpdate(_ context.Context, obj, old runtime.Object) []string {
+func (strategy) WarningsOnUpdate(ctx context.Context, obj, old runtime.Object) []string {
 	secret := obj.(*hsm.HSMSecret)
-	return append(warnOfKeyPair(secret), warnOfLastApplied(secret, old.(*hsm.HSMSecret))...)
+	warnings := warnOfLastApplied(secret, old.(*hsm.HSMSecret))
+	if isBlindUpdate(ctx) {
+		return warnings
+	}
+	return append(warnOfKeyPair(secret), warnings...)
 }
 
 // warnOfKeyPair does so as a core Secret does.

@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package hsmsecret
+
+import (
+	"context"
+	"errors"
+
+	"k8s.io/apiserver/pkg/authorization/authorizer"
+	genericapirequest "k8s.io/apiserver/pkg/endpoints/request"
+
+	"j5t.io/hsm/pkg/apis/hsm/v1alpha1"
+)
+
+// may tells whether the user of a request has a right on hsmsecrets, or on a
+// subresource of them, in the namespace of the request. Without a name the right
+// is one on all names. The reason is that of a refusal.
+func may(ctx context.Context, auth authorizer.Authorizer, verb, subresource, name string) (allowed bool, reason string, err error) {
+	user, ok := genericapirequest.UserFrom(ctx)
+	if !ok {
+		return false, "", errors.New("the request has no user")
+	}
+	decision, reason, err := auth.Authorize(ctx, authorizer.AttributesRecord{
+		User:            user,
+		Verb:            verb,
+		Namespace:       genericapirequest.NamespaceValue(ctx),
+		APIGroup:        v1alpha1.SchemeGroupVersion.Group,
+		APIVersion:      v1alpha1.SchemeGroupVersion.Version,
+		Resource:        "hsmsecrets",
+		Subresource:     subresource,
+		Name:            name,
+		ResourceRequest: true,
+	})
+	if decision == authorizer.DecisionAllow {
+		// As in k8s.io/apiserver, an error beside it does not matter.
+		return true, "", nil
+	}
+	return false, reason, err
+}

@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package hsmsecret
+
+import (
+	"context"
+	"fmt"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metainternalversion "k8s.io/apimachinery/pkg/apis/meta/internalversion"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apiserver/pkg/authorization/authorizer"
+
+	"j5t.io/hsm/pkg/apis/hsm"
+	"j5t.io/hsm/pkg/storage/records"
+)
+
+// The right to values is this verb on this subresource of hsmsecrets. Nothing is
+// served there: it is a name for RBAC. Who lacks it gets the keys of data, with
+// empty values, and cannot change data.
+const (
+	valuesVerb        = "get"
+	valuesSubresource = "data"
+)
+
+// values decides who sees values, once for each request.
+type values struct {
+	authorizer authorizer.Authorizer
+}
+
+// hidden tells whether the values of an object are to be kept from the user, or,
+// without a name, those of any object of the request's namespace.
+func (v values) hidden(ctx context.Context, name string) (bool, error) {
+	allowed, _, err := may(ctx, v.authorizer, valuesVerb, valuesSubresource, name)
+	if err != nil {
+		return true, apierrors.NewInternalError(fmt.Errorf("deciding whether values may be shown: %w", err))
+	}
+	return !allowed, nil
+}
+
+// forRead returns the context to read in. Hidden values are not read from the
+// token in the first place.
+func (v values) forRead(ctx context.Context, name string) (context.Context, error) {
+	if records.IsWithoutData(ctx) {
+		return ctx, nil
+	}
+	hidden, err := v.hidden(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	if hidden {
+		ctx = records.WithoutData(ctx)
+	}
+	return ctx, nil
+}
+
+// selectedName is the one name that a selector leaves, or empty. RBAC, too,
+// compares it with resourceNames.
+func selectedName(options *metainternalversion.ListOptions) string {
+	if options == nil || options.FieldSelector == nil {
+		return ""
+	}
+	name, _ := options.FieldSelector.RequiresExactMatch("metadata.name")
+	return name
+}
+
+// hideValues empties the values of what a write answers. It changes the object,
+// but none of its maps.
+func hideValues(obj runtime.Object) {
+	switch obj := obj.(type) {
+	case *hsm.HSMSecret:
+		obj.Data = withoutValues(obj.Data)
+	case *hsm.HSMSecretList:
+		for i := range obj.Items {
+			obj.Items[i].Data = withoutValues(obj.Items[i].Data)
+		}
+	}
+}
+
+func withoutValues(data map[string][]byte) map[string][]byte {
+	if data == nil {
+		return nil
+	}
+	keys := make(map[string][]byte, len(data))
+	for key := range data {
+		keys[key] = []byte{}
+	}
+	return keys
+}
