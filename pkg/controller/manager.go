@@ -1,0 +1,141 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package controller puts the controllers together: clients, caches, leader
+// election, health and metrics. What is to be done in the cluster is decided by
+// its sub-packages only.
+package controller
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	authorizationv1 "k8s.io/api/authorization/v1"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/apimachinery/pkg/runtime"
+	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/record"
+	"k8s.io/client-go/util/flowcontrol"
+	"k8s.io/klog/v2"
+	"k8s.io/utils/clock"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/config"
+	"sigs.k8s.io/controller-runtime/pkg/healthz"
+	"sigs.k8s.io/controller-runtime/pkg/log"
+	"sigs.k8s.io/controller-runtime/pkg/manager"
+	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
+
+	"j5t.io/hsm/pkg/apis/hsm/v1alpha1"
+	"j5t.io/hsm/pkg/controller/projection"
+)
+
+const (
+	name = "hsm-controller"
+	// cacheSyncTimeout is long: as long as the token is away at the start, it is
+	// waited for.
+	cacheSyncTimeout = 365 * 24 * time.Hour
+	// reconciliationTimeout is more than an API server takes for some requests.
+	reconciliationTimeout = 2 * time.Minute
+)
+
+// New makes a manager with all controllers. Start it.
+func New(ctx context.Context, base *rest.Config, o *Options) (manager.Manager, error) {
+	log.SetLogger(klog.Background())
+	// Each is limited for itself: neither the lease nor work may wait for events.
+	leases, events, work := rest.CopyConfig(base), rest.CopyConfig(base), rest.CopyConfig(base)
+	events.QPS, events.Burst = o.QPS, o.Burst
+	work.RateLimiter = flowcontrol.NewTokenBucketRateLimiter(o.QPS, o.Burst)
+
+	scheme := runtime.NewScheme()
+	for _, add := range []func(*runtime.Scheme) error{corev1.AddToScheme, authorizationv1.AddToScheme, v1alpha1.AddToScheme} {
+		if err := add(scheme); err != nil {
+			return nil, err
+		}
+	}
+	mgr, err := manager.New(work, manager.Options{
+		Scheme:         scheme,
+		MapperProvider: func(*rest.Config, *http.Client) (meta.RESTMapper, error) { return newMapper(), nil },
+		// What is read is acted on: it comes from the API server itself.
+		NewClient: func(c *rest.Config, options client.Options) (client.Client, error) {
+			options.Cache = nil
+			return client.New(c, options)
+		},
+		Cache: cache.Options{
+			DefaultNamespaces:           namespaces(o.Namespaces),
+			ByObject:                    projection.Cached(),
+			NewInformer:                 projection.NewInformer,
+			ReaderFailOnMissingInformer: true,
+		},
+		Controller: config.Controller{
+			CacheSyncTimeout:      cacheSyncTimeout,
+			ReconciliationTimeout: reconciliationTimeout,
+			// A replica that waits is ready to take over.
+			EnableWarmup: new(true),
+		},
+		LeaderElection:                o.LeaderElect,
+		LeaderElectionID:              name,
+		LeaderElectionNamespace:       o.SystemNamespace,
+		LeaderElectionConfig:          leases,
+		LeaderElectionReleaseOnCancel: true,
+		Metrics: metricsserver.Options{
+			BindAddress:   o.ListenAddress,
+			ExtraHandlers: map[string]http.Handler{"/healthz": healthz.CheckHandler{Checker: healthz.Ping}},
+		},
+		Logger: klog.Background(),
+	})
+	if err != nil {
+		return nil, fmt.Errorf("set up the controllers: %w", err)
+	}
+	recorder, err := newRecorder(ctx, events, scheme)
+	if err != nil {
+		return nil, fmt.Errorf("set up events: %w", err)
+	}
+	err = projection.Add(ctx, mgr, projection.Options{
+		SystemNamespace: o.SystemNamespace,
+		Concurrency:     o.Concurrency,
+		Recorder:        recorder,
+		Clock:           clock.RealClock{},
+	})
+	if err != nil {
+		return nil, fmt.Errorf("set up the projection of HSMSecrets: %w", err)
+	}
+	return mgr, nil
+}
+
+// newMapper knows the kinds that the controllers use. It asks no API server: one
+// that is away must not keep the controllers from starting.
+func newMapper() meta.RESTMapper {
+	mapper := meta.NewDefaultRESTMapper(nil)
+	mapper.Add(v1alpha1.SchemeGroupVersion.WithKind("HSMSecret"), meta.RESTScopeNamespace)
+	mapper.Add(corev1.SchemeGroupVersion.WithKind("Secret"), meta.RESTScopeNamespace)
+	mapper.Add(authorizationv1.SchemeGroupVersion.WithKind("SelfSubjectAccessReview"), meta.RESTScopeRoot)
+	for _, kind := range []string{"Deployment", "StatefulSet", "DaemonSet"} {
+		mapper.Add(appsv1.SchemeGroupVersion.WithKind(kind), meta.RESTScopeNamespace)
+	}
+	return mapper
+}
+
+func namespaces(names []string) map[string]cache.Config {
+	configs := map[string]cache.Config{}
+	for _, name := range names {
+		configs[name] = cache.Config{}
+	}
+	return configs
+}
+
+// newRecorder records events as long as the context lives. It is that of
+// client-go, which puts events of one object together and limits their rate.
+func newRecorder(ctx context.Context, c *rest.Config, scheme *runtime.Scheme) (record.EventRecorder, error) {
+	events, err := typedcorev1.NewForConfig(c)
+	if err != nil {
+		return nil, err
+	}
+	broadcaster := record.NewBroadcaster(record.WithContext(ctx))
+	broadcaster.StartRecordingToSink(&typedcorev1.EventSinkImpl{Interface: events.Events("")})
+	return broadcaster.NewRecorder(scheme, corev1.EventSource{Component: name}), nil
+}

@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package controller
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/spf13/pflag"
+	utilerrors "k8s.io/apimachinery/pkg/util/errors"
+	"k8s.io/apimachinery/pkg/util/validation"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+)
+
+// Options are what the command line of the controller can say.
+type Options struct {
+	// Kubeconfig names the cluster; empty is the one that this pod runs in.
+	Kubeconfig string
+	// SystemNamespace holds the lease of the leader and the key of checksums.
+	SystemNamespace string
+	// Namespaces are those whose HSMSecrets are projected; none is all.
+	Namespaces []string
+	// LeaderElect lets one of several replicas act.
+	LeaderElect bool
+	// QPS and Burst limit the requests to the API server, of all clients together.
+	QPS   float32
+	Burst int
+	// Concurrency is how many HSMSecrets are synced at once.
+	Concurrency int
+	// ListenAddress is where /healthz and /metrics are served.
+	ListenAddress string
+}
+
+// NewOptions returns the defaults. They are good for a thousand HSMSecrets.
+func NewOptions() *Options {
+	return &Options{
+		SystemNamespace: "hsm-system",
+		LeaderElect:     true,
+		QPS:             200,
+		Burst:           400,
+		Concurrency:     8,
+		ListenAddress:   ":8080",
+	}
+}
+
+// AddFlags adds the flags of all options.
+func (o *Options) AddFlags(fs *pflag.FlagSet) {
+	fs.StringVar(&o.Kubeconfig, "kubeconfig", o.Kubeconfig, "Kubeconfig of the cluster. Default: the pod's ServiceAccount.")
+	fs.StringVar(&o.SystemNamespace, "system-namespace", o.SystemNamespace,
+		"Namespace that holds the lease of the leader and the key of checksums.")
+	fs.StringSliceVar(&o.Namespaces, "namespaces", o.Namespaces,
+		"Namespaces whose HSMSecrets are projected, separated by commas; the controller needs rights in these only. Default: all.")
+	fs.BoolVar(&o.LeaderElect, "leader-elect", o.LeaderElect, "Let one replica act, and the others wait to take over.")
+	fs.Float32Var(&o.QPS, "kube-api-qps", o.QPS, "Requests a second to the API server.")
+	fs.IntVar(&o.Burst, "kube-api-burst", o.Burst, "Requests at once to the API server.")
+	fs.IntVar(&o.Concurrency, "concurrency", o.Concurrency, "HSMSecrets that are synced at once.")
+	fs.StringVar(&o.ListenAddress, "listen-address", o.ListenAddress, "Address (host:port) of /healthz and /metrics.")
+}
+
+// Validate says what is wrong with the options, all of it at once.
+func (o *Options) Validate() error {
+	var errs []error
+	for flag, namespaces := range map[string][]string{"--system-namespace": {o.SystemNamespace}, "--namespaces": o.Namespaces} {
+		for _, namespace := range namespaces {
+			for _, problem := range validation.IsDNS1123Label(namespace) {
+				errs = append(errs, fmt.Errorf("%s %q: %s", flag, namespace, problem))
+			}
+		}
+	}
+	if o.QPS <= 0 {
+		errs = append(errs, fmt.Errorf("--kube-api-qps %g: must be more than 0", o.QPS))
+	}
+	for flag, number := range map[string]int{"--kube-api-burst": o.Burst, "--concurrency": o.Concurrency} {
+		if number < 1 {
+			errs = append(errs, fmt.Errorf("%s %d: must be at least 1", flag, number))
+		}
+	}
+	if o.ListenAddress == "" {
+		errs = append(errs, errors.New("--listen-address: must be set"))
+	}
+	return utilerrors.NewAggregate(errs)
+}
+
+// Run runs the controller with valid options until the context ends, or it is
+// no longer the leader.
+func (o *Options) Run(ctx context.Context) error {
+	config, err := o.restConfig()
+	if err != nil {
+		return fmt.Errorf("find the cluster: %w", err)
+	}
+	mgr, err := New(ctx, config, o)
+	if err != nil {
+		return err
+	}
+	return mgr.Start(ctx)
+}
+
+func (o *Options) restConfig() (*rest.Config, error) {
+	if o.Kubeconfig == "" {
+		return rest.InClusterConfig()
+	}
+	return clientcmd.BuildConfigFromFlags("", o.Kubeconfig)
+}

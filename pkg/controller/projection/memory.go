@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package projection
+
+import (
+	"sync"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/resourceversion"
+
+	"golang.org/x/time/rate"
+
+	"j5t.io/hsm/pkg/apis/hsm/v1alpha1"
+)
+
+const (
+	// refusedInterval is the time between two looks at a Secret of others. It may
+	// not be watched: it lacks the label.
+	refusedInterval = 10 * time.Second
+	// settleTime is how long the watch may take to show a Secret that was written.
+	settleTime = 3 * time.Second
+	// revertBurst reverts in a row are made at once, then one in each
+	// revertInterval: someone else insists.
+	revertBurst    = 20
+	revertInterval = 10 * time.Second
+)
+
+// version names a state of a Secret. Without a uid there is none.
+type version struct {
+	uid             types.UID
+	resourceVersion string
+}
+
+func versionOf(secret metav1.Object) version {
+	return version{secret.GetUID(), secret.GetResourceVersion()}
+}
+
+// memory is what is remembered of an HSMSecret and its Secret from one look to
+// the next: no value, and nothing that could not be found out again.
+type memory struct {
+	known      bool // There was a look that succeeded.
+	stale      bool // The last one did not.
+	uid        types.UID
+	generation int64
+	request    string
+
+	secretName string
+	secret     version
+	settled    time.Time // From then on the watches show what was written.
+	refused    bool      // It is of others.
+	next       time.Time // The next look without a cause.
+
+	status   *v1alpha1.HSMSecretStatus // As the API server has it; nil is not known.
+	failing  bool                      // An event has said so.
+	revision string
+	reverts  *rate.Limiter
+}
+
+// look says why, and so how thoroughly, an HSMSecret is looked at.
+type look int
+
+const (
+	lookNot     look = iota
+	lookLater        // The watches do not show yet what was written.
+	lookStatus       // The agent has lost the status: it is restored from memory.
+	lookRefused      // Whether the Secret of others is still there, and theirs.
+	lookSource       // Whether the token has changed unnoticed.
+	lookAll
+)
+
+// look decides by what the watches show. secret is that of the remembered name.
+func (m *memory) look(h metav1.Object, secret version, now time.Time) look {
+	switch {
+	case !m.known, m.stale, m.uid != h.GetUID(), m.generation < h.GetGeneration(), m.request != h.GetAnnotations()[SyncAnnotation]:
+		return lookAll
+	case m.refused && !now.Before(m.next):
+		return lookRefused
+	case !m.refused && m.secret.uid != "" && secret.uid == "" && now.Before(m.settled):
+		return lookLater
+	case !m.refused && m.secret.isBefore(secret):
+		return lookAll
+	case !now.Before(m.next):
+		return lookSource
+	case !hasStatus(h) && now.Before(m.settled):
+		return lookLater
+	case !hasStatus(h):
+		return lookStatus
+	}
+	return lookNot
+}
+
+// isBefore tells whether the watch shows another state than the one that was
+// written or read last, and not merely an older one.
+func (v version) isBefore(seen version) bool {
+	if v.uid != seen.uid {
+		return true
+	}
+	order, err := resourceversion.CompareResourceVersion(v.resourceVersion, seen.resourceVersion)
+	return v != seen && (err != nil || order < 0)
+}
+
+// memories are those of all HSMSecrets that were seen. The work queue sees to it
+// that only one goroutine has that of an HSMSecret.
+type memories struct {
+	mu sync.Mutex
+	of map[types.NamespacedName]*memory
+}
+
+func (m *memories) get(name types.NamespacedName) *memory {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.of[name] == nil {
+		m.of[name] = &memory{reverts: rate.NewLimiter(rate.Every(revertInterval), revertBurst)}
+	}
+	return m.of[name]
+}
+
+func (m *memories) forget(name types.NamespacedName) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.of, name)
+}

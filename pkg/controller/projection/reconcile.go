@@ -1,0 +1,302 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package projection
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/wait"
+	"k8s.io/client-go/tools/record"
+	"k8s.io/klog/v2"
+	"k8s.io/utils/clock"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+
+	"j5t.io/hsm/pkg/apis/hsm/v1alpha1"
+)
+
+const (
+	// maxActs are more than a pair ever needs to get in step: Replace, Create,
+	// Restart; or Push, Note, Restart.
+	maxActs = 8
+	// againAfter is the time until a pair is looked at again that has changed under
+	// our hands.
+	againAfter = 100 * time.Millisecond
+	// defaultInterval is for objects of an API server that sets no default.
+	defaultInterval = 300 * time.Second
+)
+
+// errRestless says that a pair does not come to rest.
+var errRestless = errors.New("token and Secret are not in step after several writes; it is tried again")
+
+// errInsisted says that someone makes the same edit again and again.
+var errInsisted = errors.New("the Secret is edited again and again")
+
+// reconciler gathers facts and carries out decisions; it decides nothing itself.
+type reconciler struct {
+	client   client.Client // Asks the API server each time.
+	cache    client.Reader // Of metadata only, from the watches.
+	keys     *keys
+	values   *values
+	recorder record.EventRecorder
+	clock    clock.PassiveClock
+	outage   *outage
+	memories *memories
+}
+
+// Reconcile looks at one HSMSecret, if there is a cause.
+func (r *reconciler) Reconcile(ctx context.Context, request reconcile.Request) (reconcile.Result, error) {
+	seen := metadataOf(hsmSecretKind)
+	err := r.cache.Get(ctx, request.NamespacedName, seen)
+	if apierrors.IsNotFound(err) || err == nil && seen.DeletionTimestamp != nil {
+		// What becomes of the Secret is for the garbage collector, which asks whether
+		// the owner is really gone, and needs no controller for that.
+		r.memories.forget(request.NamespacedName)
+		return reconcile.Result{}, nil
+	}
+	if err != nil {
+		return reconcile.Result{}, err
+	}
+	m := r.memories.get(request.NamespacedName)
+	secret, err := secretVersion(ctx, r.cache, seen.Namespace, m.secretName)
+	if err != nil {
+		return reconcile.Result{}, err
+	}
+
+	now := r.clock.Now()
+	why := m.look(seen, secret, now)
+	switch why {
+	case lookNot:
+		return reconcile.Result{RequeueAfter: m.next.Sub(now)}, nil
+	case lookLater:
+		return reconcile.Result{RequeueAfter: m.settled.Sub(now)}, nil
+	}
+	if wait := r.outage.wait(); wait > 0 {
+		return reconcile.Result{RequeueAfter: wait}, nil
+	}
+	switch why {
+	case lookStatus:
+		if err := r.writeStatus(ctx, request.NamespacedName, *m.status); err != nil {
+			return r.failed(ctx, request.NamespacedName, m, &outcome{err: err}, *m.status)
+		}
+		return reconcile.Result{RequeueAfter: m.next.Sub(now)}, nil
+	case lookRefused:
+		current, err := secretVersion(ctx, r.client, seen.Namespace, m.secretName)
+		if err == nil && current == m.secret {
+			m.next = now.Add(refusedInterval)
+			return reconcile.Result{RequeueAfter: refusedInterval}, nil
+		}
+	}
+	return r.sync(ctx, request.NamespacedName, m, why)
+}
+
+// sync reads the values, brings them in step, and tells.
+func (r *reconciler) sync(ctx context.Context, name types.NamespacedName, m *memory, why look) (reconcile.Result, error) {
+	valueReads.Inc()
+	o := &outcome{pair: pair{hsm: &v1alpha1.HSMSecret{}}}
+	err := r.client.Get(ctx, name, o.hsm)
+	if r.outage.note(err) {
+		klog.FromContext(ctx).Info("Token or API server", "away", err != nil, "err", err)
+	}
+	switch {
+	case apierrors.IsNotFound(err):
+		r.memories.forget(name)
+		return reconcile.Result{}, nil
+	case err != nil:
+		o.hsm = nil
+		o.err = fmt.Errorf("read the HSMSecret: %w", err)
+		return r.failed(ctx, name, m, o, v1alpha1.HSMSecretStatus{})
+	case o.hsm.DeletionTimestamp != nil:
+		r.memories.forget(name)
+		return reconcile.Result{}, nil
+	}
+	previous := o.hsm.Status
+	if m.status != nil && len(previous.Conditions) == 0 {
+		previous = *m.status // The agent has lost it.
+	}
+	now := r.clock.Now()
+	if why == lookSource && m.uid == o.hsm.UID && m.generation == o.hsm.Generation && m.revision == o.hsm.Status.DataVersion && isSame(*m.status, o.hsm.Status) {
+		m.next = now.Add(interval(o.hsm))
+		return reconcile.Result{RequeueAfter: m.next.Sub(now)}, nil
+	}
+
+	o.err = r.settle(ctx, m, o, previous)
+	if o.err == nil {
+		o.err = r.removeFormer(ctx, o)
+	}
+	if o.err != nil {
+		return r.failed(ctx, name, m, o, previous)
+	}
+	status := o.status(previous, now)
+	wrote := len(o.did) > 0
+	if !isSame(status, o.hsm.Status) {
+		if o.err = r.writeStatus(ctx, name, status); o.err != nil {
+			return r.failed(ctx, name, m, o, previous)
+		}
+		wrote = true
+	}
+	r.tell(m, o, previous)
+	m.remember(o, status, wrote, r.clock.Now())
+	return reconcile.Result{RequeueAfter: m.next.Sub(r.clock.Now())}, nil
+}
+
+// failed says what went wrong, once, and when to try again.
+func (r *reconciler) failed(ctx context.Context, name types.NamespacedName, m *memory, o *outcome, previous v1alpha1.HSMSecretStatus) (reconcile.Result, error) {
+	m.stale = true
+	switch {
+	case apierrors.IsConflict(o.err):
+		return reconcile.Result{RequeueAfter: againAfter}, nil
+	case errors.Is(o.err, errInsisted):
+		return reconcile.Result{RequeueAfter: revertInterval}, nil
+	case apierrors.HasStatusCause(o.err, corev1.NamespaceTerminatingCause):
+		r.memories.forget(name)
+		return reconcile.Result{}, nil
+	}
+	failures.WithLabelValues(failureReason(o.err)).Inc()
+	if !m.failing {
+		m.failing = true
+		r.tellFailure(name, m, o)
+	}
+	if o.hsm != nil {
+		if status := o.status(previous, r.clock.Now()); m.status == nil || !isSame(status, *m.status) {
+			// Where even that fails, the event must do.
+			if r.writeStatus(ctx, name, status) == nil {
+				m.status = &status
+			}
+		}
+	}
+	if isAway(o.err) {
+		return reconcile.Result{RequeueAfter: wait.Jitter(probeInterval, 0.5)}, nil
+	}
+	return reconcile.Result{}, o.err
+}
+
+// remember notes what there is now.
+func (m *memory) remember(o *outcome, status v1alpha1.HSMSecretStatus, wrote bool, now time.Time) {
+	m.known, m.stale, m.failing = true, false, false
+	m.uid, m.generation, m.revision = o.hsm.UID, o.hsm.Generation, o.hsm.Status.DataVersion
+	m.request = o.hsm.Annotations[SyncAnnotation]
+	m.secretName, m.secret = o.hsm.Spec.SecretName, version{}
+	if o.secret != nil {
+		m.secret = versionOf(o.secret)
+	}
+	m.status = &status
+	if wrote {
+		m.settled = now.Add(settleTime)
+	}
+	m.refused = o.refused()
+	m.next = now.Add(interval(o.hsm))
+	if m.refused {
+		m.next = now.Add(refusedInterval)
+	}
+}
+
+// settle decides and acts until there is nothing left to do.
+func (r *reconciler) settle(ctx context.Context, m *memory, o *outcome, previous v1alpha1.HSMSecretStatus) error {
+	if err := r.values.areShown(ctx, o.hsm); err != nil {
+		return err
+	}
+	secret := &corev1.Secret{}
+	err := r.client.Get(ctx, client.ObjectKey{Namespace: o.hsm.Namespace, Name: o.hsm.Spec.SecretName}, secret)
+	switch {
+	case err == nil:
+		o.secret = secret
+	case !apierrors.IsNotFound(err):
+		return fmt.Errorf("read Secret %s: %w", o.hsm.Spec.SecretName, err)
+	}
+	request := o.hsm.Annotations[SyncAnnotation]
+	if m.known && m.uid == o.hsm.UID {
+		request = m.request
+	}
+	for range maxActs {
+		f, err := r.factsOf(ctx, o.pair, previous, request)
+		if err != nil {
+			return err
+		}
+		d := decide(f)
+		o.facts = f
+		if d.action == nothing {
+			o.final = d
+			return nil
+		}
+		if d.reason == reasonReverted && !m.reverts.AllowN(r.clock.Now(), 1) {
+			return errInsisted
+		}
+		if d.reason == reasonBothChanged {
+			o.lost = lostEdit(o.pair, r.clock.Now())
+		}
+		before := o.pair
+		if o.pair, err = r.act(ctx, d, before, f); err != nil {
+			o.pair = before
+			return err
+		}
+		o.did = append(o.did, d)
+		r.tellAct(d, before, o)
+	}
+	return errRestless
+}
+
+// removeFormer deletes the Secrets that were made under other names, once the
+// one of the present name is there.
+func (r *reconciler) removeFormer(ctx context.Context, o *outcome) error {
+	if o.secret == nil || o.refused() {
+		return nil
+	}
+	made := metadataListOf(secretKind)
+	if err := r.cache.List(ctx, made, client.InNamespace(o.hsm.Namespace), client.MatchingFields{sourceIndex: string(o.hsm.UID)}); err != nil {
+		return fmt.Errorf("look up Secrets: %w", err)
+	}
+	for _, item := range made.Items {
+		if item.Name == o.secret.Name {
+			continue
+		}
+		former := &corev1.Secret{}
+		err := r.client.Get(ctx, client.ObjectKey{Namespace: item.Namespace, Name: item.Name}, former)
+		if apierrors.IsNotFound(err) {
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("read Secret %s: %w", item.Name, err)
+		}
+		// A copy that someone made of our Secret has its annotations, but was never
+		// applied by us.
+		if applied(former) == nil || former.Annotations[SourceUIDAnnotation] != string(o.hsm.UID) {
+			continue
+		}
+		if err := r.delete(ctx, former); err != nil {
+			return err
+		}
+		r.tellRemoved(o, former)
+	}
+	return nil
+}
+
+// secretVersion asks the watch, or the API server, for the state of a Secret, and
+// for no data.
+func secretVersion(ctx context.Context, reader client.Reader, namespace, name string) (version, error) {
+	if name == "" {
+		return version{}, nil
+	}
+	secret := metadataOf(secretKind)
+	err := reader.Get(ctx, client.ObjectKey{Namespace: namespace, Name: name}, secret)
+	if apierrors.IsNotFound(err) {
+		return version{}, nil
+	}
+	return versionOf(secret), err
+}
+
+// interval is the time to the next look without a cause. It is never shorter
+// than the user said.
+func interval(h *v1alpha1.HSMSecret) time.Duration {
+	seconds := time.Duration(h.Spec.SyncInterval) * time.Second
+	if seconds == 0 {
+		seconds = defaultInterval
+	}
+	return wait.Jitter(seconds, 0.1)
+}
