@@ -30,6 +30,7 @@ func parse(args []string) (*options, error) {
 	fs.StringVar(&a.Token.Label, "token-label", "", "Serve the token with this label.")
 	fs.UintVar(&slot, "slot", 0, "Serve the token in the slot with this PKCS#11 slot ID.")
 	fs.StringVar(&a.PINFile, "pin-file", "", "File with the user's PIN. When the token rejects it, it is not tried again until the file changes. Required.")
+	fs.StringVar(&a.NewPINFile, "new-pin-file", "", "File with the PIN that the token is to get; it need not exist. Leave both files as they are until the agent's status says that the PIN was changed, then write the new one to --pin-file.")
 	fs.StringVar(&a.StateDir, "state-dir", "", "Existing directory that belongs to this agent alone, and is kept over restarts. Required.")
 	fs.BoolVar(&a.Provision, "provision", false, "Make a new store on the token if it is blank and this agent has not served a store before.")
 	fs.StringVar(&a.SOPINFile, "so-pin-file", "", "File with the security officer's PIN. Only with --provision, for a token that has no user PIN yet: the PIN of --pin-file is set on it.")

@@ -43,15 +43,16 @@ const (
 
 // Options say which token an agent serves, and to whom.
 type Options struct {
-	Module    string          // Absolute path of the PKCS#11 library.
-	Token     pkcs11.Selector // Must match one token.
-	PINFile   string          // The user's PIN. White space around it is ignored.
-	SOPINFile string          // The security officer's PIN; only to initialise a blank token.
-	StateDir  string          // Of this agent alone. It exists.
-	Provision bool            // A blank token may be made into a new store.
-	StoreID   string          // The store to serve, in hex; empty: that of the state directory, if any.
-	Profile   token.Profile   // What the token holds. Zero: by what it says of itself.
-	TLS       mtls.Files
+	Module     string          // Absolute path of the PKCS#11 library.
+	Token      pkcs11.Selector // Must match one token.
+	PINFile    string          // The user's PIN. White space around it is ignored.
+	NewPINFile string          // If it exists, the PIN that the token is to get. Both files hold their PIN until Status says that it was changed.
+	SOPINFile  string          // The security officer's PIN; only to initialise a blank token.
+	StateDir   string          // Of this agent alone. It exists.
+	Provision  bool            // A blank token may be made into a new store.
+	StoreID    string          // The store to serve, in hex; empty: that of the state directory, if any.
+	Profile    token.Profile   // What the token holds. Zero: by what it says of itself.
+	TLS        mtls.Files
 
 	History     HistoryLimits      // Zero: DefaultHistory.
 	CallTimeout time.Duration      // After which a hanging token ends the process. Zero: 2 minutes.
@@ -98,7 +99,8 @@ func newAgent(o Options, r reader) (*Agent, error) {
 	if err != nil {
 		return nil, err
 	}
-	pins, err := newPINs(o)
+	state := newState(starting)
+	pins, err := newPINs(o, state.setPIN)
 	if err != nil {
 		return nil, err
 	}
@@ -119,7 +121,6 @@ func newAgent(o Options, r reader) (*Agent, error) {
 	if err != nil {
 		return nil, err
 	}
-	starting := condition{agentv1.Reason_REASON_LOADING, "the agent is starting; ask again in a moment"}
 	a := &Agent{
 		reader:   r,
 		journal:  journal,
@@ -128,9 +129,9 @@ func newAgent(o Options, r reader) (*Agent, error) {
 	}
 	a.supervisor = &supervisor{
 		reader: r, selector: o.Token, pins: pins, identity: identity,
-		state: newState(starting),
+		state: state,
 		worker: &worker{
-			clock: o.Clock, journal: journal, queue: newQueue(starting.err()),
+			clock: o.Clock, journal: journal, queue: newQueue(starting.err()), measured: state.setUsage,
 			watchdog: watchdog{limit: cmp.Or(o.CallTimeout, defaultCallTimeout), bite: o.onHang},
 		},
 		onChange: a.setHealth,
@@ -143,13 +144,15 @@ func newAgent(o Options, r reader) (*Agent, error) {
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 30 * time.Second, Timeout: 10 * time.Second}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
 	)
-	state, queue := a.supervisor.state, a.supervisor.worker.queue
+	queue := a.supervisor.worker.queue
 	agentv1.RegisterStoreServer(a.server, &storeService{state: state, journal: journal, queue: queue, stopping: a.stopping})
 	agentv1.RegisterDeviceServer(a.server, &deviceService{state: state, queue: queue})
 	healthv1.RegisterHealthServer(a.server, a.health)
 	reflection.Register(a.server)
 	return a, nil
 }
+
+var starting = condition{agentv1.Reason_REASON_LOADING, "the agent is starting; ask again in a moment"}
 
 // exit ends a process whose token hangs. It is restarted by whoever runs it.
 func exit(work string) {

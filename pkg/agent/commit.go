@@ -192,6 +192,7 @@ func (w *worker) write(c *connection, b *batch) error {
 	err := w.watchdog.guard("committing", func() error { return c.store.Commit(records) })
 	switch {
 	case err == nil:
+		w.measured(c.store.Usage())
 		w.publish(b)
 		return nil
 	case token.ReasonOf(err) == token.OutcomeUnknown:

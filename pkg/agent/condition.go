@@ -5,7 +5,6 @@ package agent
 import (
 	"errors"
 	"fmt"
-	"sync"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -122,59 +121,4 @@ func requestError(err error) error {
 		return invalidError("%v", err)
 	}
 	return agentv1.NewError(codes.DataLoss, agentv1.Reason_REASON_CORRUPT, "%v", err)
-}
-
-// state is what is known of the token, for all who ask.
-type state struct {
-	mu        sync.Mutex
-	condition condition
-	token     *pkcs11.TokenInfo // nil while none is seen.
-	serial    string            // Of the last one seen.
-	storeID   string            // Of the last one opened.
-	changed   chan struct{}     // Closed when the condition changes.
-}
-
-func newState(c condition) *state {
-	return &state{condition: c, changed: make(chan struct{})}
-}
-
-// enter reports whether the condition was another one before.
-func (s *state) enter(c condition) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.condition == c {
-		return false
-	}
-	s.condition = c
-	close(s.changed)
-	s.changed = make(chan struct{})
-	return true
-}
-
-// now also gives a channel that is closed when the condition changes.
-func (s *state) now() (condition, <-chan struct{}) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.condition, s.changed
-}
-
-// seen notes which token is in the reader; nil is none.
-func (s *state) seen(t *pkcs11.TokenInfo) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.token = t; t != nil {
-		s.serial = t.Serial
-	}
-}
-
-func (s *state) opened(storeID string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.storeID = storeID
-}
-
-func (s *state) identity() (t *pkcs11.TokenInfo, serial, storeID string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.token, s.serial, s.storeID
 }

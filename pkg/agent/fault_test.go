@@ -393,7 +393,7 @@ func TestWrongSOPINIsSentOnce(t *testing.T) {
 	o.SOPINFile = o.PINFile
 	reader := &faultReader{}
 	for range 3 {
-		p, err := newPINs(o) // A restart.
+		p, err := newPINs(o, func(pinState) {}) // A restart.
 		if err != nil {
 			t.Fatal(err)
 		}

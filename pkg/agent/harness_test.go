@@ -3,6 +3,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io"
@@ -31,9 +32,11 @@ const deadline = 30 * time.Second
 type faultReader struct {
 	mu     sync.Mutex
 	token  *faulttoken.Token
-	hidden bool // The token is not seen.
-	looks  int  // Calls of Find.
-	inits  int  // Calls of InitPIN.
+	hidden bool                          // The token is not seen.
+	looks  int                           // Calls of Find.
+	inits  int                           // Calls of InitPIN.
+	pin    string                        // Of the token; empty: that of faulttoken.
+	setPIN func() (done bool, err error) // What the next C_SetPIN does; nil: what it should.
 }
 
 // pull takes the token out of the reader.
@@ -78,7 +81,7 @@ func (r *faultReader) OpenSession(uint) (session, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &faultSession{s}, nil
+	return &faultSession{s, r}, nil
 }
 
 func (r *faultReader) InitToken(uint, []byte, string) error { return errors.New("not a blank token") }
@@ -104,10 +107,14 @@ func (r *faultReader) Calls() pkcs11.Calls {
 	}
 }
 
-type faultSession struct{ *faulttoken.Session }
+type faultSession struct {
+	*faulttoken.Session
+	reader *faultReader
+}
 
 // Login does as pkcs11.Session does.
 func (s *faultSession) Login(pin []byte) error {
+	pin = s.reader.translate(pin)
 	err := s.Session.Login(pin)
 	var failure *pkcs11.Error
 	if errors.As(err, &failure) && failure.Code == pkcs11.CKRUserAlreadyLoggedIn {
@@ -115,6 +122,45 @@ func (s *faultSession) Login(pin []byte) error {
 		err = s.Session.Login(pin)
 	}
 	return err
+}
+
+// translate gives the fault-injecting token, which has one PIN for life, that
+// PIN for the right one.
+func (r *faultReader) translate(pin []byte) []byte {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	switch {
+	case r.pin == "":
+		return pin
+	case string(pin) == r.pin:
+		return []byte(faulttoken.PIN)
+	}
+	return []byte("wrong")
+}
+
+// SetPIN is C_SetPIN of a token that takes PINs of up to 15 characters.
+func (s *faultSession) SetPIN(old, pin []byte) error {
+	r := s.reader
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	refuse := func(code uint) error { return &pkcs11.Error{Op: "C_SetPIN", Code: code} }
+	if string(old) != cmp.Or(r.pin, faulttoken.PIN) {
+		return refuse(pkcs11.CKRPINIncorrect)
+	}
+	if len(pin) > 15 {
+		return refuse(pkcs11.CKRPINLenRange)
+	}
+	if r.setPIN != nil {
+		done, err := r.setPIN()
+		r.setPIN = nil
+		if !done {
+			return err
+		}
+		r.pin = string(pin)
+		return err
+	}
+	r.pin = string(pin)
+	return nil
 }
 
 func (s *faultSession) Close() error { return nil }

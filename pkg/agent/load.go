@@ -15,6 +15,7 @@ import (
 // the journal says, revisions and watches go on as if nothing had happened;
 // else somebody else has changed it, and the journal begins anew.
 func (w *worker) load(store *token.Store) {
+	w.measured(store.Usage())
 	w.resolve(store)
 	x, revision := w.journal.now()
 	first := revision == 0

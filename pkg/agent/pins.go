@@ -7,8 +7,11 @@ import (
 	"errors"
 	"fmt"
 	"hash/maphash"
+	"io/fs"
 	"os"
 	"path/filepath"
+
+	"k8s.io/klog/v2"
 
 	agentv1 "j5t.io/hsm/pkg/agent/api/v1"
 	"j5t.io/hsm/pkg/atomicfile"
@@ -26,12 +29,26 @@ const (
 
 // pins are the PINs that the agent may send, and the latches before them. A PIN
 // is read from its file for each login and zeroed after it.
+//
+// Another PIN is given to the token by way of two files: whoever wants it writes
+// it to newFile, and later, when the agent says that it was made, to file. So
+// there is no time at which only the agent, or only the token, knows the PIN.
 type pins struct {
-	file, soFile   string
-	latch, soLatch *pinlatch.Latch
-	seed           maphash.Seed
-	sent           uint64 // Hash of the PIN that the last attempt was about.
-	leave          string // By which a person may allow another one; empty: none is needed.
+	file, newFile, soFile string
+	latch, soLatch        *pinlatch.Latch
+	tell                  func(pinState)
+	seed                  maphash.Seed
+	seen                  uint64 // Hash of both files at the last attempt.
+	inUse                 uint64 // Hash of the PIN that the token has.
+	given                 uint64 // Hash of the PIN that it was last to get.
+	refusal               pinState
+	leave                 string // By which a person may allow another one; empty: none is needed.
+}
+
+// pinState is what callers are told of the PIN.
+type pinState struct {
+	state   agentv1.PINState
+	message string
 }
 
 // blankError is of a token without a user PIN that was not initialised.
@@ -44,13 +61,15 @@ type pinFileError struct{ error }
 
 func (e pinFileError) Unwrap() error { return e.error }
 
-func newPINs(o Options) (*pins, error) {
+func newPINs(o Options, tell func(pinState)) (*pins, error) {
 	soDir := filepath.Join(o.StateDir, soLatchDir)
 	if err := os.MkdirAll(soDir, 0o700); err != nil {
 		return nil, fmt.Errorf("use the state directory: %w", err)
 	}
 	p := &pins{
 		file:    o.PINFile,
+		newFile: o.NewPINFile,
+		tell:    tell,
 		latch:   pinlatch.New(o.StateDir, atomicfile.OS{}),
 		soLatch: pinlatch.New(soDir, atomicfile.OS{}),
 		seed:    maphash.MakeSeed(),
@@ -78,27 +97,111 @@ func (p *pins) changed() bool {
 			return true
 		}
 	}
-	pin, err := pinlatch.ReadPIN(p.file)
+	pin, next, err := p.read()
 	if err != nil {
 		return false
 	}
 	defer clear(pin)
-	return maphash.Bytes(p.seed, pin) != p.sent
+	defer clear(next)
+	return p.hash(pin, next) != p.seen
+}
+
+// read gives the PIN, and the one that the token is to get; nil is none.
+func (p *pins) read() (pin, next []byte, err error) {
+	if pin, err = pinlatch.ReadPIN(p.file); err != nil || p.newFile == "" {
+		return pin, nil, err
+	}
+	next, err = pinlatch.ReadPIN(p.newFile)
+	if errors.Is(err, fs.ErrNotExist) {
+		return pin, nil, nil
+	}
+	if err != nil {
+		clear(pin)
+		return nil, nil, err
+	}
+	return pin, next, nil
+}
+
+func (p *pins) hash(pins ...[]byte) uint64 {
+	var h maphash.Hash
+	h.SetSeed(p.seed)
+	for _, pin := range pins {
+		_, _ = h.Write(pin) // Never fails.
+		_ = h.WriteByte(0)  // No PIN holds it.
+	}
+	return h.Sum64()
 }
 
 // login logs in, unless the PIN is one that must not be sent.
 func (p *pins) login(r reader, s session) error {
-	pin, err := pinlatch.ReadPIN(p.file)
+	pin, next, err := p.read()
 	if err != nil {
 		return pinFileError{err}
 	}
 	defer clear(pin)
-	p.sent = maphash.Bytes(p.seed, pin)
+	defer clear(next)
+	p.seen = p.hash(pin, next)
+	info := func() (pkcs11.TokenInfo, error) { return r.TokenInfo(s.Info().SlotID) }
+	sent, err := p.latch.Login(pin, next, info, s.Login)
+	if p.note(err) != nil {
+		switch c := conditionOf(err); c.reason {
+		case agentv1.Reason_REASON_PIN_REJECTED:
+			p.tell(pinState{agentv1.PINState_PIN_STATE_REJECTED, c.message})
+		case agentv1.Reason_REASON_PIN_LOCKED:
+			p.tell(pinState{agentv1.PINState_PIN_STATE_LOCKED, c.message})
+		}
+		return err
+	}
+	p.inUse = p.hash(sent)
+	return p.follow(r, s)
+}
+
+// follow gives the token of a session that is logged in the PIN of the new PIN
+// file, if there is one that it has not got.
+func (p *pins) follow(r reader, s session) error {
+	pin, next, err := p.read()
+	if err != nil {
+		p.tell(pinState{agentv1.PINState_PIN_STATE_ACCEPTED, fmt.Sprintf("the PIN in use is right, but: %v", err)})
+		return nil
+	}
+	defer clear(pin)
+	defer clear(next)
+	switch {
+	case p.hash(pin) != p.inUse && p.hash(next) == p.inUse:
+		p.tell(pinState{agentv1.PINState_PIN_STATE_CHANGED, fmt.Sprintf("the token has the PIN of %s: write it to %s", p.newFile, p.file)})
+		return nil
+	case p.hash(pin) != p.inUse:
+		p.tell(pinState{agentv1.PINState_PIN_STATE_ACCEPTED, fmt.Sprintf("%s does not hold the PIN in use any more", p.file)})
+		return nil
+	case next == nil, p.hash(next) == p.inUse:
+		p.tell(pinState{agentv1.PINState_PIN_STATE_ACCEPTED, ""})
+		return nil
+	case p.hash(next) == p.given:
+		p.tell(p.refusal)
+		return nil
+	}
+	p.given = p.hash(next)
 	info, err := r.TokenInfo(s.Info().SlotID)
 	if err != nil {
 		return err
 	}
-	return p.note(p.latch.Attempt(pin, info, s.Login))
+	err = p.latch.Change(pin, next, info, s.SetPIN)
+	if err == nil {
+		p.inUse = p.given
+		klog.InfoS("Token has a new PIN", "serial", info.Serial)
+		return p.follow(r, s)
+	}
+	klog.ErrorS(err, "The PIN was not changed", "serial", info.Serial)
+	p.refusal = pinState{agentv1.PINState_PIN_STATE_CHANGE_REFUSED, fmt.Sprintf("the PIN was not changed: %v; write another one to %s, or remove it", err, p.newFile)}
+	p.tell(p.refusal)
+	var refused *pinlatch.RefusedError
+	switch class := pkcs11.ClassOf(err); {
+	case class == pkcs11.ClassPINUnfit, errors.As(err, &refused):
+		return nil
+	case class == pkcs11.ClassReconnect, class == pkcs11.ClassRelogin:
+		p.given = 0 // To be tried again, if it was not made.
+	}
+	return lostError{err}
 }
 
 // initialise gives a token that has no user PIN the one of the PIN file.

@@ -73,15 +73,11 @@ func (s *storeService) Commit(ctx context.Context, in *agentv1.CommitRequest) (*
 
 // Status implements the Store service.
 func (s *storeService) Status(context.Context, *agentv1.StatusRequest) (*agentv1.StatusResponse, error) {
-	condition, _ := s.state.now()
-	_, serial, storeID := s.state.identity()
 	x, _ := s.journal.now()
 	oldest, last := s.journal.bounds()
-	return &agentv1.StatusResponse{
-		Reason: condition.reason, Message: condition.message,
-		StoreId: storeID, Serial: serial,
-		Revision: last, CompactRevision: oldest, Records: int64(x.len()),
-	}, nil
+	out := &agentv1.StatusResponse{Revision: last, CompactRevision: oldest, Records: int64(x.len())}
+	s.state.tell(out)
+	return out, nil
 }
 
 func (s *storeService) ready() error {

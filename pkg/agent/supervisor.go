@@ -47,6 +47,7 @@ type reader interface {
 type session interface {
 	token.Device
 	Login(pin []byte) error
+	SetPIN(old, pin []byte) error
 	Close() error
 }
 
@@ -230,16 +231,20 @@ func (s *supervisor) open() (c *connection, err error) {
 	}
 	s.state.opened(store.ID())
 	s.worker.load(store)
-	return &connection{session: session, store: store, login: login, probe: func() error { return s.probe(info) }}, nil
+	return &connection{session: session, store: store, login: login, probe: func() error { return s.probe(info, session) }}, nil
 }
 
-// probe asks without a login whether the same token is still in the reader.
-func (s *supervisor) probe(served pkcs11.TokenInfo) error {
+// probe asks without a login whether the same token is still in the reader, and
+// follows the PIN files.
+func (s *supervisor) probe(served pkcs11.TokenInfo, session session) error {
 	now, err := s.reader.TokenInfo(served.SlotID)
 	if err == nil && now.Serial != served.Serial {
 		err = pkcs11.ErrTokenAbsent
 	}
-	return err
+	if err != nil {
+		return err
+	}
+	return s.pins.follow(s.reader, session)
 }
 
 // close ends a session, which may be dead already.

@@ -23,6 +23,7 @@ type worker struct {
 	queue    *queue
 	journal  *journal
 	watchdog watchdog
+	measured func(token.Usage) // Told how full the token is.
 	// lastRevision is the last one that was given to a change, made or not.
 	// None is given twice.
 	lastRevision uint64
@@ -35,7 +36,7 @@ type connection struct {
 	session session
 	store   *token.Store
 	login   func() error // Again, after the token has lost the login.
-	probe   func() error // Tells whether the token is still there.
+	probe   func() error // Tells whether the token is still there, and gives it a new PIN if it is to get one.
 }
 
 // getTask reads one record with its data; record is nil when there is none.
@@ -87,6 +88,7 @@ func (w *worker) tidy(c *connection) (more bool, err error) {
 		more, err = c.store.Tidy()
 		return err
 	})
+	w.measured(c.store.Usage())
 	if err != nil && ifLost(err) == nil {
 		klog.ErrorS(err, "The token refused to be tidied")
 		return false, nil

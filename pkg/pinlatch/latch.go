@@ -18,7 +18,8 @@
 //	under way ────────────────────► free       the same, of a token that is known to report them
 //
 // The PIN of a token that is held or was left under way is not sent, nor any
-// that is in rejected, nor one to a token that reports its final try.
+// that is in rejected, nor one to a token that reports its final try. How a
+// token gets another PIN is in change.go.
 package pinlatch
 
 import (
@@ -26,7 +27,6 @@ import (
 	"fmt"
 	"io/fs"
 	"path/filepath"
-	"slices"
 
 	"j5t.io/hsm/pkg/atomicfile"
 	"j5t.io/hsm/pkg/pkcs11"
@@ -98,9 +98,7 @@ func (l *Latch) Attempt(pin []byte, token pkcs11.TokenInfo, login func(pin []byt
 		return err
 	}
 	known, tag := memory.of(token.Serial), memory.tag(pin)
-	if known.Last != nil && known.Last.settled(token) {
-		known.Last = nil
-	}
+	known.settle(token)
 	if reason := known.refuse(tag, token); reason != 0 {
 		refused := &RefusedError{Reason: reason, Serial: token.Serial, Leave: filepath.Join(l.dir, leaveName)}
 		if reason == ReasonLocked {
@@ -122,7 +120,7 @@ func (l *Latch) Attempt(pin []byte, token pkcs11.TokenInfo, login func(pin []byt
 	}
 	err = login(pin)
 	switch class := pkcs11.ClassOf(err); {
-	case err == nil:
+	case err == nil, class == pkcs11.ClassPINUnfit: // It was logged in for what failed then.
 		known.accept(tag)
 	case class == pkcs11.ClassPINRejected, class == pkcs11.ClassPINLocked:
 		known.reject(tag)
@@ -147,74 +145,4 @@ func (l *Latch) takeLeave(path string) (bool, error) {
 		return false, nil
 	}
 	return err == nil, err
-}
-
-// knowledge is what is known of the PINs of one token.
-type knowledge struct {
-	Rejected []tag    `json:"rejected,omitempty"`
-	Last     *attempt `json:"last,omitempty"`
-}
-
-// attempt is a login that did not succeed, or was not made.
-type attempt struct {
-	PIN      tag  `json:"pin"`
-	UnderWay bool `json:"underWay,omitempty"` // It was being made.
-}
-
-// settled tells whether the token shows that nothing came of the attempt.
-func (a attempt) settled(t pkcs11.TokenInfo) bool {
-	full := !t.UserPINCountLow && !t.UserPINFinalTry && !t.UserPINLocked
-	return full && (!a.UnderWay || reportsTries(t))
-}
-
-// refuse says why a PIN must not be sent; 0 when it may.
-func (k *knowledge) refuse(pin tag, t pkcs11.TokenInfo) Reason {
-	switch {
-	case t.UserPINLocked:
-		return ReasonLocked
-	case slices.Contains(k.Rejected, pin):
-		return ReasonRejected
-	case t.UserPINFinalTry:
-		return ReasonFinalTry
-	case k.Last != nil && k.Last.PIN != pin:
-		return 0 // The PIN file was changed.
-	case k.Last != nil && k.Last.UnderWay:
-		return ReasonOutcomeUnknown
-	case t.UserPINCountLow:
-		return ReasonCountLow
-	}
-	return 0
-}
-
-func (k *knowledge) reject(pin tag) {
-	if !slices.Contains(k.Rejected, pin) {
-		k.Rejected = append(k.Rejected, pin)
-	}
-	k.Last = &attempt{PIN: pin}
-}
-
-// accept also takes back a rejection: the token's PIN was changed to one that
-// it rejected before.
-func (k *knowledge) accept(pin tag) {
-	k.Rejected = slices.DeleteFunc(k.Rejected, func(t tag) bool { return t == pin })
-	k.Last = nil
-}
-
-// reporting are the tokens whose flags in CK_TOKEN_INFO are known to tell, at
-// each C_GetTokenInfo, whether a wrong PIN was sent since the last login:
-// SoftHSM sets and clears CKF_USER_PIN_COUNT_LOW in Token.cpp, loginUser; OpenSC
-// asks the card in framework-pkcs15.c, C_GetTokenInfo.
-var reporting = []struct{ manufacturer, model string }{
-	{"SoftHSM project", "SoftHSM v2"},
-	{"www.CardContact.de", "PKCS#15 emulated"}, // SmartCard-HSM, Nitrokey HSM 2
-	{"Pol Henarejos", "PKCS#15 emulated"},      // Pico HSM
-}
-
-func reportsTries(t pkcs11.TokenInfo) bool {
-	for _, r := range reporting {
-		if t.Manufacturer == r.manufacturer && t.Model == r.model {
-			return true
-		}
-	}
-	return false
 }

@@ -23,6 +23,7 @@ const (
 // token is a token with three tries.
 type token struct {
 	info     pkcs11.TokenInfo
+	pin      string
 	silent   bool // It does not report its tries.
 	failed   int  // Wrong PINs since the last login.
 	logins   int  // C_Login calls.
@@ -31,7 +32,7 @@ type token struct {
 }
 
 func newToken(reporting bool) *token {
-	k := &token{rejected: map[string]int{}, silent: !reporting}
+	k := &token{pin: right, rejected: map[string]int{}, silent: !reporting}
 	k.info = pkcs11.TokenInfo{Serial: "s1", Manufacturer: "unheard of", Model: "token"}
 	if reporting {
 		k.info.Manufacturer, k.info.Model = "Pol Henarejos", "PKCS#15 emulated"
@@ -54,7 +55,7 @@ func (k *token) login(pin []byte) error {
 		return k.fails
 	case k.failed >= 3:
 		return &pkcs11.Error{Op: "C_Login", Code: pkcs11.CKRPINLocked}
-	case string(pin) != right:
+	case string(pin) != k.pin:
 		k.failed++
 		k.rejected[string(pin)]++
 		return &pkcs11.Error{Op: "C_Login", Code: pkcs11.CKRPINIncorrect}

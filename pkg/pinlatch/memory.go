@@ -43,11 +43,13 @@ type tag string
 // the least, because the agent's memory is small: 19 MiB for some 30 ms.
 const (
 	argonTime    = 2
-	argonMemory  = 19 * 1024 // KiB
 	argonThreads = 1
 	argonSize    = 32
 	tagSize      = 2
 )
+
+// argonMemory is in KiB. Tests take less.
+var argonMemory uint32 = 19 * 1024
 
 func (m *memory) tag(pin []byte) tag {
 	sum := argon2.IDKey(pin, m.Salt, argonTime, argonMemory, argonThreads, argonSize)

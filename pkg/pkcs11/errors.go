@@ -52,6 +52,10 @@ const (
 	ClassPINRejected
 	// ClassPINLocked: the token takes no PIN any more. A person must unblock it.
 	ClassPINLocked
+	// ClassPINUnfit: the token does not take the PIN that it was to get, because
+	// of its length or characters. Nothing was changed; the PIN that was sent to
+	// allow the change is right.
+	ClassPINUnfit
 	// ClassFull: the token has no room for the object.
 	ClassFull
 	// ClassTooLarge: the object is larger than the token takes at all.
@@ -92,7 +96,12 @@ func (e *Error) Error() string {
 }
 
 // Class tells what the caller has to do.
-func (e *Error) Class() Class { return classOf(e.Code) }
+func (e *Error) Class() Class {
+	if givesPIN := e.Op == "C_SetPIN" || e.Op == "C_InitPIN"; givesPIN && (e.Code == CKRPINInvalid || e.Code == CKRPINLenRange) {
+		return ClassPINUnfit // PKCS#11 v2.40, sections 5.5 C_InitPIN and C_SetPIN.
+	}
+	return classOf(e.Code)
+}
 
 // ClassOf is the class of the *Error in err's chain, ClassOther if it has none.
 func ClassOf(err error) Class {

@@ -189,6 +189,9 @@ func TestProvision(t *testing.T) {
 	if err := module.InitToken(slot, []byte(token.SOPIN), "provisioned"); err != nil {
 		t.Fatal(err)
 	}
+	if err := module.InitPIN(slot, []byte(token.SOPIN), []byte("1")); pkcs11.ClassOf(err) != pkcs11.ClassPINUnfit {
+		t.Errorf("InitPIN of one digit: %v", err)
+	}
 	if err := module.InitPIN(slot, []byte(token.SOPIN), []byte(token.PIN)); err != nil {
 		t.Fatal(err)
 	}

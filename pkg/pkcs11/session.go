@@ -65,6 +65,14 @@ func (s *Session) login(pin []byte) error {
 	return wrap("C_Login", s.module.ctx.Login(s.handle, pkcs11.CKU_USER, alias(pin)))
 }
 
+// SetPIN changes the user's PIN. The session must be logged in. A wrong old PIN
+// costs one of the token's tries, so callers go through a PIN latch. An error
+// does not mean that nothing was changed, unless it is of ClassPINUnfit or of a
+// rejected PIN.
+func (s *Session) SetPIN(old, pin []byte) error {
+	return wrap("C_SetPIN", s.module.ctx.SetPIN(s.handle, alias(old), alias(pin)))
+}
+
 // alias shows a PIN as the string that the binding wants without a second Go
 // copy, which could not be zeroed. The binding's own C copy lives for the call.
 func alias(pin []byte) string {

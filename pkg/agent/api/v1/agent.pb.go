@@ -127,6 +127,70 @@ func (Reason) EnumDescriptor() ([]byte, []int) {
 	return file_v1_agent_proto_rawDescGZIP(), []int{0}
 }
 
+// PINState is what is known of the PIN in the agent's PIN file.
+type PINState int32
+
+const (
+	// The agent has not logged in since it was started.
+	PINState_PIN_STATE_UNSPECIFIED PINState = 0
+	PINState_PIN_STATE_ACCEPTED    PINState = 1
+	// The token got the PIN of the new PIN file: write it to the PIN file.
+	PINState_PIN_STATE_CHANGED PINState = 2
+	// The token did not get the PIN of the new PIN file.
+	PINState_PIN_STATE_CHANGE_REFUSED PINState = 3
+	// The PIN is not sent again until it was changed, or a person allows it.
+	PINState_PIN_STATE_REJECTED PINState = 4
+	// The token takes no PIN any more, or only one more.
+	PINState_PIN_STATE_LOCKED PINState = 5
+)
+
+// Enum value maps for PINState.
+var (
+	PINState_name = map[int32]string{
+		0: "PIN_STATE_UNSPECIFIED",
+		1: "PIN_STATE_ACCEPTED",
+		2: "PIN_STATE_CHANGED",
+		3: "PIN_STATE_CHANGE_REFUSED",
+		4: "PIN_STATE_REJECTED",
+		5: "PIN_STATE_LOCKED",
+	}
+	PINState_value = map[string]int32{
+		"PIN_STATE_UNSPECIFIED":    0,
+		"PIN_STATE_ACCEPTED":       1,
+		"PIN_STATE_CHANGED":        2,
+		"PIN_STATE_CHANGE_REFUSED": 3,
+		"PIN_STATE_REJECTED":       4,
+		"PIN_STATE_LOCKED":         5,
+	}
+)
+
+func (x PINState) Enum() *PINState {
+	p := new(PINState)
+	*p = x
+	return p
+}
+
+func (x PINState) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (PINState) Descriptor() protoreflect.EnumDescriptor {
+	return file_v1_agent_proto_enumTypes[1].Descriptor()
+}
+
+func (PINState) Type() protoreflect.EnumType {
+	return &file_v1_agent_proto_enumTypes[1]
+}
+
+func (x PINState) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use PINState.Descriptor instead.
+func (PINState) EnumDescriptor() ([]byte, []int) {
+	return file_v1_agent_proto_rawDescGZIP(), []int{1}
+}
+
 type Event_Type int32
 
 const (
@@ -160,11 +224,11 @@ func (x Event_Type) String() string {
 }
 
 func (Event_Type) Descriptor() protoreflect.EnumDescriptor {
-	return file_v1_agent_proto_enumTypes[1].Descriptor()
+	return file_v1_agent_proto_enumTypes[2].Descriptor()
 }
 
 func (Event_Type) Type() protoreflect.EnumType {
-	return &file_v1_agent_proto_enumTypes[1]
+	return &file_v1_agent_proto_enumTypes[2]
 }
 
 func (x Event_Type) Number() protoreflect.EnumNumber {
@@ -1178,6 +1242,13 @@ type StatusResponse struct {
 	// The oldest revision that List and Watch can still begin from.
 	CompactRevision uint64 `protobuf:"varint,6,opt,name=compact_revision,json=compactRevision,proto3" json:"compact_revision,omitempty"`
 	Records         int64  `protobuf:"varint,7,opt,name=records,proto3" json:"records,omitempty"`
+	// Of the store and its token when it was last served; absent before.
+	Capacity *Capacity `protobuf:"bytes,8,opt,name=capacity,proto3" json:"capacity,omitempty"`
+	PinState PINState  `protobuf:"varint,9,opt,name=pin_state,json=pinState,proto3,enum=j5t.hsm.agent.v1.PINState" json:"pin_state,omitempty"`
+	// Why the PIN is in this state, and what to do. Empty when all is well.
+	PinMessage string `protobuf:"bytes,10,opt,name=pin_message,json=pinMessage,proto3" json:"pin_message,omitempty"`
+	// Of the token, as "major.minor"; empty while none is seen.
+	FirmwareVersion string `protobuf:"bytes,11,opt,name=firmware_version,json=firmwareVersion,proto3" json:"firmware_version,omitempty"`
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache
 }
@@ -1261,6 +1332,194 @@ func (x *StatusResponse) GetRecords() int64 {
 	return 0
 }
 
+func (x *StatusResponse) GetCapacity() *Capacity {
+	if x != nil {
+		return x.Capacity
+	}
+	return nil
+}
+
+func (x *StatusResponse) GetPinState() PINState {
+	if x != nil {
+		return x.PinState
+	}
+	return PINState_PIN_STATE_UNSPECIFIED
+}
+
+func (x *StatusResponse) GetPinMessage() string {
+	if x != nil {
+		return x.PinMessage
+	}
+	return ""
+}
+
+func (x *StatusResponse) GetFirmwareVersion() string {
+	if x != nil {
+		return x.FirmwareVersion
+	}
+	return ""
+}
+
+// Capacity is what a token holds, and what it can hold. Objects are PKCS#11 data
+// objects of all applications; bytes are those of the store's own objects.
+type Capacity struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// By which the limits are.
+	Profile     string `protobuf:"bytes,1,opt,name=profile,proto3" json:"profile,omitempty"`
+	Objects     int64  `protobuf:"varint,2,opt,name=objects,proto3" json:"objects,omitempty"`
+	ObjectLimit int64  `protobuf:"varint,3,opt,name=object_limit,json=objectLimit,proto3" json:"object_limit,omitempty"`
+	// Of the limit, kept back for updates and deletes. The same part of the bytes is.
+	ReservedObjects int64 `protobuf:"varint,4,opt,name=reserved_objects,json=reservedObjects,proto3" json:"reserved_objects,omitempty"`
+	Bytes           int64 `protobuf:"varint,5,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	// 0: no limit but that of the objects.
+	ByteLimit int64 `protobuf:"varint,6,opt,name=byte_limit,json=byteLimit,proto3" json:"byte_limit,omitempty"`
+	// Of an object at most.
+	SegmentBytes int64 `protobuf:"varint,7,opt,name=segment_bytes,json=segmentBytes,proto3" json:"segment_bytes,omitempty"`
+	// Of a record, encoded, at most.
+	RecordBytes int64 `protobuf:"varint,8,opt,name=record_bytes,json=recordBytes,proto3" json:"record_bytes,omitempty"`
+	// Objects, and their bytes, that the next commits make room of.
+	SpareObjects int64 `protobuf:"varint,9,opt,name=spare_objects,json=spareObjects,proto3" json:"spare_objects,omitempty"`
+	SpareBytes   int64 `protobuf:"varint,10,opt,name=spare_bytes,json=spareBytes,proto3" json:"spare_bytes,omitempty"`
+	// What new records can still take: the limit without what is used, reserved
+	// and not spare. free_bytes is 0 when there is no limit of bytes.
+	FreeObjects int64 `protobuf:"varint,11,opt,name=free_objects,json=freeObjects,proto3" json:"free_objects,omitempty"`
+	FreeBytes   int64 `protobuf:"varint,12,opt,name=free_bytes,json=freeBytes,proto3" json:"free_bytes,omitempty"`
+	// Of other applications.
+	ForeignObjects int64 `protobuf:"varint,13,opt,name=foreign_objects,json=foreignObjects,proto3" json:"foreign_objects,omitempty"`
+	// Of the older operator, among the foreign ones.
+	LegacyObjects int64 `protobuf:"varint,14,opt,name=legacy_objects,json=legacyObjects,proto3" json:"legacy_objects,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Capacity) Reset() {
+	*x = Capacity{}
+	mi := &file_v1_agent_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Capacity) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Capacity) ProtoMessage() {}
+
+func (x *Capacity) ProtoReflect() protoreflect.Message {
+	mi := &file_v1_agent_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Capacity.ProtoReflect.Descriptor instead.
+func (*Capacity) Descriptor() ([]byte, []int) {
+	return file_v1_agent_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *Capacity) GetProfile() string {
+	if x != nil {
+		return x.Profile
+	}
+	return ""
+}
+
+func (x *Capacity) GetObjects() int64 {
+	if x != nil {
+		return x.Objects
+	}
+	return 0
+}
+
+func (x *Capacity) GetObjectLimit() int64 {
+	if x != nil {
+		return x.ObjectLimit
+	}
+	return 0
+}
+
+func (x *Capacity) GetReservedObjects() int64 {
+	if x != nil {
+		return x.ReservedObjects
+	}
+	return 0
+}
+
+func (x *Capacity) GetBytes() int64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+func (x *Capacity) GetByteLimit() int64 {
+	if x != nil {
+		return x.ByteLimit
+	}
+	return 0
+}
+
+func (x *Capacity) GetSegmentBytes() int64 {
+	if x != nil {
+		return x.SegmentBytes
+	}
+	return 0
+}
+
+func (x *Capacity) GetRecordBytes() int64 {
+	if x != nil {
+		return x.RecordBytes
+	}
+	return 0
+}
+
+func (x *Capacity) GetSpareObjects() int64 {
+	if x != nil {
+		return x.SpareObjects
+	}
+	return 0
+}
+
+func (x *Capacity) GetSpareBytes() int64 {
+	if x != nil {
+		return x.SpareBytes
+	}
+	return 0
+}
+
+func (x *Capacity) GetFreeObjects() int64 {
+	if x != nil {
+		return x.FreeObjects
+	}
+	return 0
+}
+
+func (x *Capacity) GetFreeBytes() int64 {
+	if x != nil {
+		return x.FreeBytes
+	}
+	return 0
+}
+
+func (x *Capacity) GetForeignObjects() int64 {
+	if x != nil {
+		return x.ForeignObjects
+	}
+	return 0
+}
+
+func (x *Capacity) GetLegacyObjects() int64 {
+	if x != nil {
+		return x.LegacyObjects
+	}
+	return 0
+}
+
 type InfoRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -1269,7 +1528,7 @@ type InfoRequest struct {
 
 func (x *InfoRequest) Reset() {
 	*x = InfoRequest{}
-	mi := &file_v1_agent_proto_msgTypes[16]
+	mi := &file_v1_agent_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1281,7 +1540,7 @@ func (x *InfoRequest) String() string {
 func (*InfoRequest) ProtoMessage() {}
 
 func (x *InfoRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_agent_proto_msgTypes[16]
+	mi := &file_v1_agent_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1294,7 +1553,7 @@ func (x *InfoRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InfoRequest.ProtoReflect.Descriptor instead.
 func (*InfoRequest) Descriptor() ([]byte, []int) {
-	return file_v1_agent_proto_rawDescGZIP(), []int{16}
+	return file_v1_agent_proto_rawDescGZIP(), []int{17}
 }
 
 type InfoResponse struct {
@@ -1311,7 +1570,7 @@ type InfoResponse struct {
 
 func (x *InfoResponse) Reset() {
 	*x = InfoResponse{}
-	mi := &file_v1_agent_proto_msgTypes[17]
+	mi := &file_v1_agent_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1323,7 +1582,7 @@ func (x *InfoResponse) String() string {
 func (*InfoResponse) ProtoMessage() {}
 
 func (x *InfoResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_agent_proto_msgTypes[17]
+	mi := &file_v1_agent_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1336,7 +1595,7 @@ func (x *InfoResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InfoResponse.ProtoReflect.Descriptor instead.
 func (*InfoResponse) Descriptor() ([]byte, []int) {
-	return file_v1_agent_proto_rawDescGZIP(), []int{17}
+	return file_v1_agent_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *InfoResponse) GetManufacturer() string {
@@ -1391,7 +1650,7 @@ type RandomRequest struct {
 
 func (x *RandomRequest) Reset() {
 	*x = RandomRequest{}
-	mi := &file_v1_agent_proto_msgTypes[18]
+	mi := &file_v1_agent_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1403,7 +1662,7 @@ func (x *RandomRequest) String() string {
 func (*RandomRequest) ProtoMessage() {}
 
 func (x *RandomRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_agent_proto_msgTypes[18]
+	mi := &file_v1_agent_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1416,7 +1675,7 @@ func (x *RandomRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RandomRequest.ProtoReflect.Descriptor instead.
 func (*RandomRequest) Descriptor() ([]byte, []int) {
-	return file_v1_agent_proto_rawDescGZIP(), []int{18}
+	return file_v1_agent_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *RandomRequest) GetLength() uint32 {
@@ -1435,7 +1694,7 @@ type RandomResponse struct {
 
 func (x *RandomResponse) Reset() {
 	*x = RandomResponse{}
-	mi := &file_v1_agent_proto_msgTypes[19]
+	mi := &file_v1_agent_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1447,7 +1706,7 @@ func (x *RandomResponse) String() string {
 func (*RandomResponse) ProtoMessage() {}
 
 func (x *RandomResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_agent_proto_msgTypes[19]
+	mi := &file_v1_agent_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1460,7 +1719,7 @@ func (x *RandomResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RandomResponse.ProtoReflect.Descriptor instead.
 func (*RandomResponse) Descriptor() ([]byte, []int) {
-	return file_v1_agent_proto_rawDescGZIP(), []int{19}
+	return file_v1_agent_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *RandomResponse) GetData() []byte {
@@ -1544,7 +1803,7 @@ const file_v1_agent_proto_rawDesc = "" +
 	"\x10TYPE_UNSPECIFIED\x10\x00\x12\f\n" +
 	"\bTYPE_PUT\x10\x01\x12\x0f\n" +
 	"\vTYPE_DELETE\x10\x02\"\x0f\n" +
-	"\rStatusRequest\"\xf0\x01\n" +
+	"\rStatusRequest\"\xad\x03\n" +
 	"\x0eStatusResponse\x120\n" +
 	"\x06reason\x18\x01 \x01(\x0e2\x18.j5t.hsm.agent.v1.ReasonR\x06reason\x12\x18\n" +
 	"\amessage\x18\x02 \x01(\tR\amessage\x12\x19\n" +
@@ -1552,7 +1811,32 @@ const file_v1_agent_proto_rawDesc = "" +
 	"\x06serial\x18\x04 \x01(\tR\x06serial\x12\x1a\n" +
 	"\brevision\x18\x05 \x01(\x04R\brevision\x12)\n" +
 	"\x10compact_revision\x18\x06 \x01(\x04R\x0fcompactRevision\x12\x18\n" +
-	"\arecords\x18\a \x01(\x03R\arecords\"\r\n" +
+	"\arecords\x18\a \x01(\x03R\arecords\x126\n" +
+	"\bcapacity\x18\b \x01(\v2\x1a.j5t.hsm.agent.v1.CapacityR\bcapacity\x127\n" +
+	"\tpin_state\x18\t \x01(\x0e2\x1a.j5t.hsm.agent.v1.PINStateR\bpinState\x12\x1f\n" +
+	"\vpin_message\x18\n" +
+	" \x01(\tR\n" +
+	"pinMessage\x12)\n" +
+	"\x10firmware_version\x18\v \x01(\tR\x0ffirmwareVersion\"\xe1\x03\n" +
+	"\bCapacity\x12\x18\n" +
+	"\aprofile\x18\x01 \x01(\tR\aprofile\x12\x18\n" +
+	"\aobjects\x18\x02 \x01(\x03R\aobjects\x12!\n" +
+	"\fobject_limit\x18\x03 \x01(\x03R\vobjectLimit\x12)\n" +
+	"\x10reserved_objects\x18\x04 \x01(\x03R\x0freservedObjects\x12\x14\n" +
+	"\x05bytes\x18\x05 \x01(\x03R\x05bytes\x12\x1d\n" +
+	"\n" +
+	"byte_limit\x18\x06 \x01(\x03R\tbyteLimit\x12#\n" +
+	"\rsegment_bytes\x18\a \x01(\x03R\fsegmentBytes\x12!\n" +
+	"\frecord_bytes\x18\b \x01(\x03R\vrecordBytes\x12#\n" +
+	"\rspare_objects\x18\t \x01(\x03R\fspareObjects\x12\x1f\n" +
+	"\vspare_bytes\x18\n" +
+	" \x01(\x03R\n" +
+	"spareBytes\x12!\n" +
+	"\ffree_objects\x18\v \x01(\x03R\vfreeObjects\x12\x1d\n" +
+	"\n" +
+	"free_bytes\x18\f \x01(\x03R\tfreeBytes\x12'\n" +
+	"\x0fforeign_objects\x18\r \x01(\x03R\x0eforeignObjects\x12%\n" +
+	"\x0elegacy_objects\x18\x0e \x01(\x03R\rlegacyObjects\"\r\n" +
 	"\vInfoRequest\"\xcc\x01\n" +
 	"\fInfoResponse\x12\"\n" +
 	"\fmanufacturer\x18\x01 \x01(\tR\fmanufacturer\x12\x14\n" +
@@ -1581,7 +1865,14 @@ const file_v1_agent_proto_rawDesc = "" +
 	"\x16REASON_OUTCOME_UNKNOWN\x10\v\x12\x19\n" +
 	"\x15REASON_ADDRESS_IN_USE\x10\f\x12\x12\n" +
 	"\x0eREASON_EXPIRED\x10\r\x12\x1a\n" +
-	"\x16REASON_FUTURE_REVISION\x10\x0e2\xfa\x02\n" +
+	"\x16REASON_FUTURE_REVISION\x10\x0e*\xa0\x01\n" +
+	"\bPINState\x12\x19\n" +
+	"\x15PIN_STATE_UNSPECIFIED\x10\x00\x12\x16\n" +
+	"\x12PIN_STATE_ACCEPTED\x10\x01\x12\x15\n" +
+	"\x11PIN_STATE_CHANGED\x10\x02\x12\x1c\n" +
+	"\x18PIN_STATE_CHANGE_REFUSED\x10\x03\x12\x16\n" +
+	"\x12PIN_STATE_REJECTED\x10\x04\x12\x14\n" +
+	"\x10PIN_STATE_LOCKED\x10\x052\xfa\x02\n" +
 	"\x05Store\x12B\n" +
 	"\x03Get\x12\x1c.j5t.hsm.agent.v1.GetRequest\x1a\x1d.j5t.hsm.agent.v1.GetResponse\x12G\n" +
 	"\x04List\x12\x1d.j5t.hsm.agent.v1.ListRequest\x1a\x1e.j5t.hsm.agent.v1.ListResponse0\x01\x12K\n" +
@@ -1604,63 +1895,67 @@ func file_v1_agent_proto_rawDescGZIP() []byte {
 	return file_v1_agent_proto_rawDescData
 }
 
-var file_v1_agent_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_v1_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
+var file_v1_agent_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
+var file_v1_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
 var file_v1_agent_proto_goTypes = []any{
 	(Reason)(0),            // 0: j5t.hsm.agent.v1.Reason
-	(Event_Type)(0),        // 1: j5t.hsm.agent.v1.Event.Type
-	(*Record)(nil),         // 2: j5t.hsm.agent.v1.Record
-	(*GetRequest)(nil),     // 3: j5t.hsm.agent.v1.GetRequest
-	(*GetResponse)(nil),    // 4: j5t.hsm.agent.v1.GetResponse
-	(*ListRequest)(nil),    // 5: j5t.hsm.agent.v1.ListRequest
-	(*ListResponse)(nil),   // 6: j5t.hsm.agent.v1.ListResponse
-	(*ListEnd)(nil),        // 7: j5t.hsm.agent.v1.ListEnd
-	(*CommitRequest)(nil),  // 8: j5t.hsm.agent.v1.CommitRequest
-	(*Put)(nil),            // 9: j5t.hsm.agent.v1.Put
-	(*SetStatus)(nil),      // 10: j5t.hsm.agent.v1.SetStatus
-	(*Delete)(nil),         // 11: j5t.hsm.agent.v1.Delete
-	(*CommitResponse)(nil), // 12: j5t.hsm.agent.v1.CommitResponse
-	(*WatchRequest)(nil),   // 13: j5t.hsm.agent.v1.WatchRequest
-	(*WatchResponse)(nil),  // 14: j5t.hsm.agent.v1.WatchResponse
-	(*Event)(nil),          // 15: j5t.hsm.agent.v1.Event
-	(*StatusRequest)(nil),  // 16: j5t.hsm.agent.v1.StatusRequest
-	(*StatusResponse)(nil), // 17: j5t.hsm.agent.v1.StatusResponse
-	(*InfoRequest)(nil),    // 18: j5t.hsm.agent.v1.InfoRequest
-	(*InfoResponse)(nil),   // 19: j5t.hsm.agent.v1.InfoResponse
-	(*RandomRequest)(nil),  // 20: j5t.hsm.agent.v1.RandomRequest
-	(*RandomResponse)(nil), // 21: j5t.hsm.agent.v1.RandomResponse
+	(PINState)(0),          // 1: j5t.hsm.agent.v1.PINState
+	(Event_Type)(0),        // 2: j5t.hsm.agent.v1.Event.Type
+	(*Record)(nil),         // 3: j5t.hsm.agent.v1.Record
+	(*GetRequest)(nil),     // 4: j5t.hsm.agent.v1.GetRequest
+	(*GetResponse)(nil),    // 5: j5t.hsm.agent.v1.GetResponse
+	(*ListRequest)(nil),    // 6: j5t.hsm.agent.v1.ListRequest
+	(*ListResponse)(nil),   // 7: j5t.hsm.agent.v1.ListResponse
+	(*ListEnd)(nil),        // 8: j5t.hsm.agent.v1.ListEnd
+	(*CommitRequest)(nil),  // 9: j5t.hsm.agent.v1.CommitRequest
+	(*Put)(nil),            // 10: j5t.hsm.agent.v1.Put
+	(*SetStatus)(nil),      // 11: j5t.hsm.agent.v1.SetStatus
+	(*Delete)(nil),         // 12: j5t.hsm.agent.v1.Delete
+	(*CommitResponse)(nil), // 13: j5t.hsm.agent.v1.CommitResponse
+	(*WatchRequest)(nil),   // 14: j5t.hsm.agent.v1.WatchRequest
+	(*WatchResponse)(nil),  // 15: j5t.hsm.agent.v1.WatchResponse
+	(*Event)(nil),          // 16: j5t.hsm.agent.v1.Event
+	(*StatusRequest)(nil),  // 17: j5t.hsm.agent.v1.StatusRequest
+	(*StatusResponse)(nil), // 18: j5t.hsm.agent.v1.StatusResponse
+	(*Capacity)(nil),       // 19: j5t.hsm.agent.v1.Capacity
+	(*InfoRequest)(nil),    // 20: j5t.hsm.agent.v1.InfoRequest
+	(*InfoResponse)(nil),   // 21: j5t.hsm.agent.v1.InfoResponse
+	(*RandomRequest)(nil),  // 22: j5t.hsm.agent.v1.RandomRequest
+	(*RandomResponse)(nil), // 23: j5t.hsm.agent.v1.RandomResponse
 }
 var file_v1_agent_proto_depIdxs = []int32{
-	2,  // 0: j5t.hsm.agent.v1.GetResponse.record:type_name -> j5t.hsm.agent.v1.Record
-	2,  // 1: j5t.hsm.agent.v1.ListResponse.records:type_name -> j5t.hsm.agent.v1.Record
-	7,  // 2: j5t.hsm.agent.v1.ListResponse.end:type_name -> j5t.hsm.agent.v1.ListEnd
-	9,  // 3: j5t.hsm.agent.v1.CommitRequest.put:type_name -> j5t.hsm.agent.v1.Put
-	10, // 4: j5t.hsm.agent.v1.CommitRequest.set_status:type_name -> j5t.hsm.agent.v1.SetStatus
-	11, // 5: j5t.hsm.agent.v1.CommitRequest.delete:type_name -> j5t.hsm.agent.v1.Delete
-	15, // 6: j5t.hsm.agent.v1.WatchResponse.events:type_name -> j5t.hsm.agent.v1.Event
-	1,  // 7: j5t.hsm.agent.v1.Event.type:type_name -> j5t.hsm.agent.v1.Event.Type
-	2,  // 8: j5t.hsm.agent.v1.Event.record:type_name -> j5t.hsm.agent.v1.Record
-	2,  // 9: j5t.hsm.agent.v1.Event.previous:type_name -> j5t.hsm.agent.v1.Record
+	3,  // 0: j5t.hsm.agent.v1.GetResponse.record:type_name -> j5t.hsm.agent.v1.Record
+	3,  // 1: j5t.hsm.agent.v1.ListResponse.records:type_name -> j5t.hsm.agent.v1.Record
+	8,  // 2: j5t.hsm.agent.v1.ListResponse.end:type_name -> j5t.hsm.agent.v1.ListEnd
+	10, // 3: j5t.hsm.agent.v1.CommitRequest.put:type_name -> j5t.hsm.agent.v1.Put
+	11, // 4: j5t.hsm.agent.v1.CommitRequest.set_status:type_name -> j5t.hsm.agent.v1.SetStatus
+	12, // 5: j5t.hsm.agent.v1.CommitRequest.delete:type_name -> j5t.hsm.agent.v1.Delete
+	16, // 6: j5t.hsm.agent.v1.WatchResponse.events:type_name -> j5t.hsm.agent.v1.Event
+	2,  // 7: j5t.hsm.agent.v1.Event.type:type_name -> j5t.hsm.agent.v1.Event.Type
+	3,  // 8: j5t.hsm.agent.v1.Event.record:type_name -> j5t.hsm.agent.v1.Record
+	3,  // 9: j5t.hsm.agent.v1.Event.previous:type_name -> j5t.hsm.agent.v1.Record
 	0,  // 10: j5t.hsm.agent.v1.StatusResponse.reason:type_name -> j5t.hsm.agent.v1.Reason
-	3,  // 11: j5t.hsm.agent.v1.Store.Get:input_type -> j5t.hsm.agent.v1.GetRequest
-	5,  // 12: j5t.hsm.agent.v1.Store.List:input_type -> j5t.hsm.agent.v1.ListRequest
-	8,  // 13: j5t.hsm.agent.v1.Store.Commit:input_type -> j5t.hsm.agent.v1.CommitRequest
-	13, // 14: j5t.hsm.agent.v1.Store.Watch:input_type -> j5t.hsm.agent.v1.WatchRequest
-	16, // 15: j5t.hsm.agent.v1.Store.Status:input_type -> j5t.hsm.agent.v1.StatusRequest
-	18, // 16: j5t.hsm.agent.v1.Device.Info:input_type -> j5t.hsm.agent.v1.InfoRequest
-	20, // 17: j5t.hsm.agent.v1.Device.Random:input_type -> j5t.hsm.agent.v1.RandomRequest
-	4,  // 18: j5t.hsm.agent.v1.Store.Get:output_type -> j5t.hsm.agent.v1.GetResponse
-	6,  // 19: j5t.hsm.agent.v1.Store.List:output_type -> j5t.hsm.agent.v1.ListResponse
-	12, // 20: j5t.hsm.agent.v1.Store.Commit:output_type -> j5t.hsm.agent.v1.CommitResponse
-	14, // 21: j5t.hsm.agent.v1.Store.Watch:output_type -> j5t.hsm.agent.v1.WatchResponse
-	17, // 22: j5t.hsm.agent.v1.Store.Status:output_type -> j5t.hsm.agent.v1.StatusResponse
-	19, // 23: j5t.hsm.agent.v1.Device.Info:output_type -> j5t.hsm.agent.v1.InfoResponse
-	21, // 24: j5t.hsm.agent.v1.Device.Random:output_type -> j5t.hsm.agent.v1.RandomResponse
-	18, // [18:25] is the sub-list for method output_type
-	11, // [11:18] is the sub-list for method input_type
-	11, // [11:11] is the sub-list for extension type_name
-	11, // [11:11] is the sub-list for extension extendee
-	0,  // [0:11] is the sub-list for field type_name
+	19, // 11: j5t.hsm.agent.v1.StatusResponse.capacity:type_name -> j5t.hsm.agent.v1.Capacity
+	1,  // 12: j5t.hsm.agent.v1.StatusResponse.pin_state:type_name -> j5t.hsm.agent.v1.PINState
+	4,  // 13: j5t.hsm.agent.v1.Store.Get:input_type -> j5t.hsm.agent.v1.GetRequest
+	6,  // 14: j5t.hsm.agent.v1.Store.List:input_type -> j5t.hsm.agent.v1.ListRequest
+	9,  // 15: j5t.hsm.agent.v1.Store.Commit:input_type -> j5t.hsm.agent.v1.CommitRequest
+	14, // 16: j5t.hsm.agent.v1.Store.Watch:input_type -> j5t.hsm.agent.v1.WatchRequest
+	17, // 17: j5t.hsm.agent.v1.Store.Status:input_type -> j5t.hsm.agent.v1.StatusRequest
+	20, // 18: j5t.hsm.agent.v1.Device.Info:input_type -> j5t.hsm.agent.v1.InfoRequest
+	22, // 19: j5t.hsm.agent.v1.Device.Random:input_type -> j5t.hsm.agent.v1.RandomRequest
+	5,  // 20: j5t.hsm.agent.v1.Store.Get:output_type -> j5t.hsm.agent.v1.GetResponse
+	7,  // 21: j5t.hsm.agent.v1.Store.List:output_type -> j5t.hsm.agent.v1.ListResponse
+	13, // 22: j5t.hsm.agent.v1.Store.Commit:output_type -> j5t.hsm.agent.v1.CommitResponse
+	15, // 23: j5t.hsm.agent.v1.Store.Watch:output_type -> j5t.hsm.agent.v1.WatchResponse
+	18, // 24: j5t.hsm.agent.v1.Store.Status:output_type -> j5t.hsm.agent.v1.StatusResponse
+	21, // 25: j5t.hsm.agent.v1.Device.Info:output_type -> j5t.hsm.agent.v1.InfoResponse
+	23, // 26: j5t.hsm.agent.v1.Device.Random:output_type -> j5t.hsm.agent.v1.RandomResponse
+	20, // [20:27] is the sub-list for method output_type
+	13, // [13:20] is the sub-list for method input_type
+	13, // [13:13] is the sub-list for extension type_name
+	13, // [13:13] is the sub-list for extension extendee
+	0,  // [0:13] is the sub-list for field type_name
 }
 
 func init() { file_v1_agent_proto_init() }
@@ -1679,8 +1974,8 @@ func file_v1_agent_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_v1_agent_proto_rawDesc), len(file_v1_agent_proto_rawDesc)),
-			NumEnums:      2,
-			NumMessages:   20,
+			NumEnums:      3,
+			NumMessages:   21,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

@@ -1,0 +1,126 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"sync"
+
+	agentv1 "j5t.io/hsm/pkg/agent/api/v1"
+	"j5t.io/hsm/pkg/pkcs11"
+	"j5t.io/hsm/pkg/token"
+)
+
+// state is what is known of the token, for all who ask.
+type state struct {
+	mu        sync.Mutex
+	condition condition
+	token     *pkcs11.TokenInfo // nil while none is seen.
+	serial    string            // Of the last one seen.
+	storeID   string            // Of the last one opened.
+	usage     *token.Usage      // Of the last one served.
+	pin       pinState
+	changed   chan struct{} // Closed when the condition changes.
+}
+
+func newState(c condition) *state {
+	return &state{condition: c, changed: make(chan struct{})}
+}
+
+// enter reports whether the condition was another one before.
+func (s *state) enter(c condition) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.condition == c {
+		return false
+	}
+	s.condition = c
+	close(s.changed)
+	s.changed = make(chan struct{})
+	return true
+}
+
+// now also gives a channel that is closed when the condition changes.
+func (s *state) now() (condition, <-chan struct{}) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.condition, s.changed
+}
+
+// seen notes which token is in the reader; nil is none.
+func (s *state) seen(t *pkcs11.TokenInfo) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.token = t; t != nil {
+		s.serial = t.Serial
+	}
+}
+
+func (s *state) opened(storeID string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.storeID = storeID
+}
+
+func (s *state) identity() (t *pkcs11.TokenInfo, serial, storeID string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.token, s.serial, s.storeID
+}
+
+func (s *state) setPIN(p pinState) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.pin = p
+}
+
+func (s *state) setUsage(u token.Usage) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.usage = &u
+}
+
+// tell fills in what a status says of the token.
+func (s *state) tell(out *agentv1.StatusResponse) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	out.Reason, out.Message = s.condition.reason, s.condition.message
+	out.StoreId, out.Serial = s.storeID, s.serial
+	if s.token != nil {
+		out.FirmwareVersion = s.token.FirmwareVersion
+	}
+	out.PinState, out.PinMessage = s.pin.state, s.pin.message
+	if s.usage != nil {
+		out.Capacity = capacity(*s.usage)
+	}
+}
+
+func capacity(u token.Usage) *agentv1.Capacity {
+	p := u.Profile
+	freeObjects, freeBytes := free(u)
+	return &agentv1.Capacity{
+		Profile:         p.Name,
+		Objects:         int64(u.Objects),
+		ObjectLimit:     int64(p.Objects),
+		ReservedObjects: int64(p.Reserve),
+		Bytes:           int64(u.Bytes),
+		ByteLimit:       int64(p.StoreBytes),
+		SegmentBytes:    int64(p.SegmentBytes),
+		RecordBytes:     int64(p.RecordBytes),
+		SpareObjects:    int64(u.SpareObjects),
+		SpareBytes:      int64(u.SpareBytes),
+		FreeObjects:     int64(freeObjects),
+		FreeBytes:       int64(freeBytes),
+		ForeignObjects:  int64(u.Foreign),
+		LegacyObjects:   int64(u.Legacy),
+	}
+}
+
+// free is what new records can take, by the rule that a commit keeps to.
+func free(u token.Usage) (objects, bytes int) {
+	p := u.Profile
+	objects = max(0, p.Objects-p.Reserve-(u.Objects-u.SpareObjects))
+	if p.StoreBytes > 0 {
+		bytes = max(0, p.StoreBytes-p.StoreBytes*p.Reserve/p.Objects-(u.Bytes-u.SpareBytes))
+	}
+	return objects, bytes
+}
