@@ -10,6 +10,7 @@ import (
 	metainternalversion "k8s.io/apimachinery/pkg/apis/meta/internalversion"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
+	"k8s.io/apiserver/pkg/warning"
 
 	"j5t.io/hsm/pkg/apis/hsm"
 	"j5t.io/hsm/pkg/storage/records"
@@ -39,7 +40,7 @@ func (v values) hidden(ctx context.Context, name string) (bool, error) {
 }
 
 // forRead returns the context to read in. Hidden values are not read from the
-// token in the first place.
+// token in the first place; a warning says so.
 func (v values) forRead(ctx context.Context, name string) (context.Context, error) {
 	if records.IsWithoutData(ctx) {
 		return ctx, nil
@@ -49,6 +50,8 @@ func (v values) forRead(ctx context.Context, name string) (context.Context, erro
 		return nil, err
 	}
 	if hidden {
+		// An empty value is as good as any: people and backups should not take it for one.
+		warning.AddWarning(ctx, "", "data: values are not shown, as that needs the verb "+valuesVerb+" on hsmsecrets/"+valuesSubresource)
 		ctx = records.WithoutData(ctx)
 	}
 	return ctx, nil

@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"strings"
 	"testing"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -17,6 +18,7 @@ import (
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
 	"k8s.io/apiserver/pkg/registry/rest"
+	"k8s.io/apiserver/pkg/warning"
 
 	agentv1 "j5t.io/hsm/pkg/agent/api/v1"
 	"j5t.io/hsm/pkg/apis/hsm"
@@ -205,13 +207,17 @@ func TestReads(t *testing.T) {
 				"none":      {valueRights{}, false},
 			} {
 				s := newServer(t, rights.valueRights)
-				answer, err := test.read(t, request(""), s)
+				var got warnings
+				answer, err := test.read(t, warning.WithWarningRecorder(request(""), &got), s)
 				if err != nil {
 					t.Fatalf("with the right to %s: %v", name, err)
 				}
 				wantValues(t, answer, rights.shown)
 				if asked := s.backend.valueReads > 0; asked != rights.shown {
 					t.Errorf("with the right to %s, values were asked for: %t", name, asked)
+				}
+				if warned := len(got) == 1 && strings.Contains(got[0], "hsmsecrets/data"); warned == rights.shown {
+					t.Errorf("with the right to %s, the warnings are %q", name, got)
 				}
 			}
 		})
