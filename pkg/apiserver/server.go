@@ -25,6 +25,8 @@ import (
 	"j5t.io/hsm/pkg/registry/hsm/hsmsecret"
 	"j5t.io/hsm/pkg/storage/configmap"
 	"j5t.io/hsm/pkg/storage/hsm"
+	"j5t.io/hsm/pkg/storage/inventory"
+	"j5t.io/hsm/pkg/storage/records"
 )
 
 // Config is what a server is made of. Complete it to make one.
@@ -73,6 +75,13 @@ func (c CompletedConfig) New() (*genericapiserver.GenericAPIServer, error) {
 		return nil, err
 	}
 
+	// nil when kube-apiserver is not to be believed.
+	if config := c.generic.Authentication.RequestHeaderConfig; config != nil {
+		if err := server.AddPostStartHook("callers-are-known", untilCallersAreKnown(config)); err != nil {
+			return nil, err
+		}
+	}
+
 	agents, err := hsm.NewClient(c.extra.AgentAddresses, c.extra.AgentTLS)
 	if err != nil {
 		return nil, fmt.Errorf("set up the connection to the agents: %w", err)
@@ -81,11 +90,18 @@ func (c CompletedConfig) New() (*genericapiserver.GenericAPIServer, error) {
 		return nil, err
 	}
 
+	secretsResource := hsmapi.Resource("hsmsecrets")
+	secretsBackend := inventory.New(agents, "/"+resourcePrefix(secretsResource)+"/", secretsResource.Resource, inventory.Host{
+		Client:          c.extra.Host.CoreV1(),
+		SystemNamespace: c.extra.SystemNamespace,
+		Namespaces:      c.generic.SharedInformerFactory.Core().V1().Namespaces().Lister(),
+	})
 	configMaps := configmap.Decorator(c.extra.Host.CoreV1(), c.extra.SystemNamespace)
 	options := &restOptions{
 		codec: Codecs.LegacyCodec(v1alpha1.SchemeGroupVersion),
 		decorators: map[schema.GroupResource]generic.StorageDecorator{
-			hsmapi.Resource("hsmsecrets"): hsm.Decorator(agents, hsmsecret.NewLayout),
+			secretsResource: records.Decorator(
+				func(schema.GroupResource) records.Backend { return secretsBackend }, hsmsecret.NewLayout),
 			hsmapi.Resource("hsmdevices"): configMaps,
 			hsmapi.Resource("hsmpools"):   configMaps,
 		},

@@ -34,8 +34,13 @@ func (o *restOptions) GetRESTOptions(resource schema.GroupResource, _ runtime.Ob
 		Decorator:                 decorator,
 		EnableGarbageCollection:   true,
 		DeleteCollectionWorkers:   1,
-		ResourcePrefix:            resource.Group + "/" + resource.Resource,
+		ResourcePrefix:            resourcePrefix(resource),
 		CountMetricPollPeriod:     time.Minute,
 		StorageObjectCountTracker: o.tracker,
 	}, nil
+}
+
+// resourcePrefix begins the keys of a resource; a "/" is set before it.
+func resourcePrefix(resource schema.GroupResource) string {
+	return resource.Group + "/" + resource.Resource
 }
