@@ -21,6 +21,11 @@ import (
 // Kubernetes has none.
 const StatusReasonInsufficientStorage metav1.StatusReason = "InsufficientStorage"
 
+// CauseAgentUnreachable is the cause of a 503 that no agent has given: none
+// could be reached, or it did not answer. The others are the names of the
+// agents' reasons without REASON_.
+const CauseAgentUnreachable metav1.CauseType = "AGENT_UNREACHABLE"
+
 var (
 	// errSilent says that an agent that was connected stopped to answer.
 	errSilent = errors.New("it does not answer")
@@ -62,7 +67,7 @@ func apiError(address string, err error, kind kind) error {
 	case agentv1.Reason_REASON_TOKEN_ABSENT, agentv1.Reason_REASON_TOKEN_BLANK, agentv1.Reason_REASON_TOKEN_FOREIGN,
 		agentv1.Reason_REASON_PIN_REJECTED, agentv1.Reason_REASON_PIN_LOCKED, agentv1.Reason_REASON_CORRUPT,
 		agentv1.Reason_REASON_LOADING, agentv1.Reason_REASON_FENCED:
-		return unavailable(reason, message)
+		return unavailable(metav1.CauseType(strings.TrimPrefix(reason.String(), "REASON_")), message)
 	case agentv1.Reason_REASON_FULL:
 		return &apierrors.StatusError{ErrStatus: metav1.Status{
 			Status:  metav1.StatusFailure,
@@ -93,7 +98,7 @@ func apiError(address string, err error, kind kind) error {
 	case kind == isChange:
 		return apierrors.NewTimeoutError(message+"; the change may or may not have been made: read the object to find out", 0)
 	case errors.Is(err, errSilent), said.Code() == codes.Unavailable:
-		return apierrors.NewServiceUnavailable(message + "; check that the agent runs, its address, and the certificates of both sides")
+		return unavailable(CauseAgentUnreachable, message+"; check that the agent runs, its address, and the certificates of both sides")
 	case said.Code() == codes.DeadlineExceeded, said.Code() == codes.Canceled:
 		return apierrors.NewTimeoutError(message, 0)
 	}
@@ -107,12 +112,9 @@ func isLost(err error) bool {
 }
 
 // unavailable also tells programs why.
-func unavailable(reason agentv1.Reason, message string) error {
+func unavailable(cause metav1.CauseType, message string) error {
 	err := apierrors.NewServiceUnavailable(message)
-	err.ErrStatus.Details = &metav1.StatusDetails{Causes: []metav1.StatusCause{{
-		Type:    metav1.CauseType(strings.TrimPrefix(reason.String(), "REASON_")),
-		Message: message,
-	}}}
+	err.ErrStatus.Details = &metav1.StatusDetails{Causes: []metav1.StatusCause{{Type: cause, Message: message}}}
 	return err
 }
 
@@ -120,8 +122,7 @@ func unavailable(reason agentv1.Reason, message string) error {
 // that has said why, if there is any.
 func firstSaid(failures []error) error {
 	for _, err := range failures {
-		var s apierrors.APIStatus
-		if errors.As(err, &s) && s.Status().Details != nil {
+		if !apierrors.HasStatusCause(err, CauseAgentUnreachable) {
 			return err
 		}
 	}

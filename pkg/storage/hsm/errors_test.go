@@ -95,7 +95,11 @@ func TestErrorsWithoutReason(t *testing.T) {
 		{"the agent refuses", said(codes.InvalidArgument), isChange, 400, metav1.StatusReasonBadRequest, "nothing was changed"},
 		{"unexpected", status.Error(codes.Unimplemented, "what?"), isRead, 500, metav1.StatusReasonInternalError, "what?"},
 	} {
-		checkStatus(t, c.name, apiError("pico:9443", c.err, c.kind), c.code, c.reason, c.text)
+		err := apiError("pico:9443", c.err, c.kind)
+		checkStatus(t, c.name, err, c.code, c.reason, c.text)
+		if c.code == http.StatusServiceUnavailable && !apierrors.HasStatusCause(err, CauseAgentUnreachable) {
+			t.Errorf("%s: programs cannot tell why", c.name)
+		}
 	}
 	if err := apiError("pico:9443", nil, isChange); err != nil {
 		t.Errorf("of no error: %v", err)
