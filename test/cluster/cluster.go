@@ -60,6 +60,9 @@ type Cluster struct {
 	// as the API server does.
 	AgentAddress string
 	AgentClient  mtls.Files
+	// AgentAddresses are those that API servers are told when they are started.
+	// Put a faulty network before the agent by them.
+	AgentAddresses []string
 
 	options Options
 	service controlplane.APIService
@@ -112,6 +115,7 @@ func (c *Cluster) start(ctx context.Context) error {
 		return err
 	}
 	c.AgentAddress = loopback(agentPort)
+	c.AgentAddresses = []string{c.AgentAddress}
 	if err := c.StartAgent(ctx, "--provision"); err != nil {
 		return err
 	}
@@ -216,37 +220,65 @@ func (c *Cluster) AgentSpec(ctx context.Context, name, address, pinFile string) 
 // StartAPIServer starts the API server at its address, and waits until it is
 // ready.
 func (c *Cluster) StartAPIServer(ctx context.Context) error {
-	binary, err := assets.Own(ctx, c.options.Progress, "apiserver")
+	spec, err := c.APIServerSpec(ctx, "apiserver", c.service.Port)
 	if err != nil {
 		return err
+	}
+	c.APIServer, err = process.Start(ctx, spec)
+	return err
+}
+
+// APIServerSpec is how a replica of the API server is started that listens on a
+// port of the loopback interface: its name is that of its log.
+func (c *Cluster) APIServerSpec(ctx context.Context, name string, port int) (process.Spec, error) {
+	binary, err := assets.Own(ctx, c.options.Progress, "apiserver")
+	if err != nil {
+		return process.Spec{}, err
 	}
 	certFile, keyFile, err := c.serving.Issue("apiserver", pki.Server, c.service.DNSName())
 	if err != nil {
-		return err
+		return process.Spec{}, err
 	}
-	c.APIServer, err = process.Start(ctx, process.Spec{
-		Name: "apiserver",
-		Path: binary,
-		Args: []string{
-			"--bind-address=127.0.0.1",
-			"--secure-port=" + strconv.Itoa(c.service.Port),
-			"--tls-cert-file=" + certFile,
-			"--tls-private-key-file=" + keyFile,
-			"--kubeconfig=" + c.apiServerConfig,
-			"--authentication-kubeconfig=" + c.apiServerConfig,
-			"--authorization-kubeconfig=" + c.apiServerConfig,
-			"--system-namespace=" + SystemNamespace,
-			"--agent=" + c.AgentAddress,
-			"--agent-ca-file=" + c.AgentClient.CAFile,
-			"--agent-cert-file=" + c.AgentClient.CertFile,
-			"--agent-key-file=" + c.AgentClient.KeyFile,
-			"--v=" + strconv.Itoa(c.options.Verbosity),
-		},
-		LogFile: filepath.Join(c.LogDir(), "apiserver.log"),
-		Ready:   answers("https://"+loopback(c.service.Port)+"/readyz", c.serving.Bundle),
-	})
-	return err
+	args := []string{
+		"--bind-address=127.0.0.1",
+		"--secure-port=" + strconv.Itoa(port),
+		"--tls-cert-file=" + certFile,
+		"--tls-private-key-file=" + keyFile,
+		"--kubeconfig=" + c.apiServerConfig,
+		"--authentication-kubeconfig=" + c.apiServerConfig,
+		"--authorization-kubeconfig=" + c.apiServerConfig,
+		"--system-namespace=" + SystemNamespace,
+		"--agent-ca-file=" + c.AgentClient.CAFile,
+		"--agent-cert-file=" + c.AgentClient.CertFile,
+		"--agent-key-file=" + c.AgentClient.KeyFile,
+		"--v=" + strconv.Itoa(c.options.Verbosity),
+	}
+	for _, address := range c.AgentAddresses {
+		args = append(args, "--agent="+address)
+	}
+	return process.Spec{
+		Name:    name,
+		Path:    binary,
+		Args:    args,
+		LogFile: filepath.Join(c.LogDir(), name+".log"),
+		Ready:   c.APIServerAnswers(port, "/readyz"),
+	}, nil
 }
+
+// APIServerAnswers is nil when an API server at a port of the loopback interface
+// answers a path that needs no rights with 200.
+func (c *Cluster) APIServerAnswers(port int, path string) func(context.Context) error {
+	return answers("https://"+loopback(port)+path, c.serving.Bundle)
+}
+
+// ServeFrom makes kube-apiserver reach the API server at another port.
+func (c *Cluster) ServeFrom(ctx context.Context, port int) error {
+	c.service.Port = port
+	return c.RegisterAPIService(ctx, c.service)
+}
+
+// APIServerPort is where kube-apiserver reaches the API server.
+func (c *Cluster) APIServerPort() int { return c.service.Port }
 
 // LogDir holds the logs of our own processes, those of Kubernetes are in
 // ControlPlane.LogDir.

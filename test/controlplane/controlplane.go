@@ -103,6 +103,24 @@ func (c *ControlPlane) Stop() {
 	}
 }
 
+// Restart kills a process of the control plane, by the name of its binary, and
+// starts it again, with nothing in its memory.
+func (c *ControlPlane) Restart(ctx context.Context, name string) error {
+	for i, p := range c.processes {
+		if p.Name != name {
+			continue
+		}
+		p.Kill()
+		again, err := process.Start(ctx, p.Spec)
+		if err != nil {
+			return err
+		}
+		c.processes[i] = again
+		return nil
+	}
+	return fmt.Errorf("restart %s: it was not started", name)
+}
+
 func (c *ControlPlane) start(ctx context.Context, o Options, binaries map[string]string) error {
 	var err error
 	if c.ca, err = pki.NewCA(filepath.Join(c.dir, "pki", "cluster")); err != nil {
