@@ -32,6 +32,7 @@ const deadline = 30 * time.Second
 type faultReader struct {
 	mu     sync.Mutex
 	token  *faulttoken.Token
+	serial string                        // Of the token; empty: that of faulttoken.
 	hidden bool                          // The token is not seen.
 	looks  int                           // Calls of Find.
 	inits  int                           // Calls of InitPIN.
@@ -55,14 +56,31 @@ func (r *faultReader) plug() {
 	r.token.Insert()
 }
 
-func (r *faultReader) Find(pkcs11.Selector) (pkcs11.TokenInfo, error) {
+// swap puts another token into the reader, and says which serial it has; empty:
+// that of faulttoken.
+func (r *faultReader) swap(t *faulttoken.Token, serial string) (before *faulttoken.Token) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	before = r.token
+	r.token, r.serial = t, serial
+	return before
+}
+
+func (r *faultReader) Find(s pkcs11.Selector) (pkcs11.TokenInfo, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.looks++
-	if r.hidden {
+	info := r.info()
+	if r.hidden || s.Serial != "" && s.Serial != info.Serial {
 		return pkcs11.TokenInfo{}, pkcs11.ErrTokenAbsent
 	}
-	return r.token.Info(), nil
+	return info, nil
+}
+
+func (r *faultReader) info() pkcs11.TokenInfo {
+	info := r.token.Info()
+	info.Serial = cmp.Or(r.serial, info.Serial)
+	return info
 }
 
 // looked tells how often was looked for the token.
