@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package atomicfile owns the order of system calls by which a small file is
-// replaced or removed so that a crash at any instruction leaves the old state or
-// the new. It never reads, and never decides what a file holds.
+// replaced, extended or removed so that a crash at any instruction leaves the old
+// state or the new. It never reads, and never decides what a file holds.
 package atomicfile
 
 import (
@@ -16,6 +16,11 @@ type FS interface {
 	// Write makes a file of mode 0600 with this content, and returns when the
 	// content is on disk. Of a crash meanwhile any part of it may remain.
 	Write(path string, content []byte) error
+	// Append adds to a file that exists. The addition is on disk only after Sync;
+	// of a crash before, any part of it may remain.
+	Append(path string, content []byte) error
+	// Sync puts the content of a file on disk.
+	Sync(path string) error
 	// Rename replaces what is at the new path at once. It is on disk only after
 	// SyncDir.
 	Rename(from, to string) error
@@ -40,6 +45,15 @@ func Replace(fs FS, path string, content []byte) error {
 	return fs.SyncDir(filepath.Dir(path))
 }
 
+// Append adds to a file that exists, durably. After an error, or a crash, any
+// part of the addition may be there.
+func Append(fs FS, path string, content []byte) error {
+	if err := fs.Append(path, content); err != nil {
+		return err
+	}
+	return fs.Sync(path)
+}
+
 // Remove removes a file, durably. That there is none is an error that
 // errors.Is fs.ErrNotExist.
 func Remove(fs FS, path string) error {
@@ -60,6 +74,28 @@ func (OS) Write(path string, content []byte) error {
 	}
 	if _, err := f.Write(content); err != nil {
 		_ = f.Close() // The first error says more.
+		return err
+	}
+	return syncClose(f)
+}
+
+// Append is an open and a write.
+func (OS) Append(path string, content []byte) error {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND, 0)
+	if err != nil {
+		return err
+	}
+	if _, err := f.Write(content); err != nil {
+		_ = f.Close() // The first error says more.
+		return err
+	}
+	return f.Close()
+}
+
+// Sync is an fsync.
+func (OS) Sync(path string) error {
+	f, err := os.OpenFile(path, os.O_WRONLY, 0)
+	if err != nil {
 		return err
 	}
 	return syncClose(f)

@@ -4,6 +4,7 @@ package token
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -22,13 +23,15 @@ const (
 )
 
 // Commit makes changes durable, all or none. Their revisions are strictly
-// ascending, above Head and above those of earlier calls, failed ones included;
-// the last one is the id of the commit. It costs one create, and more only if
+// ascending, above Reserved as it was when the store was opened and above those of
+// earlier calls, failed ones included; the last one is the id of the commit. It costs one create, and more only if
 // the changes together are longer than a segment.
 //
-// TooLarge, Full and an invalid change are found before the token is touched.
-// After OutcomeUnknown or an error of the device every call fails until the
-// store is opened again; an error of the device means that nothing was changed.
+// TooLarge, Full, ShadowFailed and an invalid change are found before the token
+// is touched. After Full there may be room once Tidy and Pack have nothing more
+// to do. After OutcomeUnknown or an error of the device every call fails until
+// the store is opened again; an error of the device means that nothing was
+// changed.
 func (s *Store) Commit(changes []Change) error {
 	if s.stale != nil {
 		return s.staleError()
@@ -39,41 +42,72 @@ func (s *Store) Commit(changes []Change) error {
 	if err := s.check(changes); err != nil {
 		return err
 	}
-	u := &unit{id: changes[len(changes)-1].Record.Revision}
+	d, err := s.draft(changes[len(changes)-1].Record.Revision, changes)
+	if err != nil {
+		return err
+	}
+	if err := s.checkRoom(changes, d.unit); err != nil {
+		return err
+	}
+	if err := s.make(d); err != nil {
+		return err
+	}
+	s.plan, s.wanted = nil, room{}
+	return nil
+}
+
+// draft is a commit before it is made.
+type draft struct {
+	unit       *unit
+	segments   [][]byte
+	superseded []*unit
+	records    []placed
+}
+
+// draft encodes and seals a commit.
+func (s *Store) draft(id uint64, changes []Change) (*draft, error) {
 	superseded := s.idle()
-	p := s.plan(changes, superseded)
-	pieces := p.encode(u.id, s.profile.SegmentBytes-sealOverhead)
+	p := s.outline(changes, superseded)
+	pieces := p.encode(id, s.profile.SegmentBytes-sealOverhead)
 	for _, r := range p.records {
 		if r.length > s.profile.RecordBytes {
-			return s.tooLarge(r.Record.Key, r.length)
+			return nil, s.tooLarge(r.Record.Key, r.length)
 		}
 	}
 	if len(pieces) > maxParts {
-		return errorf(TooLarge, "the change takes %d objects, and the format allows %d", len(pieces), maxParts)
+		return nil, errorf(TooLarge, "the change takes %d objects, and the format allows %d", len(pieces), maxParts)
 	}
+	u := &unit{id: id}
 	var segments [][]byte
-	u.unit, segments = s.keys.seal(u.id, pieces)
+	u.unit, segments = s.keys.seal(id, pieces)
 	start := 0
 	for i, piece := range pieces {
-		o := object{pkcs11.Object{Label: segmentLabel(u.id, uint16(i)), Application: application}, len(segments[i])}
+		o := object{pkcs11.Object{Label: segmentLabel(id, uint16(i)), Application: application}, len(segments[i])}
 		u.parts = append(u.parts, part{o, start, len(piece)})
 		start += len(piece)
 		clear(piece)
 	}
-	if err := s.checkRoom(changes, u); err != nil {
+	return &draft{u, segments, superseded, p.records}, nil
+}
+
+// make writes a commit, to the shadow and then to the token, and enters it.
+func (s *Store) make(d *draft) error {
+	u := d.unit
+	if err := s.noteUnit(u, d.segments); err != nil {
 		return err
 	}
-	if err := s.write(u, segments); err != nil {
+	s.reserved = max(s.reserved, u.id)
+	if err := s.write(u, d.segments); err != nil {
 		return err
 	}
-	for _, old := range superseded {
+	for _, old := range d.superseded {
 		s.supersede(old)
 	}
 	s.units = append(s.units, u)
-	for _, r := range p.records {
+	for _, r := range d.records {
 		s.place(u, r)
 	}
-	for _, r := range p.records {
+	for _, r := range d.records {
 		s.settle(r.Record.Key)
 	}
 	return nil
@@ -127,8 +161,8 @@ func (s *Store) idle() []*unit {
 	return idle
 }
 
-// plan is the payload of a commit with which these units are superseded.
-func (s *Store) plan(changes []Change, superseded []*unit) *payload {
+// outline is the payload of a commit with which these units are superseded.
+func (s *Store) outline(changes []Change, superseded []*unit) *payload {
 	remaining := slices.DeleteFunc(slices.Clone(s.units), func(u *unit) bool { return slices.Contains(superseded, u) })
 	p := &payload{live: uint64(len(remaining)), digest: digestOf(idsOf(remaining))}
 	p.superseded = append(idsOf(superseded), s.graveyard...)
@@ -147,7 +181,7 @@ func (s *Store) plan(changes []Change, superseded []*unit) *payload {
 // checkRoom refuses what would not leave the reserve that is due. A change that
 // adds records, or is longer than an object, leaves all of it when the room that
 // it makes is counted; one record may be replaced while there is more than a
-// quarter of it; deletions may take the rest.
+// third of it; deletions leave what packing needs.
 func (s *Store) checkRoom(changes []Change, u *unit) error {
 	adds, deletes := len(u.parts) > 1, true
 	records := map[*unit]int{} // that lie in older units and are replaced
@@ -175,14 +209,15 @@ func (s *Store) checkRoom(changes []Change, u *unit) error {
 			}
 		}
 	}
-	keep := s.profile.Reserve / 4
+	keep := s.profile.Reserve / 3
 	if deletes {
-		keep = 0
+		keep = s.profile.Reserve / 6
 	}
 	if s.profile.room(now.Objects, now.Bytes, keep) &&
 		(deletes || !adds || s.profile.room(after.Objects-after.SpareObjects, after.Bytes-after.SpareBytes, s.profile.Reserve)) {
 		return nil
 	}
+	s.wanted = room{objects: len(u.parts), bytes: now.Bytes - usage.Bytes}
 	return errorf(Full, "the change takes %d objects of %d bytes together; the token holds %d objects, of which %d are to be destroyed, and %d bytes of the store; profile %s allows %d objects and %d bytes (0 is no limit), and keeps %d objects for updates and deletes. Delete secrets, or use a larger token",
 		len(u.parts), now.Bytes-usage.Bytes, usage.Objects, usage.Superseded, usage.Bytes, s.profile.Name, s.profile.Objects, s.profile.StoreBytes, s.profile.Reserve)
 }
@@ -223,15 +258,30 @@ func (s *Store) resolve(u *unit, i int, failure error) (pkcs11.Handle, error) {
 		}
 		reason := map[pkcs11.Class]Reason{pkcs11.ClassFull: Full, pkcs11.ClassTooLarge: TooLarge}[class]
 		if err == nil && reason != 0 {
+			if err := s.noteFate(u, entryFailed); err != nil {
+				return 0, s.unknown(u, errors.Join(failure, err))
+			}
 			s.giveUp(u, i)
 			return 0, &Error{Reason: reason, Message: fmt.Sprintf("the token refused object %q of %d bytes, which fits profile %s: it holds less than that. Choose a smaller profile", p.Label, p.bytes, s.profile.Name), Err: failure}
 		}
 	}
-	s.stale = failure
 	if i > 0 {
+		if err := s.noteFate(u, entryFailed); err != nil {
+			return 0, s.unknown(u, errors.Join(failure, err))
+		}
+		s.stale = failure
 		return 0, fmt.Errorf("nothing was changed: creating object %q: %w", p.Label, failure)
 	}
-	return 0, &Error{Reason: OutcomeUnknown, Message: fmt.Sprintf("it is not known whether commit %016x was made", u.id), Err: failure}
+	if err := s.noteFate(u, entryUnsettled); err != nil {
+		// Then recovery makes the commit, if the token has not.
+		failure = errors.Join(failure, err)
+	}
+	return 0, s.unknown(u, failure)
+}
+
+func (s *Store) unknown(u *unit, failure error) error {
+	s.stale = failure
+	return &Error{Reason: OutcomeUnknown, Message: fmt.Sprintf("it is not known whether commit %016x was made", u.id), Err: failure}
 }
 
 // find looks for an object that the store has just tried to create.

@@ -10,6 +10,8 @@ import (
 	"testing"
 
 	"j5t.io/hsm/pkg/token"
+	"j5t.io/hsm/pkg/token/shadow"
+	"j5t.io/hsm/test/faultfs"
 	"j5t.io/hsm/test/faulttoken"
 )
 
@@ -19,7 +21,9 @@ type operation struct {
 	name    string
 	prepare [][]token.Change
 	commits [][]token.Change
-	tidy    bool // after each commit, and before the first
+	tidy    bool                             // after each commit, and before the first
+	pack    func(*token.Store) func() uint64 // the same: it gives revisions
+	damage  func(*faulttoken.Token)          // before the store is opened
 }
 
 func operations(p faulttoken.Profile) []operation {
@@ -79,30 +83,60 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// TestCrashPoints cuts the power before and after each step of each operation,
-// with and without a power cut undoing the last destroys. A fresh process must
-// find the state before or after the commit that was cut, all that was
-// acknowledged, and all objects of others; and must be able to go on.
+// scenario is how things go down, and what is left then.
+type scenario struct {
+	name    string
+	shadow  bool
+	machine bool // The agent goes down with the token, and the token with the agent.
+	forgets faulttoken.Forgets
+}
+
+var scenarios = []scenario{
+	{name: "token alone, no shadow"},
+	{name: "token alone, no shadow, destroys undone", forgets: faulttoken.Forgets{Destroys: 2}},
+	{name: "token alone, no shadow, destroys half undone", forgets: faulttoken.Forgets{Destroys: 2, Broken: true}},
+	{name: "token alone", shadow: true},
+	{name: "token alone, last calls undone", shadow: true, forgets: faulttoken.Forgets{Creates: 2, Destroys: 2, Broken: true}},
+	{name: "machine", shadow: true, machine: true},
+	{name: "machine, last calls undone", shadow: true, machine: true, forgets: faulttoken.Forgets{Creates: 1, Destroys: 2}},
+}
+
+// TestCrashPoints stops before and after each step of each operation, of the
+// token and of the file system, in all scenarios. A fresh process must find the
+// state before or after the commit that was cut, all that was acknowledged,
+// nothing that was reported as failed, and all objects of others; and must be able
+// to go on.
 func TestCrashPoints(t *testing.T) {
 	t.Parallel()
 	eachProfile(t, func(t *testing.T, p faulttoken.Profile) {
 		for _, op := range operations(p) {
-			filled := provision(t, p)
+			filled := provisionWithShadow(t, p)
 			filled.token.Put(others)
 			states := []content{newContent()}
 			for _, changes := range op.prepare {
 				filled.commit(changes...)
 				states[0] = states[0].apply(changes)
 			}
+			if op.damage != nil {
+				op.damage(filled.token)
+			}
 			for _, changes := range op.commits {
 				states = append(states, states[len(states)-1].apply(changes))
 			}
-			for _, forgets := range []faulttoken.Forgets{{}, {Destroys: 2}, {Destroys: 2, Broken: true}} {
-				whole := crash{t: t, p: p, op: op, filled: filled, states: states, forgets: forgets}
-				steps := whole.run(0, false)
+			for _, sc := range scenarios {
+				if op.damage != nil && !sc.shadow {
+					continue
+				}
+				whole := crash{t: t, p: p, op: op, filled: filled, states: states, scenario: sc}
+				steps, calls := whole.run(stop{})
 				for step := 1; step <= steps; step++ {
-					whole.run(step, false)
-					whole.run(step, true)
+					whole.run(stop{step: step})
+					whole.run(stop{step: step, after: true})
+				}
+				for call := 1; sc.machine && call <= calls; call++ {
+					for _, moment := range []faultfs.Moment{faultfs.Before, faultfs.Halfway, faultfs.After} {
+						whole.run(stop{call: call, moment: moment})
+					}
 				}
 			}
 		}
@@ -112,69 +146,132 @@ func TestCrashPoints(t *testing.T) {
 // others is an object that is not the store's.
 var others = faulttoken.Object{Label: "certificate", Application: "OpenVPN", Value: []byte("x")}
 
-type crash struct {
-	t       *testing.T
-	p       faulttoken.Profile
-	op      operation
-	filled  *stick
-	states  []content
-	forgets faulttoken.Forgets
+// stop is where things go down: at a step of the token, or at a call of the file
+// system.
+type stop struct {
+	step   int
+	after  bool
+	call   int
+	moment faultfs.Moment
 }
 
-// run does the operation with a cut at a step, or without one if it is 0, and
-// checks what is left. It returns the number of steps.
-func (c *crash) run(step int, after bool) (steps int) {
-	s := &stick{t: c.t, token: c.filled.token.Clone(), id: c.filled.id}
-	s.reopen()
+type crash struct {
+	scenario
+	t      *testing.T
+	p      faulttoken.Profile
+	op     operation
+	filled *stick
+	states []content
+}
+
+// run does the operation with a stop, or without one, and checks what is left. It
+// returns the number of steps of the token and of calls of the file system.
+func (c *crash) run(at stop) (steps, calls int) {
+	s := c.filled.clone()
+	if !c.shadow {
+		s.dir = ""
+	}
 	s.token.Forget(c.forgets)
-	s.token.CutAt(step, after)
-	acknowledged, unknown := c.operate(s.Store)
-	steps = s.token.Steps()
-	if step == 0 {
+	disk := &machine{FS: faultfs.New(at.call, at.moment), token: s.token, whole: c.machine}
+	session, err := s.token.Open()
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	s.token.CutAt(at.step, at.after)
+	acknowledged, unknown := c.operate(s, disk, session)
+	steps, calls = s.token.Steps(), disk.Calls()
+	if !s.token.Cut() {
 		s.token.PowerCut()
 	}
+	disk.Stop()
 	failure := c.check(s, acknowledged, unknown)
 	if failure != "" {
-		failure = fmt.Sprintf("%s, %s, forgetting %+v, cut at step %d of %d (after it: %v): %s", c.p.Name, c.op.name, c.forgets, step, steps, after, failure)
+		failure = fmt.Sprintf("%s, %s, %s, stop %+v of %d steps and %d calls: %s", c.p.Name, c.op.name, c.name, at, steps, calls, failure)
 	}
 	countCrashPoint(c.t, failure)
-	return steps
+	return steps, calls
 }
 
-// operate returns how many commits were acknowledged, and the id of one whose
-// outcome is unknown.
-func (c *crash) operate(s *token.Store) (acknowledged int, unknown uint64) {
-	tidy := func() bool {
-		for more := c.op.tidy; more; {
-			var err error
-			if more, err = s.Tidy(); err != nil {
-				return false
-			}
-		}
-		return true
+// machine is the file system of an agent that may go down together with its token.
+type machine struct {
+	*faultfs.FS
+	token *faulttoken.Token
+	whole bool
+}
+
+// power lets both go down when one of them has.
+func (m *machine) power(call func() error) error {
+	if m.whole && m.token.Cut() {
+		m.Stop()
 	}
-	if !tidy() {
+	err := call()
+	if m.whole && m.Stopped() && !m.token.Cut() {
+		m.token.PowerCut()
+	}
+	return err
+}
+
+func (m *machine) Write(path string, content []byte) error {
+	return m.power(func() error { return m.FS.Write(path, content) })
+}
+
+func (m *machine) Append(path string, content []byte) error {
+	return m.power(func() error { return m.FS.Append(path, content) })
+}
+
+func (m *machine) Sync(path string) error { return m.power(func() error { return m.FS.Sync(path) }) }
+
+func (m *machine) Rename(from, to string) error {
+	return m.power(func() error { return m.FS.Rename(from, to) })
+}
+
+func (m *machine) SyncDir(dir string) error {
+	return m.power(func() error { return m.FS.SyncDir(dir) })
+}
+
+// operate opens the store and does the operation. It returns how many commits
+// were acknowledged, and the id of one whose outcome is unknown.
+func (c *crash) operate(s *stick, disk *machine, session token.Device) (acknowledged int, unknown uint64) {
+	o := token.Options{StoreID: s.id}
+	if c.shadow {
+		o.Shadow = shadow.New(disk, s.shadowPath())
+	}
+	store, err := token.Open(session, o)
+	if err != nil || !c.op.housekeep(s, store) {
 		return 0, 0
 	}
 	for _, changes := range c.op.commits {
-		if err := s.Commit(changes); err != nil {
-			if token.ReasonOf(err) == token.OutcomeUnknown {
+		if err := store.Commit(changes); err != nil {
+			// Nobody hears what an agent says that goes down.
+			if token.ReasonOf(err) == token.OutcomeUnknown || c.machine {
 				unknown = changes[len(changes)-1].Record.Revision
 			}
 			return acknowledged, unknown
 		}
 		acknowledged++
-		if !tidy() {
+		if !c.op.housekeep(s, store) {
 			break
 		}
 	}
 	return acknowledged, 0
 }
 
+// housekeep does what the operation has beside commits; false if it failed.
+func (o *operation) housekeep(s *stick, store *token.Store) bool {
+	var err error
+	for more := o.tidy && o.pack == nil; more && err == nil; {
+		more, err = store.Tidy()
+	}
+	for more := o.pack != nil; more && err == nil; {
+		more, err = store.Pack(o.pack(store))
+	}
+	return err == nil
+}
+
 // check opens the token as a fresh process does, twice, and uses it.
 func (c *crash) check(s *stick, acknowledged int, unknown uint64) (failure string) {
 	want := c.states[acknowledged]
-	for round := range 2 {
+	for round := range 3 {
 		store, err := s.open(token.Options{StoreID: s.id})
 		if err != nil {
 			return fmt.Sprintf("opening number %d: %v", round, err)
@@ -191,7 +288,10 @@ func (c *crash) check(s *stick, acknowledged int, unknown uint64) (failure strin
 		}) {
 			return "another's object was touched"
 		}
-		changes := []token.Change{put("ns/again", store.Head()+1, 7), del("ns/b", store.Head()+2)}
+		if round == 0 {
+			continue
+		}
+		changes := []token.Change{put("ns/again", store.Reserved()+1, 7), del("ns/b", store.Reserved()+2)}
 		if err := store.Commit(changes); err != nil {
 			return fmt.Sprintf("the next commit: %v", err)
 		}

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync"
 )
 
 // description is the part of a record that is not secret. It is compressed as
@@ -78,12 +79,21 @@ func (d *decoder) description() description {
 	return description{key: string(key), address: string(address), meta: inner.rest}
 }
 
+// deflaters are kept: one takes a megabyte.
+var deflaters = sync.Pool{New: func() any {
+	w, err := flate.NewWriterDict(nil, flate.BestCompression, dictionary1)
+	if err != nil {
+		panic(err) // the level is a valid one
+	}
+	return w
+}}
+
 func deflate(raw []byte) []byte {
 	var b bytes.Buffer
-	w, err := flate.NewWriterDict(&b, flate.BestCompression, dictionary1)
-	if err == nil {
-		_, err = w.Write(raw)
-	}
+	w := deflaters.Get().(*flate.Writer)
+	defer deflaters.Put(w)
+	w.Reset(&b)
+	_, err := w.Write(raw)
 	if err == nil {
 		err = w.Close()
 	}

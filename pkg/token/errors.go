@@ -29,6 +29,8 @@ const (
 	// Stale: an earlier error left open what the token holds. Nothing was
 	// touched by this call; open the store again.
 	Stale
+	// ShadowFailed: the shadow could not be read or written. Nothing was touched.
+	ShadowFailed
 )
 
 func (r Reason) String() string {
@@ -47,6 +49,8 @@ func (r Reason) String() string {
 		return "OutcomeUnknown"
 	case Stale:
 		return "Stale"
+	case ShadowFailed:
+		return "ShadowFailed"
 	}
 	return fmt.Sprintf("Reason(%d)", int(r))
 }

@@ -65,13 +65,18 @@ func TestPayloadComesBack(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := samplePayload()
+	total := 0
 	for i := range want.records {
 		r, g := &want.records[i], got.records[i]
 		if data := encoded[g.at : g.at+g.size]; !bytes.Equal(data, r.Record.Data) {
 			t.Errorf("the data of %q is %q", r.Record.Key, data)
 		}
 		r.Record.Data, r.Record.Meta = nil, g.Record.Meta
-		r.at, r.size = g.at, g.size
+		r.at, r.size, r.length = g.at, g.size, g.length
+		total += g.length
+	}
+	if head := (&payload{live: want.live, superseded: want.superseded}).encode(0x300, 4000)[0]; len(head)+total != len(encoded) {
+		t.Errorf("records of %d bytes after %d others, in %d", total, len(head), len(encoded))
 	}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("it came back as %+v, expected %+v", got, want)

@@ -12,6 +12,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -180,6 +181,15 @@ func (k *keyring) open(r recipient, pair ecdh.KeyExchanger) ([]storeKey, error) 
 		return nil, errors.New("its tag is wrong: it was changed by someone who does not know the store's key")
 	}
 	return keys, nil
+}
+
+// knownTo tells whether whoever wrote the keyring knew one of these keys: then
+// they follow upon it.
+func (k *keyring) knownTo(keys []storeKey) bool {
+	return slices.ContainsFunc(keys, func(key storeKey) bool {
+		tag, err := keyringTag(k.signed, []storeKey{key})
+		return err == nil && hmac.Equal(tag, k.tag)
+	})
 }
 
 func keyringTag(b []byte, keys []storeKey) ([]byte, error) {

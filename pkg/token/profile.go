@@ -17,7 +17,8 @@ type Profile struct {
 	// the token to.
 	Objects int
 	// Reserve is how many of them are kept for updates and deletes, which need
-	// room before they give some back; the last quarter is for deletes alone.
+	// room before they give some back; the last third is for deletes and packing,
+	// the last sixth for packing alone.
 	Reserve int
 	// SegmentBytes is the length of the longest object.
 	SegmentBytes int
@@ -77,6 +78,10 @@ type Usage struct {
 	Objects int
 	// Bytes is the length of the store's objects together.
 	Bytes int
+	// FreeObjects and FreeBytes are what new records can take yet, superseded and
+	// spare objects counted as free, the reserve not. FreeBytes is the length of
+	// segments, and never more than the free objects can hold.
+	FreeObjects, FreeBytes int
 	// Superseded is the number of objects that Tidy is going to destroy.
 	Superseded int
 	// SpareObjects and SpareBytes are of the objects, superseded ones included,
@@ -86,11 +91,25 @@ type Usage struct {
 	Foreign int
 	// Legacy is the number of objects of the older operator among Foreign.
 	Legacy int
+	// Quarantined is the number of objects of ours that are not of the store, and
+	// are left alone.
+	Quarantined int
 }
 
 func (u *Usage) spare(o object) {
 	u.SpareObjects++
 	u.SpareBytes += o.bytes
+}
+
+// free counts what is free for new records.
+func (u *Usage) free() {
+	p := u.Profile
+	u.FreeObjects = max(0, p.Objects-p.Reserve-u.Objects+u.SpareObjects)
+	u.FreeBytes = u.FreeObjects * p.SegmentBytes
+	if p.StoreBytes > 0 {
+		limit := p.StoreBytes - p.StoreBytes*p.Reserve/p.Objects
+		u.FreeBytes = max(0, min(u.FreeBytes, limit-u.Bytes+u.SpareBytes))
+	}
 }
 
 // room tells whether so many objects and bytes fit if as many objects, and the

@@ -144,10 +144,12 @@ func decodePayload(commit uint64, b []byte) (*payload, error) {
 		p.superseded = append(p.superseded, previous)
 	}
 	for range d.count() {
+		before := len(d.rest)
 		r, err := d.record(commit, len(b))
 		if err != nil {
 			return nil, err
 		}
+		r.length = before - len(d.rest)
 		p.records = append(p.records, r)
 	}
 	if d.err == nil && len(d.rest) > 0 {

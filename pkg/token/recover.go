@@ -3,7 +3,6 @@
 package token
 
 import (
-	"cmp"
 	"fmt"
 	"maps"
 	"slices"
@@ -11,185 +10,342 @@ import (
 	"j5t.io/hsm/pkg/pkcs11"
 )
 
-// legacyApplication is CKA_APPLICATION of the older operator's objects.
-const legacyApplication = "hsm-secrets-operator"
-
-// inventory is the token's objects, by what their labels say.
-type inventory struct {
-	keyrings        []pkcs11.Object             // by descending generation
-	units           map[uint64][]numberedObject // by commit id, each by part number
-	segments        int
-	foreign, legacy int
+// recovery reads a store from the token, and from the shadow what the token
+// lacks. Nothing is changed before all of the store is known.
+type recovery struct {
+	*Store
+	inv *inventory
+	mem *memory // nothing, if there is no shadow or the token has moved past it
+	// sealed is the values of the parts of units.
+	sealed map[*unit][][]byte
+	// lost is the parts that the token does not hold, or not whole.
+	lost map[*unit][]int
+	// replaced is the objects whose parts are lost.
+	replaced []numberedObject
+	// given is commits that turn out not to have been made.
+	given []unitName
+	// doubtful is what could not be read, and may not be of the store.
+	doubtful []doubt
 }
 
-type numberedObject struct {
-	pkcs11.Object
-	part uint16
+type doubt struct {
+	objects []numberedObject
+	err     error
 }
 
-func takeInventory(objects []pkcs11.Object) (*inventory, error) {
-	inv := &inventory{units: map[uint64][]numberedObject{}}
-	generations := map[pkcs11.Handle]uint32{}
-	for _, o := range objects {
-		if o.Application != application {
-			inv.foreign++
-			if o.Application == legacyApplication {
-				inv.legacy++
+// current tells whether the last commit on the token was made by way of the
+// shadow. If not, the token has lived elsewhere since.
+func (r *recovery) current() (bool, error) {
+	for _, id := range slices.Backward(slices.Sorted(maps.Keys(r.inv.units))) {
+		if !committed(r.inv.units[id]) {
+			continue
+		}
+		known := r.mem.ids[id]
+		for _, o := range r.inv.units[id] {
+			name, ok, err := r.nameOf(id, o)
+			if err != nil {
+				return false, err
 			}
-			continue
+			if o.part == 0 && ok {
+				known = r.mem.knows(name)
+				if known {
+					break
+				}
+			}
 		}
-		if id, part, ok := parseSegmentLabel(o.Label); ok {
-			inv.units[id] = append(inv.units[id], numberedObject{o, part})
-			inv.segments++
-			continue
-		}
-		generation, ok := parseKeyringLabel(o.Label)
-		if !ok {
-			return nil, errorf(Corrupt, "object %q is of application %s and of no kind that this version knows. Nothing was changed; use the version that wrote it", o.Label, application)
-		}
-		generations[o.Handle] = generation
-		inv.keyrings = append(inv.keyrings, o)
+		return known, nil
 	}
-	slices.SortFunc(inv.keyrings, func(a, b pkcs11.Object) int {
-		return cmp.Compare(generations[b.Handle], generations[a.Handle])
-	})
-	for _, objects := range inv.units {
-		slices.SortStableFunc(objects, func(a, b numberedObject) int { return cmp.Compare(a.part, b.part) })
-	}
-	return inv, nil
+	return true, nil
 }
 
-// recover reads the units from the newest to the oldest. The newest one says
-// which of the others have been superseded, and of which the store is made up;
-// any difference to what is there is an error.
-func (s *Store) recover(inv *inventory) error {
+// nameOf is the unit that an object says it is of; ok is false if it says nothing.
+func (r *recovery) nameOf(id uint64, o numberedObject) (name unitName, ok bool, err error) {
+	value, err := r.values.of(o.Object)
+	if ReasonOf(err) == Corrupt {
+		return name, false, nil
+	}
+	if err != nil {
+		return name, false, err
+	}
+	h, err := decodeHeader(value)
+	return unitName{id, h.unit}, err == nil, nil
+}
+
+// run reads the units from the newest to the oldest. The newest one says which of
+// the others have been superseded, and of which the store is made up; any
+// difference to what was found is an error.
+func (r *recovery) run() error {
 	var head *payload
-	superseded := map[uint64]bool{}
+	superseded, gone := map[uint64]bool{}, map[uint64]bool{}
 	records := map[*unit][]placed{}
-	for _, id := range slices.Backward(slices.Sorted(maps.Keys(inv.units))) {
-		objects := inv.units[id]
+	for _, id := range r.ids() {
+		objects := r.inv.units[id]
 		if superseded[id] {
-			s.discard(id, true, objects)
-			delete(superseded, id)
-			continue
-		}
-		if objects[0].part != 0 {
-			// Its commit segment is not there, so it was never acknowledged.
-			if err := s.checkTorn(objects); err != nil {
-				return err
+			if len(objects) > 0 {
+				r.discard(id, true, objects)
+				delete(gone, id)
 			}
-			s.discard(id, false, objects)
+			for _, id := range r.supersededBy(id) {
+				superseded[id] = true
+			}
 			continue
 		}
-		u, p, err := s.readUnit(id, objects)
+		backup, skip, err := r.backup(id, objects)
 		if err != nil {
 			return err
+		}
+		if skip {
+			continue
+		}
+		if backup == nil && !committed(objects) {
+			if err := r.leftover(id, objects, head != nil); err != nil {
+				return err
+			}
+			continue
+		}
+		u, p, err := r.readUnit(id, objects, backup)
+		if err != nil {
+			if head == nil || ReasonOf(err) != Corrupt {
+				return err
+			}
+			r.doubtful = append(r.doubtful, doubt{objects, err})
+			continue
 		}
 		if head == nil {
 			head = p
 			for _, id := range p.superseded {
-				superseded[id] = true
+				gone[id] = true
 			}
 		}
-		s.units = append(s.units, u)
+		for _, id := range p.superseded {
+			superseded[id] = true
+		}
+		r.units = append(r.units, u)
 		records[u] = p.records
 	}
-	slices.Reverse(s.units)
-	slices.Reverse(s.waste)
-	for _, id := range slices.Sorted(maps.Keys(superseded)) {
-		s.bury(id)
+	slices.Reverse(r.units)
+	slices.Reverse(r.waste)
+	for _, id := range slices.Sorted(maps.Keys(gone)) {
+		r.bury(id)
 	}
-	s.attempted = s.Head()
+	r.attempted = max(r.Head(), r.mem.highest())
 	if head == nil {
 		return nil
 	}
-
-	earlier := s.units[:len(s.units)-1]
-	if head.live != uint64(len(earlier)) || head.digest != digestOf(idsOf(earlier)) {
-		return errorf(Corrupt, "the token holds %d earlier commits, and commit %016x was made with %d: some were lost, or came back. Nothing was changed; restore them from the shadow or a mirror",
-			len(earlier), s.Head(), head.live)
+	if err := r.checkWhole(head); err != nil {
+		return err
 	}
-	for _, u := range s.units {
-		for _, r := range records[u] {
-			s.place(u, r)
+	for _, u := range r.units {
+		for _, placed := range records[u] {
+			r.place(u, placed)
 		}
 	}
-	for key := range maps.Clone(s.index) {
-		s.settle(key)
+	for key := range maps.Clone(r.index) {
+		r.settle(key)
 	}
 	return nil
 }
 
-// readUnit reads and authenticates all objects of a unit.
-func (s *Store) readUnit(id uint64, objects []numberedObject) (*unit, *payload, error) {
-	u := &unit{id: id}
-	var content []byte
-	var parts int
-	var extra []numberedObject
-	for i, o := range objects {
-		value, err := s.dev.Value(o.Handle)
-		if err != nil {
-			return nil, nil, unreadable(s.dev, o.Object, err)
-		}
-		h, piece, err := s.keys.open(value)
-		if err == nil && (h.commit != id || h.part != o.part) {
-			err = fmt.Errorf("it holds part %d of commit %016x", h.part, h.commit)
-		}
-		if i == 0 {
-			u.unit, parts = h.unit, int(h.parts)
-		}
-		if err == nil && o.part == 0 && h.unit != u.unit {
-			err = fmt.Errorf("there are two different commits %016x", id)
-		}
-		if err != nil {
-			return nil, nil, corruptObject(o.Label, err)
-		}
-		if h.unit != u.unit || int(o.part) < len(u.parts) {
-			// Of a commit that was given up, or the same object twice.
-			extra = append(extra, o)
-			continue
-		}
-		if int(o.part) != len(u.parts) {
-			break
-		}
-		u.parts = append(u.parts, part{object{o.Object, len(value)}, len(content), len(piece)})
-		s.count(len(value))
-		content = append(content, piece...)
-		clear(piece)
+// ids are all commit ids on the token and in the shadow, the newest first.
+func (r *recovery) ids() []uint64 {
+	ids := slices.AppendSeq(slices.Collect(maps.Keys(r.inv.units)), maps.Keys(r.mem.units))
+	slices.Sort(ids)
+	slices.Reverse(ids)
+	return slices.Compact(ids)
+}
+
+// supersededBy is the list of a unit in the shadow that is superseded itself.
+// The shadow keeps units for longer than later lists name them.
+func (r *recovery) supersededBy(id uint64) []uint64 {
+	b := r.mem.units[id]
+	if b == nil {
+		return nil
 	}
-	if len(u.parts) != parts {
-		return nil, nil, errorf(Corrupt, "of the %d parts of commit %016x, number %d is missing. Nothing was changed; restore it from the shadow or a mirror", parts, id, len(u.parts))
+	var content []byte
+	for _, value := range b.parts {
+		if _, piece, err := r.keys.open(value); err == nil {
+			content = append(content, piece...)
+			clear(piece)
+		}
 	}
 	p, err := decodePayload(id, content)
 	clear(content)
 	if err != nil {
-		return nil, nil, corruptObject(objects[0].Label, err)
+		return nil // Then the head's digest tells whether anything is wrong.
 	}
-	if len(extra) > 0 {
-		s.discard(id, false, extra)
-	}
-	return u, p, nil
+	return p.superseded
 }
 
-// checkTorn makes sure that parts without a commit segment are not another
-// store's. Whether they are whole does not matter.
-func (s *Store) checkTorn(objects []numberedObject) error {
-	for _, o := range objects {
-		value, err := s.dev.Value(o.Handle)
-		if err != nil {
-			if err := unreadable(s.dev, o.Object, err); ReasonOf(err) != Corrupt {
-				return err
-			}
-			continue
+// backup is the shadow's copy of a unit, nil if there is none that counts. skip
+// tells that the unit was reported as not made.
+func (r *recovery) backup(id uint64, objects []numberedObject) (b *backup, skip bool, err error) {
+	b = r.mem.units[id]
+	if b != nil && r.mem.fates[b.name] == entryUnsettled && !committed(objects) {
+		r.given = append(r.given, b.name)
+		b = nil
+	}
+	if b != nil || len(objects) == 0 {
+		return b, b == nil, nil
+	}
+	name, ok, err := r.nameOf(id, objects[0])
+	if err == nil && ok && r.mem.fates[name] == entryFailed {
+		r.discard(id, true, objects)
+		return nil, true, nil
+	}
+	return nil, false, err
+}
+
+// checkWhole compares what was read with what the head says there has to be.
+// Then all else that is older than the head is not of the store.
+func (r *recovery) checkWhole(head *payload) error {
+	earlier := r.units[:len(r.units)-1]
+	if head.live != uint64(len(earlier)) || head.digest != digestOf(idsOf(earlier)) {
+		if len(r.doubtful) > 0 {
+			return r.doubtful[0].err
 		}
-		if h, err := decodeHeader(value); err == nil && h.store != s.keys.store {
-			return corruptObject(o.Label, fmt.Errorf("it belongs to store %s", h.store))
+		return errorf(Corrupt, "the token holds %d earlier commits, and commit %016x was made with %d: some were lost, or came back. Nothing was changed; restore them from the shadow or a mirror",
+			len(earlier), r.Head(), head.live)
+	}
+	for _, d := range r.doubtful {
+		for _, o := range d.objects {
+			r.quarantine(o.Object)
 		}
 	}
 	return nil
 }
 
-// discard leaves objects to Tidy, without having read them.
+// segmentCopy is an object that holds an authentic segment of the unit.
+type segmentCopy struct {
+	numberedObject
+	value, piece []byte
+}
+
+// readUnit reads and authenticates all objects of a unit. Parts that the token
+// does not hold whole are taken from the backup, if there is one.
+func (r *recovery) readUnit(id uint64, objects []numberedObject, b *backup) (*unit, *payload, error) {
+	u := &unit{id: id}
+	parts := -1
+	if b != nil {
+		u.unit, parts = b.name.unit, len(b.parts)
+	}
+	copies := map[uint16]segmentCopy{}
+	var extra, torn []numberedObject
+	var failure error
+	for _, o := range objects {
+		value, err := r.values.of(o.Object)
+		if err != nil && ReasonOf(err) != Corrupt {
+			return nil, nil, err
+		}
+		var h header
+		var piece []byte
+		if err == nil {
+			h, piece, err = r.keys.open(value)
+		}
+		if err == nil && (h.commit != id || h.part != o.part) {
+			err = fmt.Errorf("it holds part %d of commit %016x", h.part, h.commit)
+		}
+		if err != nil {
+			torn = append(torn, o)
+			if failure == nil {
+				failure = corruptObject(o.Label, err)
+			}
+			continue
+		}
+		if parts < 0 {
+			u.unit, parts = h.unit, int(h.parts)
+		}
+		if b == nil && o.part == 0 && h.unit != u.unit {
+			return nil, nil, corruptObject(o.Label, fmt.Errorf("there are two different commits %016x", id))
+		}
+		if _, twice := copies[o.part]; twice || h.unit != u.unit {
+			// The same object twice, or of a commit that was given up.
+			clear(piece)
+			extra = append(extra, o)
+			continue
+		}
+		copies[o.part] = segmentCopy{o, value, piece}
+	}
+	if _, ok := copies[0]; b == nil && !ok {
+		return nil, nil, failure // its commit segment is not whole
+	}
+	content, err := r.assemble(u, parts, copies, b)
+	if err != nil {
+		if failure != nil {
+			err = failure
+		}
+		return nil, nil, err
+	}
+	p, err := decodePayload(id, content)
+	clear(content)
+	if err != nil {
+		return nil, nil, corruptObject(u.parts[0].Label, err)
+	}
+	if len(extra) > 0 {
+		r.discard(id, false, extra)
+	}
+	if b != nil {
+		r.replaced = append(r.replaced, torn...)
+	} else if len(torn) > 0 {
+		r.doubtful = append(r.doubtful, doubt{torn, failure})
+	}
+	return u, p, nil
+}
+
+// assemble puts the parts of a unit together.
+func (r *recovery) assemble(u *unit, parts int, copies map[uint16]segmentCopy, b *backup) (content []byte, err error) {
+	for i := range parts {
+		c, ok := copies[uint16(i)]
+		if !ok && b != nil {
+			h, piece, err := r.keys.open(b.parts[i])
+			if err == nil && (h.commit != u.id || int(h.part) != i) {
+				err = fmt.Errorf("it holds part %d of commit %016x", h.part, h.commit)
+			}
+			if err != nil {
+				return nil, corruptObject("in the shadow of "+segmentLabel(u.id, uint16(i)), err)
+			}
+			c.Object = pkcs11.Object{Label: segmentLabel(u.id, uint16(i)), Application: application}
+			c.value, c.piece = b.parts[i], piece
+			r.lost[u] = append(r.lost[u], i)
+		} else if !ok {
+			return nil, errorf(Corrupt, "of the %d parts of commit %016x, number %d is missing. Nothing was changed; restore it from the shadow or a mirror", parts, u.id, i)
+		} else {
+			r.count(len(c.value))
+		}
+		u.parts = append(u.parts, part{object{c.Object, len(c.value)}, len(content), len(c.piece)})
+		r.sealed[u] = append(r.sealed[u], c.value)
+		content = append(content, c.piece...)
+		clear(c.piece)
+	}
+	return content, nil
+}
+
+// leftover is parts without a commit segment, which were never acknowledged:
+// they are left to Tidy, whole or not. Those of another store are not.
+func (r *recovery) leftover(id uint64, objects []numberedObject, older bool) error {
+	var ours []numberedObject
+	for _, o := range objects {
+		value, err := r.values.of(o.Object)
+		if err != nil && ReasonOf(err) != Corrupt {
+			return err
+		}
+		if h, invalid := decodeHeader(value); err == nil && invalid == nil && h.store != r.keys.store {
+			if _, _, err := r.keys.open(value); err != nil {
+				if !older {
+					return corruptObject(o.Label, err)
+				}
+				r.quarantine(o.Object)
+				continue
+			}
+		}
+		ours = append(ours, o)
+	}
+	if len(ours) > 0 {
+		r.discard(id, false, ours)
+	}
+	return nil
+}
+
+// discard leaves objects to Tidy.
 func (s *Store) discard(id uint64, superseded bool, objects []numberedObject) {
 	w := waste{id: id, superseded: superseded}
 	for _, o := range objects {
@@ -197,6 +353,12 @@ func (s *Store) discard(id uint64, superseded bool, objects []numberedObject) {
 		s.count(s.profile.SegmentBytes)
 	}
 	s.waste = append(s.waste, w)
+}
+
+// quarantine leaves an object of ours that is not of the store where it is: it
+// may be of use to a person.
+func (s *Store) quarantine(o pkcs11.Object) {
+	s.findings.Quarantined = append(s.findings.Quarantined, o.Label)
 }
 
 // count adds to the bytes of the store.

@@ -108,7 +108,6 @@ func TestMixedUpSegments(t *testing.T) {
 		"a later commit":      {"segment-0000000000000002", "segment-0000000000000009"},
 		"parts exchanged":     {"segment-0000000000000003-0001", "segment-0000000000000003-0002"},
 		"a part as a commit":  {"segment-0000000000000003-0001", "segment-0000000000000003"},
-		"one part too many":   {"segment-0000000000000003-0001", "segment-0000000000000003-0003"},
 		"a keyring as commit": {keyring, "segment-0000000000000002"},
 	} {
 		c := s.token.Clone()
@@ -116,6 +115,14 @@ func TestMixedUpSegments(t *testing.T) {
 		c.Put(faulttoken.Object{Label: change.to, Application: application, Value: value(change.from)})
 		if _, err := (&stick{t: t, token: c}).open(token.Options{StoreID: s.id}); token.ReasonOf(err) != token.Corrupt {
 			t.Errorf("%s: opening gave %v", name, err)
+		}
+	}
+	for _, label := range []string{"segment-0000000000000003-0003", "segment-0000000000000002-0001"} {
+		c := s.token.Clone()
+		c.Put(faulttoken.Object{Label: label, Application: application, Value: value("segment-0000000000000003-0001")})
+		store, err := (&stick{t: t, token: c}).open(token.Options{StoreID: s.id})
+		if err != nil || !slices.Equal(store.Findings().Quarantined, []string{label}) || store.Usage().Quarantined != 1 {
+			t.Errorf("a part too many, %s: opening gave %v, %+v", label, err, store)
 		}
 	}
 	for _, label := range []string{"segment-0000000000000004", "segment-0000000000000009", "segment-0000000000000009-0001"} {

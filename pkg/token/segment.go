@@ -163,23 +163,24 @@ func (s *sealer) sealAs(unit [unitIDBytes]byte, commit uint64, pieces [][]byte) 
 }
 
 // open authenticates a segment and returns its header and its piece of the
-// unit's payload.
+// unit's payload. A store that was adopted keeps the segments that it had under
+// its former id; they are authentic under its former key.
 func (s *sealer) open(segment []byte) (header, []byte, error) {
 	h, err := decodeHeader(segment)
 	if err != nil {
 		return h, nil, err
 	}
-	if h.store != s.store {
-		return h, nil, fmt.Errorf("it belongs to store %s", h.store)
-	}
 	aead, ok := s.aeads[h.key]
 	if !ok {
-		return h, nil, fmt.Errorf("it is sealed with key %d, which the keyring does not hold", h.key)
+		return h, nil, fmt.Errorf("it belongs to store %s, and is sealed with key %d, which the keyring does not hold", h.store, h.key)
 	}
 	head := segment[:headerBytes]
 	piece, err := aead.Open(nil, head[headerBytes-12:], segment[headerBytes:], head)
-	if err != nil {
-		return h, nil, errors.New("it is not authentic: torn, changed, or sealed with another key")
+	switch {
+	case err == nil:
+		return h, piece, nil
+	case h.store != s.store:
+		return h, nil, fmt.Errorf("it belongs to store %s", h.store)
 	}
-	return h, piece, nil
+	return h, nil, errors.New("it is not authentic: torn, changed, or sealed with another key")
 }

@@ -13,6 +13,7 @@ import (
 	"slices"
 
 	"j5t.io/hsm/pkg/pkcs11"
+	"j5t.io/hsm/pkg/token/shadow"
 )
 
 // Options say what Open may find and do.
@@ -25,14 +26,24 @@ type Options struct {
 	StoreID string
 	// Profile is the limits to keep; if it is zero, those of ProfileFor.
 	Profile Profile
+	// Shadow is where the store is noted beside the token, sealed as on it, before
+	// the token is touched. With it recovery brings back what the token lost
+	// after it said that it was stored. It is of this token alone.
+	Shadow *shadow.File
+	// Adopt, if it is not nil, lets Open make the store of another id that is on
+	// the token into the store StoreID.
+	Adopt *Adoption
 }
 
 // Store is a store on one token. It is used by one goroutine at a time, and not
 // longer than the session of its Device.
 type Store struct {
 	dev     Device
+	options Options
 	profile Profile
 	keys    *sealer
+	keyring []byte // as on the token
+	shadow  *shadow.File
 
 	// index holds the newest record of each key, and the deletions that older
 	// puts of their key still have to be kept down by.
@@ -48,10 +59,19 @@ type Store struct {
 	// power cut can bring one back, so the head still lists them.
 	graveyard []uint64
 
-	objects, bytes  int // on the token; bytes only of the store
-	foreign, legacy int
-	attempted       uint64 // the highest id given to a commit
-	stale           error  // why what the token holds is no longer known
+	objects, bytes int // on the token; bytes only of the store
+	foreign        int
+	legacy         []pkcs11.Object
+	attempted      uint64 // the highest id given to a commit
+	reserved       uint64 // the highest revision that may have been given
+	stale          error  // why what the token holds is no longer known
+	findings       Findings
+
+	plan   [][]*entry // of packing: the records that each commit moves
+	wanted room       // of the last change that was refused
+
+	values      *values // only while it is opened
+	lostKeyring bool    // the token does not hold it
 }
 
 // entry is a record in the index, without data.
@@ -93,11 +113,18 @@ type waste struct {
 
 // Open finds the store on a token, or makes one, and recovers it. What it
 // cannot read, authenticate or account for makes it fail with a reason; it
-// never gives a part of a store. It destroys nothing, and reads each segment
-// once. Before it, the session's module has to be re-initialised if an earlier
-// store failed with OutcomeUnknown: some modules answer from memory.
+// never gives a part of a store. It reads each segment once. It writes only what
+// the token lost and the shadow holds, and only after the whole store was found on
+// the two together; and destroys only what was superseded, to make room for that.
+// Before it, the session's module has
+// to be re-initialised if an earlier store failed with OutcomeUnknown: some
+// modules answer from memory.
 func Open(dev Device, o Options) (*Store, error) {
-	s := &Store{dev: dev, profile: o.Profile, index: map[string]*entry{}, puts: map[string]int{}}
+	s := &Store{
+		dev: dev, options: o, profile: o.Profile, shadow: o.Shadow,
+		index: map[string]*entry{}, puts: map[string]int{},
+		values: &values{dev: dev, read: map[pkcs11.Handle]reading{}},
+	}
 	if s.profile == (Profile{}) {
 		s.profile = ProfileFor(dev.Info())
 	}
@@ -110,11 +137,19 @@ func Open(dev Device, o Options) (*Store, error) {
 		return nil, err
 	}
 	s.objects, s.foreign, s.legacy = len(objects), inv.foreign, inv.legacy
-	if err := s.identify(o, inv); err != nil {
+	mem, err := s.readShadow(o)
+	if err != nil {
 		return nil, err
 	}
-	if err := s.recover(inv); err != nil {
+	r := &recovery{Store: s, inv: inv, mem: mem, sealed: map[*unit][][]byte{}, lost: map[*unit][]int{}}
+	if err := r.open(o); err != nil {
 		return nil, err
+	}
+	s.values = nil
+	if o.Adopt != nil && s.ID() != o.StoreID {
+		if err := s.adopt(o); err != nil {
+			return nil, err
+		}
 	}
 	return s, nil
 }
@@ -150,7 +185,10 @@ func (s *Store) Records() iter.Seq[Record] {
 
 // Usage tells how full the token is.
 func (s *Store) Usage() Usage {
-	usage := Usage{Profile: s.profile, Objects: s.objects, Bytes: s.bytes, Foreign: s.foreign, Legacy: s.legacy}
+	usage := Usage{
+		Profile: s.profile, Objects: s.objects, Bytes: s.bytes,
+		Foreign: s.foreign, Legacy: len(s.legacy), Quarantined: len(s.findings.Quarantined),
+	}
 	for _, w := range s.waste {
 		usage.Superseded += len(w.objects)
 		for _, o := range w.objects {
@@ -164,6 +202,7 @@ func (s *Store) Usage() Usage {
 			}
 		}
 	}
+	usage.free()
 	return usage
 }
 

@@ -6,20 +6,27 @@ import (
 	"bytes"
 	"fmt"
 	"maps"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 
 	"j5t.io/hsm/pkg/token"
+	"j5t.io/hsm/pkg/token/shadow"
+	"j5t.io/hsm/test/faultfs"
 	"j5t.io/hsm/test/faulttoken"
 )
 
-// stick is a fault token and the store that is open on it.
+// stick is a fault token and the store that is open on it, and the state
+// directory of the agent that opens it.
 type stick struct {
 	t     *testing.T
 	token *faulttoken.Token
 	*token.Store
-	id string
+	id   string
+	dir  string      // Empty: no shadow is kept.
+	disk *faultfs.FS // Of the running agent.
 }
 
 func provision(t *testing.T, p faulttoken.Profile) *stick {
@@ -33,11 +40,42 @@ func provision(t *testing.T, p faulttoken.Profile) *stick {
 	return s
 }
 
+// provisionWithShadow is provision by an agent that keeps a shadow.
+func provisionWithShadow(t *testing.T, p faulttoken.Profile) *stick {
+	t.Helper()
+	s := &stick{t: t, token: faulttoken.New(p), dir: t.TempDir()}
+	store, err := s.open(token.Options{Provision: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Store, s.id = store, store.ID()
+	return s
+}
+
+// clone copies the token and the state directory.
+func (s *stick) clone() *stick {
+	s.t.Helper()
+	c := &stick{t: s.t, token: s.token.Clone(), id: s.id}
+	if s.dir != "" {
+		c.dir = s.t.TempDir()
+		if err := os.CopyFS(c.dir, os.DirFS(s.dir)); err != nil {
+			s.t.Fatal(err)
+		}
+	}
+	return c
+}
+
+func (s *stick) shadowPath() string { return filepath.Join(s.dir, "shadow") }
+
 func (s *stick) open(o token.Options) (*token.Store, error) {
 	s.t.Helper()
 	session, err := s.token.Open()
 	if err != nil {
 		s.t.Fatal(err)
+	}
+	if s.dir != "" {
+		s.disk = faultfs.New(0, faultfs.Before)
+		o.Shadow = shadow.New(s.disk, s.shadowPath())
 	}
 	return token.Open(session, o)
 }

@@ -11,20 +11,32 @@ import (
 
 // Tidy destroys one object that has no say any more: of a unit that the head
 // lists as superseded, or of a commit that was never made. It tells whether
-// there are more. The oldest unit goes first, its commit segment before its
-// other parts; stopped anywhere, it leaves a whole store.
+// there is more to do. The oldest unit goes first, its commit segment before its
+// other parts; stopped anywhere, it leaves a whole store. When there is none
+// left, it shortens a shadow that has grown.
 func (s *Store) Tidy() (more bool, err error) {
 	if s.stale != nil {
 		return false, s.staleError()
 	}
-	if len(s.waste) == 0 {
-		return false, nil
+	if len(s.waste) > 0 {
+		if err := s.destroyNext(); err != nil {
+			return true, err
+		}
+		return len(s.waste) > 0 || s.bloated(), nil
 	}
+	if s.bloated() {
+		return false, s.compactShadow()
+	}
+	return false, nil
+}
+
+// destroyNext destroys the next object of the waste.
+func (s *Store) destroyNext() error {
 	w := &s.waste[0]
 	if len(w.objects) > 0 {
 		o := w.objects[0]
 		if err := s.destroy(o.Object); err != nil {
-			return true, fmt.Errorf("destroying object %q: %w", o.Label, err)
+			return fmt.Errorf("destroying object %q: %w", o.Label, err)
 		}
 		s.objects--
 		s.count(-o.bytes)
@@ -36,7 +48,7 @@ func (s *Store) Tidy() (more bool, err error) {
 		}
 		s.waste = s.waste[1:]
 	}
-	return len(s.waste) > 0, nil
+	return nil
 }
 
 // destroy succeeds too if the object turns out to be gone.

@@ -22,7 +22,8 @@ type Moment int
 const (
 	// Before: nothing of the call happened.
 	Before Moment = iota
-	// Halfway: of a Write, half the content is there; of other calls, as Before.
+	// Halfway: of a Write or an Append, half the content is there; of other calls,
+	// as Before.
 	Halfway
 	// After: the call happened, but its caller never learnt of it.
 	After
@@ -35,19 +36,31 @@ type FS struct {
 	calls   int
 	stopped bool
 	undo    []func() // Of name changes that no SyncDir followed, oldest first.
+	// unsynced cuts off what was appended and not synced.
+	unsynced map[string]func()
 }
 
 // New returns a file system that stops at the call of this number, from 1; 0 is
 // never.
-func New(at int, moment Moment) *FS { return &FS{at: at, moment: moment} }
+func New(at int, moment Moment) *FS {
+	return &FS{at: at, moment: moment, unsynced: map[string]func(){}}
+}
 
 // Calls is the number of calls so far.
 func (f *FS) Calls() int { return f.calls }
 
-// Stop stops the machine now: names that were changed since the last SyncDir
-// are as before, as after a loss of power.
+// Stopped tells whether the machine has stopped.
+func (f *FS) Stopped() bool { return f.stopped }
+
+// Stop stops the machine now: names that were changed since the last SyncDir,
+// and files that were appended to since their last Sync, are as before, as after
+// a loss of power.
 func (f *FS) Stop() {
 	f.stopped = true
+	for path, cut := range f.unsynced {
+		cut()
+		delete(f.unsynced, path)
+	}
 	for len(f.undo) > 0 {
 		last := len(f.undo) - 1
 		f.undo[last]()
@@ -77,17 +90,36 @@ func (f *FS) call(whole, half func() error) error {
 
 func nothing() error { return nil }
 
-// Write makes a file, or half of it.
+// Write makes a file, or half of it. The real disk is not waited for.
 func (f *FS) Write(path string, content []byte) error {
 	write := func(content []byte) func() error {
-		return func() error { return atomicfile.OS{}.Write(path, content) }
+		return func() error { return os.WriteFile(path, content, 0o600) }
 	}
 	return f.call(write(content), write(content[:len(content)/2]))
+}
+
+// Append adds to a file, until the next Sync only in memory.
+func (f *FS) Append(path string, content []byte) error {
+	return f.call(func() error {
+		if _, open := f.unsynced[path]; !open {
+			f.unsynced[path] = keep(path)
+		}
+		return atomicfile.OS{}.Append(path, content)
+	}, func() error { return atomicfile.OS{}.Append(path, content[:len(content)/2]) })
+}
+
+// Sync puts what was appended to a file on disk.
+func (f *FS) Sync(path string) error {
+	return f.call(func() error {
+		delete(f.unsynced, path)
+		return nil
+	}, nothing)
 }
 
 // Rename renames, until the next SyncDir only in memory.
 func (f *FS) Rename(from, to string) error {
 	return f.call(func() error {
+		delete(f.unsynced, to) // What was there is gone.
 		restoreTo, restoreFrom := keep(to), keep(from)
 		f.undo = append(f.undo, func() { restoreTo(); restoreFrom() })
 		return os.Rename(from, to)

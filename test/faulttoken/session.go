@@ -351,7 +351,7 @@ func (t *Token) fault(function string) (Fault, bool) {
 		return Fault{}, false
 	}
 	t.faults[function] = queue[1:]
-	return queue[0], true
+	return queue[0], queue[0].Code != 0
 }
 
 func failed(function string, code uint) error {

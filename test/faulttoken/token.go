@@ -46,6 +46,7 @@ type Token struct {
 	steps    int
 	cutAt    int // 0 is never
 	cutAfter bool
+	cut      bool
 	faults   map[string][]Fault
 	journal  []change
 	forgets  Forgets
@@ -69,7 +70,7 @@ type change struct {
 
 // Fault is what a call does instead of working.
 type Fault struct {
-	Code uint // CKR_*
+	Code uint // CKR_*; 0 lets the call work
 	// Done: the effect is there all the same.
 	Done bool
 }
@@ -136,7 +137,7 @@ func (t *Token) Clone() *Token {
 func (t *Token) CutAt(step int, after bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.steps, t.cutAt, t.cutAfter = 0, step, after
+	t.steps, t.cutAt, t.cutAfter, t.cut = 0, step, after, false
 }
 
 // Steps counts the steps since CutAt, or since the beginning.
@@ -144,6 +145,13 @@ func (t *Token) Steps() int {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.steps
+}
+
+// Cut tells whether the cut that CutAt set has come.
+func (t *Token) Cut() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.cut
 }
 
 // Fail lets the next call of a function fail; several are used up in turn.
@@ -293,6 +301,7 @@ func (t *Token) step(function string, effect func()) error {
 		effect()
 	}
 	if cut {
+		t.cut = true
 		t.powerCut()
 		return &pkcs11.Error{Op: function, Code: pkcs11.CKRGeneralError}
 	}

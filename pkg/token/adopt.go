@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package token
+
+import (
+	"bytes"
+	"fmt"
+	"slices"
+)
+
+// Adoption makes the store that is on a token into another one: that of the
+// cluster that the token was brought to. The records stay, each with what Strip
+// leaves of its metadata, and so do the segments; a keyring of the next generation
+// names the new store. From then on an agent of the old cluster finds the token
+// foreign: a store never has two owners.
+//
+// It is what a person asks for, by the id of the store. To see before what it
+// would strip, open the token with Options.StoreID set to that id and no Shadow,
+// which changes nothing, and call Strip for all Records.
+type Adoption struct {
+	// From is the id of the store to adopt, in hex. Options.StoreID is the id that
+	// it gets; the caller makes it with NewStoreID and keeps it before Open. If the
+	// token holds StoreID, it was adopted before, and is opened as it is.
+	From string
+	// Strip returns the metadata of a record without what belongs to the cluster
+	// that it came from. It is called again after a crash.
+	Strip func(Record) (meta []byte, err error)
+	// Revision gives the next revision, above the one given to it.
+	Revision func(above uint64) uint64
+}
+
+// adopt strips the records by ordinary commits, then names the store anew.
+// Stopped anywhere, the next Open with the same options goes on.
+func (s *Store) adopt(o Options) error {
+	id, err := parseStoreID(o.StoreID)
+	if err != nil {
+		return fmt.Errorf("adopting store %s: %w", o.Adopt.From, err)
+	}
+	for _, r := range slices.Collect(s.Records()) {
+		meta, err := o.Adopt.Strip(r)
+		if err != nil {
+			return fmt.Errorf("stripping record %q: %w", r.Key, err)
+		}
+		if bytes.Equal(meta, r.Meta) {
+			continue
+		}
+		if r.Data, err = s.Data(r.Key); err != nil {
+			return err
+		}
+		r.Meta = meta
+		err = s.replace(r, o.Adopt)
+		clear(r.Data)
+		if err != nil {
+			return fmt.Errorf("stripping record %q: %w", r.Key, err)
+		}
+	}
+	return s.rename(id)
+}
+
+// replace commits a record, and makes room for it and for the next one.
+func (s *Store) replace(r Record, a *Adoption) error {
+	revision := func() uint64 { return a.Revision(s.attempted) }
+	for {
+		r.Revision = revision()
+		err := s.Commit([]Change{{Record: r}})
+		if err != nil && ReasonOf(err) != Full {
+			return err
+		}
+		packed := false
+		for more := true; more; packed = packed || more {
+			var failure error
+			if more, failure = s.Pack(revision); failure != nil {
+				return failure
+			}
+		}
+		if err == nil || !packed {
+			return err
+		}
+	}
+}
+
+// rename makes the keyring of the store's new name: with the keys that it had,
+// for the segments that there are, and a new one for those to come.
+func (s *Store) rename(id storeID) error {
+	pair, err := s.dev.KeyPair(keyPairLabel)
+	if err != nil {
+		return fmt.Errorf("looking for the key pair %q: %w", keyPairLabel, err)
+	}
+	old, err := decodeKeyring(s.keyring)
+	if err != nil {
+		return err
+	}
+	keys, err := openFor(pair, old)
+	if err != nil {
+		return fmt.Errorf("opening the keyring: %w", err)
+	}
+	key, err := s.newStoreKey(keys[len(keys)-1].id + 1)
+	if err != nil {
+		return err
+	}
+	return s.createKeyring(&keyring{generation: old.generation + 1, store: id}, pair, append(keys, key))
+}

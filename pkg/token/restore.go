@@ -1,0 +1,139 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package token
+
+import (
+	"fmt"
+	"slices"
+
+	"j5t.io/hsm/pkg/pkcs11"
+	"j5t.io/hsm/pkg/token/shadow"
+)
+
+// ShadowState is what came of the shadow when a store was opened.
+type ShadowState string
+
+const (
+	// ShadowNone: none is kept.
+	ShadowNone ShadowState = ""
+	// ShadowNew: it was empty, and holds the store now.
+	ShadowNew ShadowState = "New"
+	// ShadowCurrent: it holds the store, and was used where the token does not.
+	ShadowCurrent ShadowState = "Current"
+	// ShadowStale: the token has been written to without it. It was dropped, and
+	// holds the store as it was found on the token.
+	ShadowStale ShadowState = "Stale"
+	// ShadowForeign: it was of another store. As ShadowStale.
+	ShadowForeign ShadowState = "Foreign"
+)
+
+// Findings is what opening or scrubbing a store brought to light.
+type Findings struct {
+	Shadow ShadowState
+	// Restored are the labels of the objects that the token had lost, or did not
+	// hold whole, and holds again.
+	Restored []string
+	// Quarantined are the labels of objects of ours that are not of the store:
+	// damaged, or of another store. They are left alone, and take room.
+	Quarantined []string
+	// Superseded is the number of objects that Tidy is going to destroy.
+	Superseded int
+	// Changed are the keys of records that others changed on the token since this
+	// store was opened or scrubbed before. Only Scrub tells them.
+	Changed []string
+}
+
+// Findings of the opening, or the last scrub.
+func (s *Store) Findings() Findings { return s.findings }
+
+// open goes from what the token lists to a store that is whole, on the token
+// and in the shadow.
+func (r *recovery) open(o Options) error {
+	current, err := r.current()
+	if err != nil {
+		return err
+	}
+	if !current {
+		if r.findings.Shadow == ShadowCurrent {
+			r.findings.Shadow = ShadowStale
+		}
+		r.mem = r.mem.forget()
+	}
+	if err := r.identify(o, r.inv, r.mem); err != nil {
+		return err
+	}
+	if err := r.run(); err != nil {
+		return err
+	}
+	r.reserved = max(r.mem.reserved, r.Head())
+	r.findings.Superseded = r.Usage().Superseded
+	for _, name := range r.given {
+		if err := r.note(shadow.Entry{Kind: entryFailed, Body: name.encode()}); err != nil {
+			return &Error{Reason: ShadowFailed, Message: "what became of the last commit could not be noted", Err: err}
+		}
+	}
+	if err := r.restore(); err != nil {
+		return err
+	}
+	return r.syncShadow()
+}
+
+// restore writes to the token what it lost. Each unit gets its commit segment
+// last, older units first: stopped anywhere, it goes on where it was.
+func (r *recovery) restore() error {
+	if r.lostKeyring {
+		k, err := decodeKeyring(r.keyring)
+		if err != nil {
+			return err
+		}
+		if _, err := r.recreate(keyringLabel(k.generation), r.keyring); err != nil {
+			return err
+		}
+	}
+	for _, u := range r.units {
+		for _, i := range slices.Backward(r.lost[u]) {
+			handle, err := r.recreate(u.parts[i].Label, r.sealed[u][i])
+			if err != nil {
+				return err
+			}
+			u.parts[i].Handle = handle
+		}
+	}
+	if len(r.replaced) > 0 {
+		r.discard(0, false, r.replaced)
+	}
+	return nil
+}
+
+func (r *recovery) recreate(label string, value []byte) (pkcs11.Handle, error) {
+	for r.objects >= r.profile.Objects && len(r.waste) > 0 {
+		if err := r.destroyNext(); err != nil {
+			return 0, err
+		}
+	}
+	handle, err := r.dev.Create(label, application, value)
+	if err != nil {
+		return 0, fmt.Errorf("the token lost object %q, and it could not be created again from the shadow: %w", label, err)
+	}
+	r.objects++
+	r.count(len(value))
+	r.findings.Restored = append(r.findings.Restored, label)
+	return handle, nil
+}
+
+// syncShadow makes the shadow hold the store, if it does not.
+func (r *recovery) syncShadow() error {
+	if r.shadow == nil || r.shadowIsWhole() {
+		return nil
+	}
+	return r.rewriteShadow(r.mem, func(u *unit, i int) ([]byte, error) { return r.sealed[u][i], nil })
+}
+
+func (r *recovery) shadowIsWhole() bool {
+	return r.findings.Shadow == ShadowCurrent && !r.shadow.Torn() && !r.bloated() &&
+		string(r.mem.keyring) == string(r.keyring) &&
+		!slices.ContainsFunc(r.units, func(u *unit) bool {
+			b := r.mem.units[u.id]
+			return b == nil || b.name != unitName{u.id, u.unit}
+		})
+}

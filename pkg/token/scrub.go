@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package token
+
+import (
+	"maps"
+	"slices"
+)
+
+// Scrub reads the whole store from the token again, through the device of a
+// new session, brings back from the shadow what is damaged or lost, and tells
+// what it found. Before it, the caller re-initialises the module, or the module
+// may answer from memory; the old session is not used any more. It costs what Open
+// costs: one read for each object of the store. After an error every call fails
+// until the store is opened again.
+func (s *Store) Scrub(dev Device) (Findings, error) {
+	o := s.options
+	o.StoreID, o.Provision, o.Adopt = s.ID(), false, nil
+	fresh, err := Open(dev, o)
+	if err != nil {
+		s.stale = err
+		return Findings{}, err
+	}
+	fresh.findings.Changed = changedKeys(s.index, fresh.index)
+	*s = *fresh
+	return s.findings, nil
+}
+
+// changedKeys are the keys whose records are not of the same revision in both.
+func changedKeys(before, after map[string]*entry) []string {
+	revision := func(index map[string]*entry, key string) uint64 {
+		if e := index[key]; e != nil && !e.Delete {
+			return e.Record.Revision
+		}
+		return 0
+	}
+	changed := map[string]bool{}
+	for _, index := range []map[string]*entry{before, after} {
+		for key := range index {
+			if revision(before, key) != revision(after, key) {
+				changed[key] = true
+			}
+		}
+	}
+	return slices.Sorted(maps.Keys(changed))
+}
