@@ -25,19 +25,24 @@ type pair struct {
 	secret *corev1.Secret // Nil: there is none.
 }
 
-// factsOf takes from a pair what a decision needs. status is the last one known,
-// request the last one that was honoured.
-func (r *reconciler) factsOf(ctx context.Context, p pair, status v1alpha1.HSMSecretStatus, request string) (facts, error) {
+// factsOf takes from a pair what a decision needs. status is the last one known.
+func (r *reconciler) factsOf(ctx context.Context, p pair, m *memory, status v1alpha1.HSMSecretStatus) (facts, error) {
 	key, err := r.keys.get(ctx)
 	if err != nil {
 		return facts{}, err
 	}
-	f := facts{
-		source:      sourceOf(p.hsm, key),
-		projected:   status.SecretRef != nil || hasReason(status.Conditions, v1alpha1.HSMSecretSynced, reasonSecretDeleted),
-		lastSum:     status.SecretChecksum,
-		lastRequest: request,
+	f := facts{source: sourceOf(p.hsm, key), lastSum: status.SecretChecksum}
+	// A request that is not known to be new is taken for honoured.
+	f.lastRequest = f.source.request
+	name := p.hsm.Spec.SecretName
+	if m.known && m.uid == p.hsm.UID {
+		f.lastRequest, name = m.request, m.secretName
 	}
+	if ref := status.SecretRef; ref != nil {
+		name = ref.Name
+	}
+	f.projected = name == p.hsm.Spec.SecretName &&
+		(status.SecretRef != nil || hasReason(status.Conditions, v1alpha1.HSMSecretSynced, reasonSecretDeleted))
 	if p.secret == nil {
 		return f, nil
 	}

@@ -65,6 +65,9 @@ func (o *outage) note(err error) (changed bool) {
 // isAway tells whether an error says that token or API server are away, or too
 // busy: of the object it says nothing.
 func isAway(err error) bool {
+	if apierrors.HasStatusCause(err, metav1.CauseTypeResourceVersionTooLarge) {
+		return false // It is a timeout, too, but of a list that waits for what will not come.
+	}
 	var unreached *url.Error
 	return errors.As(err, &unreached) || errors.Is(err, io.ErrUnexpectedEOF) || apierrors.IsServiceUnavailable(err) || apierrors.IsTimeout(err) || apierrors.IsServerTimeout(err) || apierrors.IsTooManyRequests(err)
 }

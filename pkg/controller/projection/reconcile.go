@@ -210,12 +210,8 @@ func (r *reconciler) settle(ctx context.Context, m *memory, o *outcome, previous
 	case !apierrors.IsNotFound(err):
 		return fmt.Errorf("read Secret %s: %w", o.hsm.Spec.SecretName, err)
 	}
-	request := o.hsm.Annotations[SyncAnnotation]
-	if m.known && m.uid == o.hsm.UID {
-		request = m.request
-	}
 	for range maxActs {
-		f, err := r.factsOf(ctx, o.pair, previous, request)
+		f, err := r.factsOf(ctx, o.pair, m, previous)
 		if err != nil {
 			return err
 		}

@@ -1,0 +1,148 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package projection
+
+import (
+	"maps"
+	"strings"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/validation"
+
+	"j5t.io/hsm/pkg/apis/hsm/v1alpha1"
+)
+
+func testHSMSecret() *v1alpha1.HSMSecret {
+	return &v1alpha1.HSMSecret{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "app", Name: "db", UID: "u1"},
+		Spec:       v1alpha1.HSMSecretSpec{SecretName: "db", SecretType: corev1.SecretTypeOpaque},
+		Data:       map[string][]byte{"password": []byte("one")},
+	}
+}
+
+// worn is a Secret in the outfit of an HSMSecret.
+func worn(h *v1alpha1.HSMSecret) *corev1.Secret {
+	secret := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: "app", Name: "db"}, Type: corev1.SecretTypeOpaque}
+	return outfitOf(h).noted(mark{"1", "sum"}, "", false).on(secret, h.Data)
+}
+
+func TestOutfit(t *testing.T) {
+	t.Parallel()
+	stranger := metav1.OwnerReference{APIVersion: "v1", Kind: "ConfigMap", Name: "theirs", UID: "u7"}
+	for _, c := range []struct {
+		name   string
+		change func(*v1alpha1.HSMSecret, *corev1.Secret)
+		isOn   bool
+		takes  bool // Something has to go.
+	}{
+		{"as made", func(*v1alpha1.HSMSecret, *corev1.Secret) {}, true, false},
+		{"label gone", func(_ *v1alpha1.HSMSecret, s *corev1.Secret) { delete(s.Labels, ManagedByLabel) }, false, false},
+		{"label changed", func(_ *v1alpha1.HSMSecret, s *corev1.Secret) { s.Labels[PeoplesManagedLabel] = "helm" }, false, false},
+		{"source gone", func(_ *v1alpha1.HSMSecret, s *corev1.Secret) { delete(s.Annotations, SourceUIDAnnotation) }, false, false},
+		{"others' label", func(_ *v1alpha1.HSMSecret, s *corev1.Secret) { s.Labels["a"] = "b" }, true, false},
+		{"others' owner", func(_ *v1alpha1.HSMSecret, s *corev1.Secret) { s.OwnerReferences = append(s.OwnerReferences, stranger) }, true, false},
+		{"owner gone", func(_ *v1alpha1.HSMSecret, s *corev1.Secret) { s.OwnerReferences = nil }, false, false},
+		{"to be retained", func(h *v1alpha1.HSMSecret, _ *corev1.Secret) { h.Spec.DeletionPolicy = v1alpha1.DeletionPolicyRetain }, false, true},
+		{"retained", func(h *v1alpha1.HSMSecret, s *corev1.Secret) {
+			h.Spec.DeletionPolicy, s.OwnerReferences = v1alpha1.DeletionPolicyRetain, nil
+		}, true, false},
+		{"of one of the same name that is gone", func(_ *v1alpha1.HSMSecret, s *corev1.Secret) { s.OwnerReferences[0].UID = "u0" }, false, true},
+		{"key more", func(_ *v1alpha1.HSMSecret, s *corev1.Secret) { s.Data["more"] = nil }, true, true},
+		{"value other", func(_ *v1alpha1.HSMSecret, s *corev1.Secret) { s.Data["password"] = []byte("two") }, true, false},
+		{"adoptable", func(_ *v1alpha1.HSMSecret, s *corev1.Secret) { s.Annotations[AdoptAnnotation] = "true" }, true, true},
+		{"pending", func(_ *v1alpha1.HSMSecret, s *corev1.Secret) { s.Annotations[RestartAnnotation] = restartPending }, true, true},
+		{"to be immutable", func(h *v1alpha1.HSMSecret, _ *corev1.Secret) { h.Immutable = new(true) }, false, false},
+		{"immutable by others", func(_ *v1alpha1.HSMSecret, s *corev1.Secret) { s.Immutable = new(true) }, true, false},
+	} {
+		h := testHSMSecret()
+		secret := worn(h)
+		secret.Data = maps.Clone(secret.Data)
+		c.change(h, secret)
+		o := outfitOf(h)
+		noted := o.noted(mark{"1", "sum"}, "", false)
+		if got := o.isOn(secret); got != c.isOn {
+			t.Errorf("%s: it is on: %t", c.name, got)
+		}
+		if got := noted.takesAway(secret, h.Data); got != c.takes {
+			t.Errorf("%s: something has to go: %t", c.name, got)
+		}
+		before := secret.DeepCopy()
+		dressed := noted.on(secret, h.Data)
+		if !o.isOn(dressed) || noted.takesAway(dressed, h.Data) {
+			t.Errorf("%s: dressed, it is not right: %+v", c.name, dressed)
+		}
+		if !equality.Semantic.DeepEqual(before, secret) {
+			t.Errorf("%s: the Secret that was read was changed", c.name)
+		}
+		for label, value := range map[string]string{"a": "b"} {
+			if secret.Labels[label] == value && dressed.Labels[label] != value {
+				t.Errorf("%s: lost the label %s of others", c.name, label)
+			}
+		}
+	}
+}
+
+func TestServiceAccountToken(t *testing.T) {
+	t.Parallel()
+	h := testHSMSecret()
+	h.Spec.SecretType = corev1.SecretTypeServiceAccountToken
+	h.Annotations = map[string]string{corev1.ServiceAccountNameKey: "builder"}
+	if got := outfitOf(h).annotations[corev1.ServiceAccountNameKey]; got != "builder" {
+		t.Errorf("the Secret would be refused: its annotation is %q", got)
+	}
+}
+
+func TestContentAnnotation(t *testing.T) {
+	t.Parallel()
+	seen := map[string]string{}
+	for _, name := range []string{"db", "a.b-c", strings.Repeat("a", 63), strings.Repeat("a", 64), strings.Repeat("a", 63) + "b", strings.Repeat("a", 253)} {
+		annotation := contentAnnotation(name)
+		if problems := validation.IsQualifiedName(annotation); len(problems) > 0 {
+			t.Errorf("%s: %v", annotation, problems)
+		}
+		if other, ok := seen[annotation]; ok {
+			t.Errorf("%s is that of %s and %s", annotation, name, other)
+		}
+		seen[annotation] = name
+	}
+}
+
+func TestChecksum(t *testing.T) {
+	t.Parallel()
+	key := []byte(strings.Repeat("k", keySize))
+	data := func(pairs ...string) map[string][]byte {
+		m := map[string][]byte{}
+		for i := 0; i < len(pairs); i += 2 {
+			m[pairs[i]] = []byte(pairs[i+1])
+		}
+		return m
+	}
+	if checksum(key, "u", data("a", "1", "b", "2")) != checksum(key, "u", data("b", "2", "a", "1")) {
+		t.Error("it depends on the order of a map")
+	}
+	if checksum(key, "u", nil) != checksum(key, "u", data()) {
+		t.Error("no data and empty data differ")
+	}
+	seen := map[string]int{}
+	for i, sum := range []string{
+		checksum(key, "u", nil),
+		checksum(key, "u", data("a", "")),
+		checksum(key, "u", data("a", "1")),
+		checksum(key, "u", data("a", "1", "b", "")),
+		checksum(key, "u", data("a1", "")),
+		checksum(key, "u", data("a", "1b")),
+		checksum(key, "v", data("a", "1")),
+		checksum([]byte(strings.Repeat("K", keySize)), "u", data("a", "1")),
+	} {
+		if other, ok := seen[sum]; ok {
+			t.Errorf("%d and %d are the same", i, other)
+		}
+		seen[sum] = i
+		if !strings.HasPrefix(sum, "hmac-sha256:") || len(sum) != len("hmac-sha256:")+64 {
+			t.Errorf("%s has not the form that the API promises", sum)
+		}
+	}
+}

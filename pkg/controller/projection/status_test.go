@@ -1,0 +1,161 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package projection
+
+import (
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	metav1validation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"j5t.io/hsm/pkg/apis/hsm/v1alpha1"
+)
+
+var (
+	testNow   = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	testLater = testNow.Add(time.Hour)
+)
+
+// summary is what people see of a status first.
+func summary(s v1alpha1.HSMSecretStatus) string {
+	parts := []string{string(s.SyncStatus)}
+	for _, conditionType := range []string{v1alpha1.HSMSecretReady, v1alpha1.HSMSecretSynced, v1alpha1.HSMSecretConflict} {
+		condition := meta.FindStatusCondition(s.Conditions, conditionType)
+		if condition == nil {
+			parts = append(parts, "none")
+			continue
+		}
+		parts = append(parts, string(condition.Status)+"/"+condition.Reason)
+	}
+	return strings.Join(parts, " ")
+}
+
+func TestStatus(t *testing.T) {
+	t.Parallel()
+	projected := func(o *outcome) { o.did = []decision{{action: project, reason: reasonSourceChanged}} }
+	rests := func(reason string) func(*outcome) {
+		return func(o *outcome) { o.final = decision{action: nothing, reason: reason, message: "why"} }
+	}
+	fails := func(err error) func(*outcome) { return func(o *outcome) { o.err = err } }
+	noSecret := func(o *outcome) { o.secret, o.facts.target = nil, nil }
+	var synced v1alpha1.HSMSecretStatus
+	{
+		o := testOutcome()
+		projected(o)
+		synced = o.status(v1alpha1.HSMSecretStatus{}, testNow)
+	}
+	conflict := func() v1alpha1.HSMSecretStatus {
+		o := testOutcome()
+		projected(o)
+		o.lost = "an edit"
+		return o.status(v1alpha1.HSMSecretStatus{}, testNow)
+	}()
+
+	for _, c := range []struct {
+		name     string
+		previous v1alpha1.HSMSecretStatus
+		changes  []func(*outcome)
+		want     string
+		ref      bool
+		lastSync time.Time
+		lastErr  string
+	}{
+		{"first", v1alpha1.HSMSecretStatus{}, []func(*outcome){projected}, "InSync True/Projected True/InSync False/NoConflict", true, testLater, ""},
+		{"nothing new", synced, nil, "InSync True/Projected True/InSync False/NoConflict", true, testNow, ""},
+		{"lost, and found in the Secret", v1alpha1.HSMSecretStatus{}, nil, "InSync True/Projected True/InSync False/NoConflict", true, testNow.Add(-time.Minute), ""},
+		{"left alone", synced, []func(*outcome){rests(reasonAutoSyncOff)}, "OutOfSync True/Projected False/AutoSyncOff False/NoConflict", true, testNow, ""},
+		{"deleted", synced, []func(*outcome){rests(reasonSecretDeleted), noSecret}, "OutOfSync False/SecretDeleted False/SecretDeleted False/NoConflict", false, testNow, ""},
+		{"exists", v1alpha1.HSMSecretStatus{}, []func(*outcome){rests(reasonSecretExists)}, "Error False/SecretExists False/SecretExists True/SecretExists", false, time.Time{}, "why"},
+		{"taken", synced, []func(*outcome){rests(reasonSecretTaken)}, "Error False/SecretTaken False/SecretTaken True/SecretTaken", false, testNow, "why"},
+		{"both changed", synced, []func(*outcome){projected, func(o *outcome) { o.lost = "an edit" }}, "InSync True/Projected True/InSync True/BothChanged", true, testLater, ""},
+		{"conflict is told for a while", conflict, nil, "InSync True/Projected True/InSync True/BothChanged", true, testNow, ""},
+		{"conflict is over with the next sync", conflict, []func(*outcome){projected}, "InSync True/Projected True/InSync False/NoConflict", true, testLater, ""},
+		{"fails", synced, []func(*outcome){fails(errors.New("full"))}, "Error True/Projected False/SyncFailed False/NoConflict", true, testNow, "full"},
+		{"fails at first", v1alpha1.HSMSecretStatus{}, []func(*outcome){fails(errors.New("full"))}, "Error False/SyncFailed False/SyncFailed False/NoConflict", false, time.Time{}, "full"},
+		{"away", synced, []func(*outcome){fails(apierrors.NewServiceUnavailable("no token"))}, "Error True/Projected False/Unavailable False/NoConflict", true, testNow, "no token"},
+	} {
+		o := testOutcome()
+		for _, change := range c.changes {
+			change(o)
+		}
+		before := c.previous.DeepCopy()
+		got := o.status(c.previous, testLater)
+		if summary(got) != c.want {
+			t.Errorf("%s: got %s, want %s", c.name, summary(got), c.want)
+		}
+		if (got.SecretRef != nil) != c.ref {
+			t.Errorf("%s: secretRef %v", c.name, got.SecretRef)
+		}
+		if lastSync := got.LastSyncTime; lastSync == nil && !c.lastSync.IsZero() || lastSync != nil && !lastSync.Time.Equal(c.lastSync) {
+			t.Errorf("%s: lastSyncTime %v, want %v", c.name, got.LastSyncTime, c.lastSync)
+		}
+		if got.LastError != c.lastErr {
+			t.Errorf("%s: lastError %q, want %q", c.name, got.LastError, c.lastErr)
+		}
+		if got.ObservedGeneration != 7 || got.DataVersion != "" || got.PrimaryDevice != "" {
+			t.Errorf("%s: %+v", c.name, got)
+		}
+		if errs := metav1validation.ValidateConditions(got.Conditions, field.NewPath("conditions")); len(errs) > 0 {
+			t.Errorf("%s: %v", c.name, errs)
+		}
+		if !isSame(*before, c.previous) {
+			t.Errorf("%s: the previous status was changed", c.name)
+		}
+		// What is written once is not written twice.
+		o.did, o.lost = nil, ""
+		if again := o.status(got, testLater.Add(time.Hour)); !isSame(again, got) {
+			t.Errorf("%s: looked at again, the status is another", c.name)
+		}
+	}
+}
+
+func testOutcome() *outcome {
+	h := testHSMSecret()
+	h.Generation = 7
+	secret := worn(h)
+	secret.UID = "s1"
+	secret.ManagedFields = []metav1.ManagedFieldsEntry{
+		{Manager: "kubectl", Operation: metav1.ManagedFieldsOperationApply, Time: new(metav1.NewTime(testNow))},
+		{Manager: FieldManager, Operation: metav1.ManagedFieldsOperationApply, Time: new(metav1.NewTime(testNow.Add(-time.Minute)))},
+	}
+	return &outcome{
+		pair:  pair{h, secret},
+		facts: facts{source: source{mark: mark{"1", "A"}}, target: &target{sum: "A"}},
+		final: decision{action: nothing, reason: reasonInSync, message: "the same"},
+	}
+}
+
+func TestLostEdit(t *testing.T) {
+	t.Parallel()
+	entry := func(manager, fields string, at time.Time) metav1.ManagedFieldsEntry {
+		return metav1.ManagedFieldsEntry{Manager: manager, FieldsV1: &metav1.FieldsV1{Raw: []byte(fields)}, Time: new(metav1.NewTime(at))}
+	}
+	secret := &corev1.Secret{Data: map[string][]byte{"password": []byte("canary")}}
+	secret.ManagedFields = []metav1.ManagedFieldsEntry{
+		entry(FieldManager, `{"f:data":{}}`, testLater),
+		entry("old", `{"f:data":{"f:password":{}}}`, testNow),
+		entry("kubectl-edit", `{"f:data":{"f:password":{}}}`, testNow.Add(time.Minute)),
+		entry("labeller", `{"f:metadata":{"f:labels":{"f:data":{}}}}`, testLater),
+		entry("broken", `{`, testLater),
+		{Manager: "none"},
+	}
+	got := lostEdit(pair{secret: secret}, testLater)
+	for _, part := range []string{"kubectl-edit", "2026-01-02T03:05:05Z", "2026-01-02T04:04:05Z"} {
+		if !strings.Contains(got, part) {
+			t.Errorf("%q is missing in %q", part, got)
+		}
+	}
+	if strings.Contains(got, "canary") {
+		t.Errorf("it shows a value: %q", got)
+	}
+	if got := lostEdit(pair{secret: &corev1.Secret{}}, testLater); !strings.Contains(got, "by someone") {
+		t.Errorf("without managedFields: %q", got)
+	}
+}
