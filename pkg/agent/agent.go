@@ -27,6 +27,7 @@ import (
 	"k8s.io/utils/clock"
 
 	agentv1 "j5t.io/hsm/pkg/agent/api/v1"
+	"j5t.io/hsm/pkg/memlock"
 	"j5t.io/hsm/pkg/mtls"
 	"j5t.io/hsm/pkg/pkcs11"
 	"j5t.io/hsm/pkg/token"
@@ -121,6 +122,7 @@ func newAgent(o Options, r reader) (*Agent, error) {
 	if err != nil {
 		return nil, err
 	}
+	lockKey(journal.sealer.aead)
 	a := &Agent{
 		reader:   r,
 		journal:  journal,
@@ -158,6 +160,14 @@ var starting = condition{agentv1.Reason_REASON_LOADING, "the agent is starting; 
 func exit(work string) {
 	klog.ErrorS(nil, "The token hangs: ending the process, so that a new one can reach it", "work", work)
 	klog.FlushAndExit(klog.ExitFlushTimeout, 1)
+}
+
+// lockKey keeps a key out of swap. Where the kernel does not allow it, the agent
+// serves all the same.
+func lockKey(key any) {
+	if err := memlock.Lock(key); err != nil {
+		klog.InfoS("Keys may be written to swap: raise the limit of locked memory, or run without swap", "err", err)
+	}
 }
 
 func (a *Agent) setHealth(ready bool) {
