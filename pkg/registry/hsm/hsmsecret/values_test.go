@@ -137,7 +137,7 @@ func byName(name string) *metainternalversion.ListOptions {
 }
 
 // first returns the object of the first event of a watch, a change of db.
-func first(t *testing.T, ctx context.Context, s server, options *metainternalversion.ListOptions) (runtime.Object, error) {
+func first(ctx context.Context, t *testing.T, s server, options *metainternalversion.ListOptions) (runtime.Object, error) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -162,31 +162,31 @@ func first(t *testing.T, ctx context.Context, s server, options *metainternalver
 // The ways to read, and the name that RBAC compares with resourceNames.
 var reads = []struct {
 	name, resourceName string
-	read               func(*testing.T, context.Context, server) (runtime.Object, error)
+	read               func(context.Context, *testing.T, server) (runtime.Object, error)
 }{
-	{"get", "db", func(_ *testing.T, ctx context.Context, s server) (runtime.Object, error) {
+	{"get", "db", func(ctx context.Context, _ *testing.T, s server) (runtime.Object, error) {
 		return s.Get(ctx, "db", &metav1.GetOptions{})
 	}},
-	{"get status", "db", func(_ *testing.T, ctx context.Context, s server) (runtime.Object, error) {
+	{"get status", "db", func(ctx context.Context, _ *testing.T, s server) (runtime.Object, error) {
 		return s.status.Get(ctx, "db", &metav1.GetOptions{})
 	}},
-	{"list", "", func(_ *testing.T, ctx context.Context, s server) (runtime.Object, error) {
+	{"list", "", func(ctx context.Context, _ *testing.T, s server) (runtime.Object, error) {
 		return s.List(ctx, &metainternalversion.ListOptions{})
 	}},
-	{"list without options", "", func(_ *testing.T, ctx context.Context, s server) (runtime.Object, error) {
+	{"list without options", "", func(ctx context.Context, _ *testing.T, s server) (runtime.Object, error) {
 		return s.List(ctx, nil)
 	}},
-	{"list of one", "db", func(_ *testing.T, ctx context.Context, s server) (runtime.Object, error) {
+	{"list of one", "db", func(ctx context.Context, _ *testing.T, s server) (runtime.Object, error) {
 		return s.List(ctx, byName("db"))
 	}},
-	{"list of all but one", "", func(_ *testing.T, ctx context.Context, s server) (runtime.Object, error) {
+	{"list of all but one", "", func(ctx context.Context, _ *testing.T, s server) (runtime.Object, error) {
 		return s.List(ctx, &metainternalversion.ListOptions{FieldSelector: fields.OneTermNotEqualSelector("metadata.name", "db")})
 	}},
-	{"watch", "", func(t *testing.T, ctx context.Context, s server) (runtime.Object, error) {
-		return first(t, ctx, s, &metainternalversion.ListOptions{})
+	{"watch", "", func(ctx context.Context, t *testing.T, s server) (runtime.Object, error) {
+		return first(ctx, t, s, &metainternalversion.ListOptions{})
 	}},
-	{"watch of one", "db", func(t *testing.T, ctx context.Context, s server) (runtime.Object, error) {
-		return first(t, ctx, s, byName("db"))
+	{"watch of one", "db", func(ctx context.Context, t *testing.T, s server) (runtime.Object, error) {
+		return first(ctx, t, s, byName("db"))
 	}},
 }
 
@@ -208,7 +208,7 @@ func TestReads(t *testing.T) {
 			} {
 				s := newServer(t, rights.valueRights)
 				var got warnings
-				answer, err := test.read(t, warning.WithWarningRecorder(request(""), &got), s)
+				answer, err := test.read(warning.WithWarningRecorder(request(""), &got), t, s)
 				if err != nil {
 					t.Fatalf("with the right to %s: %v", name, err)
 				}
@@ -224,7 +224,7 @@ func TestReads(t *testing.T) {
 		t.Run(test.name+" without a decision", func(t *testing.T) {
 			t.Parallel()
 			s := newServer(t, valueRights{err: errCannotAsk})
-			if answer, err := test.read(t, request(""), s); !apierrors.IsInternalError(err) || answer != nil {
+			if answer, err := test.read(request(""), t, s); !apierrors.IsInternalError(err) || answer != nil {
 				t.Errorf("answer %v, error %v; want an internal error alone", answer, err)
 			}
 			if s.backend.valueReads > 0 {
@@ -235,7 +235,7 @@ func TestReads(t *testing.T) {
 			t.Parallel()
 			// Nobody is asked where no value is shown anyway.
 			s := newServer(t, valueRights{err: errCannotAsk})
-			answer, err := test.read(t, records.WithoutData(request("")), s)
+			answer, err := test.read(records.WithoutData(request("")), t, s)
 			if err != nil {
 				t.Fatal(err)
 			}
