@@ -9,6 +9,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	apivalidation "k8s.io/apimachinery/pkg/api/validation"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	metav1validation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	utilvalidation "k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -20,6 +21,7 @@ import (
 // value of data.
 func ValidateHSMSecret(secret *hsm.HSMSecret) field.ErrorList {
 	errs := apivalidation.ValidateObjectMeta(&secret.ObjectMeta, true, apivalidation.NameIsDNSSubdomain, field.NewPath("metadata"))
+	errs = append(errs, validateFinalizers(secret.Finalizers, field.NewPath("metadata", "finalizers"))...)
 	errs = append(errs, validateHSMPath(secret.Spec.HSMPath, field.NewPath("spec", "hsmPath"))...)
 	errs = append(errs, validateData(secret.Data, field.NewPath("data"))...)
 	errs = append(errs, validateRequiredKeys(secret)...)
@@ -45,6 +47,21 @@ func ValidateHSMSecretUpdate(secret, old *hsm.HSMSecret) field.ErrorList {
 // ValidateHSMSecretStatusUpdate tests the status that is to replace another.
 func ValidateHSMSecretStatusUpdate(secret *hsm.HSMSecret) field.ErrorList {
 	return metav1validation.ValidateConditions(secret.Status.Conditions, field.NewPath("status", "conditions"))
+}
+
+// validateFinalizers tests what the API machinery does not, and the server does
+// for a core Secret: only Kubernetes' own finalizers have no domain.
+func validateFinalizers(finalizers []string, fldPath *field.Path) field.ErrorList {
+	var errs field.ErrorList
+	for i, name := range finalizers {
+		switch {
+		case strings.Contains(name, "/"):
+		case name == string(corev1.FinalizerKubernetes), name == metav1.FinalizerOrphanDependents, name == metav1.FinalizerDeleteDependents:
+		default:
+			errs = append(errs, field.Invalid(fldPath.Index(i), name, "name is neither a standard finalizer name nor is it fully qualified"))
+		}
+	}
+	return errs
 }
 
 // validateHSMPath tests the syntax of a path; its length is a tag.

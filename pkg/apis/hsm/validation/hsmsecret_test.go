@@ -65,6 +65,8 @@ func TestHSMSecret(t *testing.T) {
 	testRules(t, "", validSecret, []secretRule{
 		{name: "name is a DNS subdomain", object: func(s *hsm.HSMSecret) { s.Name = "D_b" }, errs: []string{"Invalid value: metadata.name"}},
 		{name: "namespace is required", object: func(s *hsm.HSMSecret) { s.Namespace = "" }, errs: []string{"Required value: metadata.namespace"}},
+		{name: "finalizer is qualified", object: func(s *hsm.HSMSecret) { s.Finalizers = []string{"example.com/f", "mine"} }, errs: []string{"Invalid value: metadata.finalizers[1]"}},
+		{name: "finalizer is standard", object: func(s *hsm.HSMSecret) { s.Finalizers = []string{"foregroundDeletion", "kubernetes"} }},
 
 		{name: "path has no empty segment", object: spec(func(s *hsm.HSMSecretSpec) { s.HSMPath = "/app/db" }), errs: []string{"Invalid value: spec.hsmPath"}},
 		{name: "path does not climb", object: spec(func(s *hsm.HSMSecretSpec) { s.HSMPath = "secrets/app/../db" }), errs: []string{"Invalid value: spec.hsmPath"}},

@@ -127,7 +127,7 @@ func warnOfKeyPair(secret *hsm.HSMSecret) []string {
 		return nil
 	}
 	if _, err := tls.X509KeyPair(secret.Data[corev1.TLSCertKey], secret.Data[corev1.TLSPrivateKeyKey]); err != nil {
-		return []string{"data: " + err.Error()}
+		return []string{err.Error()}
 	}
 	return nil
 }

@@ -286,7 +286,7 @@ func TestWarnings(t *testing.T) {
 		"kubectl apply":            {s.WarningsOnCreate(request(""), applied), "--server-side"},
 		"kubectl apply of an edit": {s.WarningsOnUpdate(request(""), applied, plain), "--server-side"},
 		"told before":              {s.WarningsOnUpdate(request(""), applied, applied), ""},
-		"key pair":                 {s.WarningsOnCreate(request(""), pair), "data"},
+		"key pair":                 {s.WarningsOnCreate(request(""), pair), "PEM"},
 		"status":                   {statusStrategy{s}.WarningsOnUpdate(request("status"), pair, plain), ""},
 	} {
 		all := strings.Join(test.warnings, "\n")
