@@ -56,7 +56,7 @@ func (s *Store) GetList(ctx context.Context, key string, opts storage.ListOption
 	}
 
 	predicate := opts.Predicate
-	revision, limit := uint64(exact), predicate.Limit
+	revision, limit := uint64(exact), max(predicate.Limit, 0) // A negative one is none, as in etcd3.
 	failed := listErrors{resource: s.resource}
 	var lastKey string
 	var count int64

@@ -85,8 +85,11 @@ func (s *Store) Watch(ctx context.Context, key string, opts storage.ListOptions)
 	}
 
 	ctx, w.cancel = context.WithCancel(ctx)
+	// The backend is not told of the deadline: it would end the stream with an
+	// error before the watch ends as it should.
 	var stream context.Context
-	stream, w.endStream = context.WithCancel(ctx)
+	stream, w.endStream = context.WithCancel(context.WithoutCancel(ctx))
+	context.AfterFunc(ctx, w.endStream)
 	// The stream begins before the initial list is read, so nothing is missed between them.
 	first, next, err := s.backend.Watch(stream, request)
 	switch {

@@ -89,6 +89,31 @@ func TestAWatchThatBreaksSaysSoOnce(t *testing.T) {
 	}
 }
 
+// impatient ends its streams a little before the deadline, as gRPC may do.
+type impatient struct{ records.Backend }
+
+func (b impatient) Watch(ctx context.Context, in *agentv1.WatchRequest) (*agentv1.WatchResponse, func() (*agentv1.WatchResponse, error), error) {
+	if deadline, ok := ctx.Deadline(); ok {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithDeadline(ctx, deadline.Add(-50*time.Millisecond))
+		context.AfterFunc(ctx, cancel)
+	}
+	return b.Backend.Watch(ctx, in)
+}
+
+func TestAWatchEndsAtItsDeadlineWithoutAnError(t *testing.T) {
+	t.Parallel()
+	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+	defer cancel()
+	w, err := newStore(impatient{newMemory()}).Watch(ctx, "/pods/", everything)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if events := rest(w); len(events) != 1 || events[0].Type != watch.Bookmark {
+		t.Errorf("want the end of the initial events and nothing else, got %v", events)
+	}
+}
+
 // TestNoBookmarkAfterAPart shows that a client never takes a part for the whole.
 func TestNoBookmarkAfterAPart(t *testing.T) {
 	t.Parallel()
