@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package compare
+
+import "net/http"
+
+const protobuf = "application/vnd.kubernetes.protobuf"
+
+// mediaRows are about media types.
+var mediaRows = []row{
+	{name: "accept anything", given: given(a), call: get("/a").accepting("*/*")},
+	{name: "accept any application", given: given(a), call: get("/a").accepting("application/*")},
+	{name: "accept YAML", given: given(a), call: get("/a").accepting("application/yaml")},
+	{name: "accept text", given: given(a), call: get("/a").accepting("text/plain")},
+	{name: "accept a browser's types", given: given(a), call: get("/a").accepting("text/html,application/xhtml+xml,*/*;q=0.8")},
+	{name: "accept what is none", given: given(a), call: get("/a").accepting("x")},
+	{name: "accept nothing", given: given(a), call: get("/a").accepting("")},
+	{name: "accept JSON pretty", given: given(a), call: get("/a").accepting("application/json;pretty=1")},
+	{name: "accept protobuf", given: given(a), call: get("/a").accepting(protobuf), differs: differences{"Code": noProtobuf}},
+	{name: "accept protobuf or JSON", given: given(a), call: get("/a").accepting(protobuf + ",application/json"), differs: differences{"Body": noProtobuf, "Header.Content-Type": noProtobuf}},
+	{name: "accept protobuf of a list", given: given(a), call: get("").accepting(protobuf), differs: differences{"Code": noProtobuf}},
+	{name: "accept protobuf of metadata", given: given(a), call: get("/a").accepting(protobuf + ";as=PartialObjectMetadata;v=v1;g=meta.k8s.io"), differs: differences{"Code": noProtobuf, "Body": noProtobuf, "Header.Content-Type": noProtobuf}},
+	{name: "accept protobuf or JSON of metadata", given: given(a), call: get("").accepting(protobuf + ";as=PartialObjectMetadataList;v=v1;g=meta.k8s.io," + metadataLists + ",application/json")},
+	{name: "accept CBOR", given: given(a), call: get("/a").accepting("application/cbor")},
+	{name: "accept CBOR or JSON", given: given(a), call: get("/a").accepting("application/cbor,application/json;q=0.9")},
+	{name: "accept text of what is not there", call: get("/a").accepting("text/plain")},
+	{name: "accept gzip", given: given(a), call: get("/a").with("Accept-Encoding", "gzip")},
+	{name: "send YAML", call: request(http.MethodPost, "", secret("a", ""), "application/yaml")},
+	{name: "send text", call: request(http.MethodPost, "", secret("a", ""), "text/plain")},
+	{name: "send no media type", call: request(http.MethodPost, "", secret("a", ""), "")},
+	{name: "send JSON with a character set", call: request(http.MethodPost, "", secret("a", ""), "application/json; charset=utf-8")},
+	{name: "send protobuf", call: request(http.MethodPost, "", "k8s\x00", protobuf), differs: differences{"Code": noProtobuf, "Body": noProtobuf}},
+	{name: "send CBOR", call: request(http.MethodPost, "", "\xa0", "application/cbor")},
+	{name: "update with text", given: given(a), call: request(http.MethodPut, "/a", secret("a", ""), "text/plain")},
+	{name: "update with YAML and an unknown field, strict", given: given(a), call: request(http.MethodPut, "/a?fieldValidation=Strict", unknownField, "application/yaml")},
+	{name: "update with YAML and a duplicate field, strict", given: given(a), call: request(http.MethodPut, "/a?fieldValidation=Strict", duplicateField, "application/yaml")},
+	{name: "delete with text", given: given(a), call: request(http.MethodDelete, "/a", "now", "text/plain")},
+	{name: "delete with options as YAML", given: given(a), call: request(http.MethodDelete, "/a", options(`"gracePeriodSeconds":0`), "application/yaml")},
+}
+
+// accessRows are about rights.
+var accessRows = []row{
+	{name: "nobody gets", given: given(a), call: get("/a").as("nobody")},
+	{name: "nobody gets what is not there", call: get("/a").as("nobody")},
+	{name: "nobody lists", call: get("").as("nobody")},
+	{name: "nobody lists all namespaces", call: get("/api/v1/secrets").as("nobody")},
+	{name: "nobody watches", call: watch("").as("nobody")},
+	{name: "nobody creates", call: a.as("nobody")},
+	{name: "nobody updates", given: given(a), call: put("/a", changed("")).as("nobody")},
+	{name: "nobody patches", given: given(a), call: merge("/a", `{}`).as("nobody")},
+	{name: "nobody deletes", given: given(a), call: del("/a").as("nobody")},
+	{name: "nobody deletes all", given: given(a), call: del("").as("nobody")},
+	{name: "reader gets", given: given(a), call: get("/a").as("reader")},
+	{name: "reader lists all namespaces", given: given(a), call: get("/api/v1/secrets?fieldSelector=metadata.namespace=$ns").as("reader")},
+	{name: "reader without values gets", given: given(a), call: get("/a").as("blind"), differs: differences{
+		"Body.data": "the right to values is another one"}},
+	{name: "reader without values lists", given: given(a), call: get("").as("blind"), differs: differences{
+		"Body.items[0].data": "the right to values is another one"}},
+	{name: "reader deletes", given: given(a), call: del("/a").as("reader")},
+	{name: "getter lists", given: given(a), call: get("").as("getter")},
+	{name: "getter watches", given: given(a), call: watch("").as("getter")},
+	{name: "watcher watches", given: given(a), call: watch("").as("watcher"), during: during(last)},
+	{name: "watcher lists", given: given(a), call: get("").as("watcher")},
+	{name: "getter of a gets it", given: given(a), call: get("/a").as("getter-a")},
+	{name: "getter of a gets another", given: given(create(secret("b", ""))), call: get("/b").as("getter-a")},
+	{name: "getter of a lists", given: given(a), call: get("").as("getter-a")},
+	{name: "getter of a updates it", given: given(a), call: put("/a", changed("")).as("getter-a")},
+	{name: "getter of a deletes it", given: given(a), call: del("/a").as("getter-a")},
+	{name: "lister of a lists it", given: three, call: get("?fieldSelector=metadata.name=a").as("lister-a")},
+	{name: "lister of a lists another", given: three, call: get("?fieldSelector=metadata.name=b").as("lister-a")},
+	{name: "lister of a lists", given: three, call: get("").as("lister-a")},
+	{name: "lister of a watches it", given: three, call: watch("fieldSelector=metadata.name=a&timeoutSeconds=1").as("lister-a")},
+	{name: "lister of a watches", given: three, call: watch("").as("lister-a")},
+	{name: "creator creates", call: a.as("creator")},
+	{name: "creator creates by update", call: put("/a", secret("a", "")).as("creator")},
+	{name: "creator creates with an owner that blocks", call: owner(`,"uid":"u","blockOwnerDeletion":true`).as("creator")},
+	{name: "updater updates", given: given(a), call: put("/a", changed("")).as("updater")},
+	{name: "updater patches", given: given(a), call: merge("/a", `{}`).as("updater")},
+	{name: "patcher patches", given: given(a), call: merge("/a", `{"data":{"k":"dw=="}}`).as("patcher")},
+	{name: "patcher applies what is there", given: given(a), call: apply("/a?fieldManager=one", config(`"l":"dg=="`)).as("patcher")},
+	{name: "patcher applies what is not there", call: applied.as("patcher")},
+	{name: "applier applies what is not there", call: applied.as("applier")},
+	{name: "deleter deletes", given: given(a), call: del("/a").as("deleter")},
+	{name: "deleter deletes all", given: given(a), call: del("").as("deleter")},
+	{name: "collector deletes all", given: given(a), call: del("").as("collector")},
+	{name: "collector deletes", given: given(a), call: del("/a").as("collector")},
+	{name: "a group of masters", given: given(a), call: get("/a").as("nobody").with("Impersonate-Group", "system:masters")},
+	{name: "a group without a user", given: given(a), call: get("/a").with("Impersonate-Group", "system:masters")},
+	{name: "a user with a uid and more", given: given(a), call: get("/a").as("reader").with("Impersonate-Uid", "u").with("Impersonate-Extra-Scope", "s")},
+	{name: "a wrong bearer token", call: get("/a").with("Authorization", "Bearer nobody")},
+}
+
+// verbRows are about methods and paths.
+var verbRows = []row{
+	{name: "HEAD", given: given(a), call: request(http.MethodHead, "/a", "", "")},
+	{name: "HEAD of the collection", given: given(a), call: request(http.MethodHead, "", "", "")},
+	{name: "OPTIONS", given: given(a), call: request(http.MethodOptions, "/a", "", "")},
+	{name: "OPTIONS of the collection", given: given(a), call: request(http.MethodOptions, "", "", "")},
+	{name: "TRACE", given: given(a), call: request(http.MethodTrace, "/a", "", "")},
+	{name: "an unknown method", given: given(a), call: request("PAINT", "/a", "", "")},
+	{name: "POST to a name", given: given(a), call: post("/a", secret("a", ""))},
+	{name: "PUT to all namespaces", call: put("/api/v1/secrets", secret("a", ""))},
+	{name: "PATCH of all namespaces", call: merge("/api/v1/secrets", `{}`)},
+	{name: "get by name in no namespace", call: get("/api/v1/secrets/a")},
+	{name: "an unknown resource", call: get("/api/v1/namespaces/$ns/secretss")},
+	{name: "an unknown subresource", given: given(a), call: get("/a/colour")},
+	{name: "POST to an unknown subresource", given: given(a), call: post("/a/colour", `{}`)},
+	{name: "proxy", given: given(a), call: get("/a/proxy/x")},
+	{name: "a path with a trailing slash", given: given(a), call: get("/a/")},
+	{name: "the collection with a trailing slash", given: given(a), call: get("/")},
+	{name: "a path with an empty part", given: given(a), call: get("//a")},
+	{name: "a path that climbs", given: given(a), call: get("/b/../a")},
+}

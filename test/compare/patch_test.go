@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package compare
+
+import (
+	"strings"
+)
+
+var patchRows = []row{
+	{name: "merge patch", given: given(a), call: merge("/a", `{"data":{"k":"dw==","l":"dg=="}}`)},
+	{name: "merge patch that removes", given: given(a), call: merge("/a", `{"data":{"k":null}}`)},
+	{name: "merge patch of nothing", given: given(a), call: merge("/a", `{"data":{"k":"dg=="}}`)},
+	{name: "merge patch that is empty", given: given(a), call: merge("/a", `{}`)},
+	{name: "merge patch that is null", given: given(a), call: merge("/a", `null`)},
+	{name: "merge patch that is a list", given: given(a), call: merge("/a", `[]`)},
+	{name: "merge patch without a body", given: given(a), call: merge("/a", "")},
+	{name: "merge patch that is not JSON", given: given(a), call: merge("/a", `{`)},
+	{name: "merge patch with stringData", given: given(a), call: merge("/a", `{"stringData":{"l":"w"}}`)},
+	{name: "merge patch of an old version", given: given(a, merge("/a", `{"data":{"k":"dw=="}}`)), call: merge("/a", `{"metadata":{"resourceVersion":"$rv1"},"data":{"k":"eA=="}}`)},
+	{name: "merge patch of the version", given: given(a), call: merge("/a", `{"metadata":{"resourceVersion":"$rv"},"data":{"k":"eA=="}}`)},
+	{name: "merge patch of the name", given: given(a), call: merge("/a", `{"metadata":{"name":"b"}}`)},
+	{name: "merge patch of the namespace", given: given(a), call: merge("/a", `{"metadata":{"namespace":"default"}}`)},
+	{name: "merge patch of the uid", given: given(a), call: merge("/a", `{"metadata":{"uid":"c2d1f0f4-0000-4000-8000-000000000000"}}`)},
+	{name: "merge patch of the kind", given: given(a), call: merge("/a", `{"kind":"ConfigMap"}`), differs: saysObject},
+	{name: "merge patch of the apiVersion", given: given(a), call: merge("/a", `{"apiVersion":"v2"}`), differs: saysObject},
+	{name: "merge patch of the type", given: given(a), call: merge("/a", `{"type":"example.com/t"}`), differs: saysNoValue},
+	{name: "merge patch of what is not there", call: merge("/a", `{"data":{"k":"dw=="}}`)},
+	{name: "merge patch to what is invalid", given: given(a), call: merge("/a", `{"data":{"a b":"dg=="}}`)},
+	{name: "merge patch with a value that is not base64", given: given(a), call: merge("/a", `{"data":{"k":"?"}}`), differs: saysObject},
+	{name: "merge patch of an immutable", given: given(immutable), call: merge("/a", `{"data":{"k":"dw=="}}`), differs: saysMore},
+	{name: "merge patch of immutable", given: given(immutable), call: merge("/a", `{"immutable":null}`), differs: saysMore},
+	{name: "merge patch with an unknown field, strict", given: given(a), call: merge("/a?fieldValidation=Strict", `{"colour":"red"}`), differs: saysObject},
+	{name: "merge patch with an unknown field", given: given(a), call: merge("/a", `{"colour":"red"}`)},
+	{name: "merge patch with an unknown field, ignore", given: given(a), call: merge("/a?fieldValidation=Ignore", `{"colour":"red"}`)},
+	{name: "merge patch with a duplicate field, strict", given: given(a), call: merge("/a?fieldValidation=Strict", `{"data":{"k":"dw=="},"data":{"k":"eA=="}}`), differs: saysObject},
+	{name: "merge patch, dry run", given: given(a), call: merge("/a?dryRun=All", `{"data":{"k":"dw=="}}`)},
+	{name: "merge patch, dry run of some", given: given(a), call: merge("/a?dryRun=Some", `{"data":{"k":"dw=="}}`)},
+	{name: "merge patch by force", given: given(a), call: merge("/a?force=true", `{"data":{"k":"dw=="}}`)},
+	{name: "merge patch that removes the last finalizer", given: given(finalized, del("/a")), call: merge("/a", `{"metadata":{"finalizers":null}}`)},
+	{name: "merge patch with a field manager", given: given(a), call: merge("/a?fieldManager=me", `{"data":{"k":"dw=="}}`)},
+	{name: "merge patch of the collection", given: given(a), call: merge("", `{"data":{"k":"dw=="}}`)},
+	{name: "merge patch over 3 MiB", given: given(a), call: merge("/a", `{"data":{"k":"`+strings.Repeat("AAAA", 1<<20)+`"}}`)},
+	{name: "merge patch in the other form of its media type", given: given(a), call: patch("/a", mergePatch+"; charset=utf-8", `{"data":{"k":"dw=="}}`)},
+
+	{name: "JSON patch", given: given(a), call: patch("/a", jsonPatch, `[{"op":"replace","path":"/data/k","value":"dw=="},{"op":"add","path":"/data/l","value":"dg=="}]`)},
+	{name: "JSON patch whose test holds", given: given(a), call: patch("/a", jsonPatch, `[{"op":"test","path":"/data/k","value":"dg=="},{"op":"remove","path":"/data/k"}]`)},
+	{name: "JSON patch whose test fails", given: given(a), call: patch("/a", jsonPatch, `[{"op":"test","path":"/data/k","value":"dw=="},{"op":"remove","path":"/data/k"}]`)},
+	{name: "JSON patch of the type", given: given(a), call: patch("/a", jsonPatch, `[{"op":"replace","path":"/type","value":"example.com/t"}]`), differs: saysNoValue},
+	{name: "JSON patch of what is not there", given: given(a), call: patch("/a", jsonPatch, `[{"op":"remove","path":"/data/x"}]`)},
+	{name: "JSON patch with an unknown operation", given: given(a), call: patch("/a", jsonPatch, `[{"op":"paint","path":"/data/k"}]`)},
+	{name: "JSON patch that is an object", given: given(a), call: patch("/a", jsonPatch, `{"op":"remove","path":"/data/k"}`)},
+	{name: "JSON patch that is empty", given: given(a), call: patch("/a", jsonPatch, `[]`)},
+	{name: "JSON patch of 10001 operations", given: given(a), call: patch("/a", jsonPatch, "["+strings.Repeat(`{"op":"test","path":"/kind","value":"x"},`, 10000)+`{"op":"test","path":"/kind","value":"x"}]`)},
+	{name: "JSON patch of the resourceVersion", given: given(a), call: patch("/a", jsonPatch, `[{"op":"replace","path":"/metadata/resourceVersion","value":"1"}]`)},
+	{name: "JSON patch of everything", given: given(a), call: patch("/a", jsonPatch, `[{"op":"remove","path":""}]`)},
+	{name: "JSON patch of a nonexistent object", call: patch("/a", jsonPatch, `[{"op":"remove","path":"/data/k"}]`)},
+
+	{name: "strategic merge patch", given: given(a), call: patch("/a", strategic, `{"data":{"k":"dw=="}}`)},
+	{name: "strategic merge patch that removes", given: given(a), call: patch("/a", strategic, `{"data":{"k":null}}`)},
+	{name: "strategic merge patch that replaces", given: given(a), call: patch("/a", strategic, `{"data":{"$patch":"replace","l":"dg=="}}`)},
+	{name: "strategic merge patch that adds a finalizer", given: given(finalized), call: patch("/a", strategic, `{"metadata":{"finalizers":["example.com/g"]}}`)},
+	{name: "strategic merge patch that removes a finalizer", given: given(finalized), call: patch("/a", strategic, `{"metadata":{"$deleteFromPrimitiveList/finalizers":["example.com/f"]}}`)},
+	{name: "strategic merge patch that adds an owner", given: given(owner(`,"uid":"u"`)), call: patch("/a", strategic, `{"metadata":{"ownerReferences":[{"apiVersion":"apps/v1","kind":"Deployment","name":"e","uid":"v"}]}}`)},
+	{name: "strategic merge patch that removes an owner", given: given(owner(`,"uid":"u"`)), call: patch("/a", strategic, `{"metadata":{"ownerReferences":[{"$patch":"delete","uid":"u"}]}}`)},
+	{name: "strategic merge patch with an unknown directive", given: given(a), call: patch("/a", strategic, `{"data":{"$patch":"paint"}}`)},
+	{name: "strategic merge patch with an unknown field, strict", given: given(a), call: patch("/a?fieldValidation=Strict", strategic, `{"colour":"red"}`)},
+	{name: "strategic merge patch of nothing", given: given(a), call: patch("/a", strategic, `{"data":{"k":"dg=="}}`)},
+
+	{name: "patch of no media type", given: given(a), call: patch("/a", "", `{}`)},
+	{name: "patch of an unknown media type", given: given(a), call: patch("/a", "application/x-patch", `{}`)},
+	{name: "patch as plain JSON", given: given(a), call: patch("/a", jsonType, `{}`)},
+	{name: "patch of a subresource that is not there", given: given(a), call: merge("/a/scale", `{}`)},
+}
+
+// config is an applied configuration.
+func config(data string) string {
+	return `{"apiVersion":"v1","kind":"Secret","metadata":{"name":"a"},"data":{` + data + `}}`
+}
+
+// applied is a, made by server-side apply.
+var applied = apply("/a?fieldManager=one", config(`"k":"dg=="`))
+
+var applyRows = []row{
+	{name: "apply creates", call: applied},
+	{name: "apply as YAML", call: apply("/a?fieldManager=one", `{"apiVersion":"v1","kind":"Secret",metadata: {name: a}, data: {k: dg==}}`)},
+	{name: "apply again", given: given(applied), call: applied},
+	{name: "apply again by another", given: given(applied), call: apply("/a?fieldManager=two", config(`"k":"dg=="`))},
+	{name: "apply changes", given: given(applied), call: apply("/a?fieldManager=one", config(`"k":"dw=="`))},
+	{name: "apply removes", given: given(apply("/a?fieldManager=one", config(`"k":"dg==","l":"dg=="`))), call: apply("/a?fieldManager=one", config(`"l":"dg=="`))},
+	{name: "apply conflicts", given: given(applied), call: apply("/a?fieldManager=two", config(`"k":"dw=="`))},
+	{name: "apply conflicts with an update", given: given(a), call: apply("/a?fieldManager=two", config(`"k":"dw=="`))},
+	{name: "apply conflicts twice", given: given(apply("/a?fieldManager=one", config(`"k":"dg==","l":"dg=="`))), call: apply("/a?fieldManager=two", config(`"k":"dw==","l":"dw=="`))},
+	{name: "apply by force", given: given(applied), call: apply("/a?fieldManager=two&force=true", config(`"k":"dw=="`))},
+	{name: "apply of other fields", given: given(applied), call: apply("/a?fieldManager=two", config(`"l":"dg=="`))},
+	{name: "apply takes away what another still applies", given: given(applied, apply("/a?fieldManager=two", config(`"k":"dg=="`))), call: apply("/a?fieldManager=one", config(``))},
+	{name: "apply of labels", given: given(applied), call: apply("/a?fieldManager=two", `{"apiVersion":"v1","kind":"Secret","metadata":{"name":"a","labels":{"app":"x"}}}`)},
+	{name: "apply of finalizers", given: given(finalized), call: apply("/a?fieldManager=two", `{"apiVersion":"v1","kind":"Secret","metadata":{"name":"a","finalizers":["example.com/g"]}}`)},
+	{name: "apply of owners", given: given(owner(`,"uid":"u"`)), call: apply("/a?fieldManager=two", `{"apiVersion":"v1","kind":"Secret","metadata":{"name":"a","ownerReferences":[{"apiVersion":"apps/v1","kind":"Deployment","name":"e","uid":"v"}]}}`)},
+	{name: "apply without a field manager", call: apply("/a", config(`"k":"dg=="`))},
+	{name: "apply with a field manager that is too long", call: apply("/a?fieldManager="+strings.Repeat("m", 129), config(`"k":"dg=="`))},
+	{name: "apply with managedFields", call: apply("/a?fieldManager=one", `{"apiVersion":"v1","kind":"Secret","metadata":{"name":"a","managedFields":[{"manager":"m","operation":"Apply"}]}}`)},
+	{name: "apply with another name", call: apply("/a?fieldManager=one", `{"apiVersion":"v1","kind":"Secret","metadata":{"name":"b"}}`)},
+	{name: "apply without a name", call: apply("/a?fieldManager=one", `{"apiVersion":"v1","kind":"Secret"}`)},
+	{name: "apply with another namespace", call: apply("/a?fieldManager=one", `{"apiVersion":"v1","kind":"Secret","metadata":{"name":"a","namespace":"default"}}`)},
+	{name: "apply of another kind", call: apply("/a?fieldManager=one", `{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"a"}}`)},
+	{name: "apply without a kind", call: apply("/a?fieldManager=one", `{"metadata":{"name":"a"}}`)},
+	{name: "apply without a body", call: apply("/a?fieldManager=one", "")},
+	{name: "apply that is not YAML", call: apply("/a?fieldManager=one", "{")},
+	{name: "apply with a uid", call: apply("/a?fieldManager=one", `{"apiVersion":"v1","kind":"Secret","metadata":{"name":"a","uid":"c2d1f0f4-0000-4000-8000-000000000000"}}`)},
+	{name: "apply with a resourceVersion of nothing", call: apply("/a?fieldManager=one", `{"apiVersion":"v1","kind":"Secret","metadata":{"name":"a","resourceVersion":"12"}}`)},
+	{name: "apply with an old resourceVersion", given: given(applied, merge("/a", `{"data":{"l":"dw=="}}`)), call: apply("/a?fieldManager=one", `{"apiVersion":"v1","kind":"Secret","metadata":{"name":"a","resourceVersion":"$rv1"},"data":{"k":"dw=="}}`)},
+	{name: "apply with an unknown field", call: apply("/a?fieldManager=one", unknownField)},
+	{name: "apply with an unknown field, ignore", call: apply("/a?fieldManager=one&fieldValidation=Ignore", unknownField)},
+	{name: "apply with a duplicate field, strict", call: apply("/a?fieldManager=one&fieldValidation=Strict", duplicateField)},
+	{name: "apply with a null value", call: apply("/a?fieldManager=one", config(`"k":null`))},
+	{name: "apply of what is invalid", call: apply("/a?fieldManager=one", config(`"a b":"dg=="`))},
+	{name: "apply with stringData", call: apply("/a?fieldManager=one", secret("a", "", `"stringData":{"k":"v"}`))},
+	{name: "apply with stringData again", given: given(apply("/a?fieldManager=one", secret("a", "", `"stringData":{"k":"v"}`))), call: apply("/a?fieldManager=one", secret("a", "", `"stringData":{"k":"v"}`))},
+	{name: "apply of an immutable", given: given(immutable), call: apply("/a?fieldManager=one&force=true", secret("a", "", `"immutable":true,"data":{"k":"dw=="}`)), differs: saysMore},
+	{name: "apply of another type", given: given(applied), call: apply("/a?fieldManager=one", secret("a", "", `"type":"example.com/t"`)), differs: saysNoValue},
+	{name: "apply creates, dry run", call: apply("/a?fieldManager=one&dryRun=All", config(`"k":"dg=="`))},
+	{name: "apply changes, dry run", given: given(applied), call: apply("/a?fieldManager=one&dryRun=All", config(`"k":"dw=="`))},
+	{name: "apply in a namespace that is not there", call: request("PATCH", "/api/v1/namespaces/$ns-missing/secrets/a?fieldManager=one", config(`"k":"dg=="`), applyPatch)},
+	{name: "apply during deletion", given: given(finalized, del("/a")), call: apply("/a?fieldManager=one", config(`"l":"dg=="`))},
+	{name: "apply after an update of the same manager", given: given(post("?fieldManager=one", secret("a", ""))), call: apply("/a?fieldManager=one", config(`"k":"dw=="`))},
+	{name: "apply as CBOR", call: patch("/a?fieldManager=one", "application/apply-patch+cbor", "\xa0")},
+}
