@@ -32,6 +32,7 @@ const SystemNamespace = "hsm-system"
 var manifests = []string{
 	"artifacts/deploy/base/namespace.yaml",
 	"artifacts/deploy/base/apiserver-rbac.yaml",
+	"artifacts/deploy/base/apiserver-inventory.yaml",
 	"artifacts/deploy/base/user-roles.yaml",
 }
 

@@ -11,6 +11,8 @@
 //     of it is shown to anybody: by a get, a list, a watch or a commit.
 //   - It is struck out only when it does not exist any more, and the store has
 //     said that it holds nothing of it.
+//   - The ConfigMap is installed empty, with the server. If it is deleted nothing
+//     is known, until it is made again from all that the store holds.
 //   - So, whatever clients know of, a namespace that is not noted holds none of
 //     it. A list of such a namespace is empty while the store is away. All other
 //     requests get the store's error.
@@ -74,6 +76,14 @@ func New(store records.Backend, prefix, resource string, host Host) *Backend {
 		holdsNothing: func(ctx context.Context, namespace string) (bool, error) {
 			found, _, err := store.List(ctx, &agentv1.ListRequest{Prefix: prefix + namespace + "/", Limit: 1, WithoutData: true})
 			return len(found) == 0, err
+		},
+		holding: func(ctx context.Context) (namespaces []string, err error) {
+			all, _, err := store.List(ctx, &agentv1.ListRequest{Prefix: prefix, WithoutData: true})
+			for _, r := range all {
+				namespace, _, _ := strings.Cut(strings.TrimPrefix(r.GetKey(), prefix), "/")
+				namespaces = append(namespaces, namespace)
+			}
+			return namespaces, err
 		},
 	}
 	return b

@@ -108,7 +108,19 @@ func newWorld(t *testing.T, namespaces ...string) *world {
 	for _, name := range namespaces {
 		w.makeNamespace(name, "1")
 	}
+	// As the manifests install it.
+	installed := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "hsmsecrets-namespaces"}}
+	if _, err := w.host.CoreV1().ConfigMaps("hsm-system").Create(t.Context(), installed, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
 	return w
+}
+
+func (w *world) deleteInventory() {
+	w.Helper()
+	if err := w.host.CoreV1().ConfigMaps("hsm-system").Delete(w.Context(), "hsmsecrets-namespaces", metav1.DeleteOptions{}); err != nil {
+		w.Fatal(err)
+	}
 }
 
 func (w *world) makeNamespace(name, uid string) {
@@ -202,6 +214,28 @@ func TestEmptyWhileAway(t *testing.T) {
 	}
 }
 
+// TestDeletedInventory: without it nothing is known to be empty, and it comes
+// back with all that the store holds.
+func TestDeletedInventory(t *testing.T) {
+	w := newWorld(t, "old", "prod", "empty")
+	b := w.replica()
+	w.create(b, "old/db")
+	w.deleteInventory()
+	w.away(func() {
+		w.wantAway(b, namespaced("old"))
+		w.wantAway(b, namespaced("empty"))
+		if _, err := b.Commit(t.Context(), put("prod/db")); !errors.Is(err, errAway) {
+			t.Errorf("%v, want the store's error", err)
+		}
+	})
+	w.create(b, "prod/db")
+	w.away(func() {
+		w.wantAway(w.replica(), namespaced("old"))
+		w.wantAway(w.replica(), namespaced("prod"))
+		w.wantEmpty(w.replica(), "empty")
+	})
+}
+
 // TestOtherErrors are of no store that is away.
 func TestOtherErrors(t *testing.T) {
 	w := newWorld(t, "empty")
@@ -252,7 +286,7 @@ func TestShown(t *testing.T) {
 			w := newWorld(t, "prod")
 			w.store.keys[prefix+"prod/db"] = true
 			w.store.events = []*agentv1.Event{{Record: &agentv1.Record{Key: prefix + "prod/db"}}}
-			w.host.PrependReactor("create", "configmaps", func(clienttesting.Action) (bool, runtime.Object, error) {
+			w.host.PrependReactor("update", "configmaps", func(clienttesting.Action) (bool, runtime.Object, error) {
 				return true, nil, errors.New("forbidden")
 			})
 			if err := show(t, w.replica()); !apierrors.IsServiceUnavailable(err) {

@@ -27,19 +27,18 @@ const (
 type note struct {
 	host Host
 	name string
-	// holdsNothing asks the store.
+	// holdsNothing asks the store, holding does so for all namespaces.
 	holdsNothing func(ctx context.Context, namespace string) (bool, error)
+	holding      func(ctx context.Context) ([]string, error)
 	writing      chan struct{} // Holds a token while one request writes for all.
 }
 
-// has asks the host itself: another replica may have noted the namespace.
+// has asks the host itself: another replica may have noted the namespace. Where
+// there is no ConfigMap nothing is known, least of all that nothing is held.
 func (n note) has(ctx context.Context, namespace string) (bool, error) {
 	ctx, cancel := context.WithTimeout(ctx, hasTimeout)
 	defer cancel()
 	found, err := n.host.configMaps().Get(ctx, n.name, metav1.GetOptions{})
-	if apierrors.IsNotFound(err) {
-		return false, nil
-	}
 	if err != nil {
 		return false, err
 	}
@@ -70,7 +69,16 @@ func (n note) write(ctx context.Context, namespaces map[string]types.UID) error 
 	found, err := n.host.configMaps().Get(ctx, n.name, metav1.GetOptions{})
 	switch {
 	case apierrors.IsNotFound(err):
+		// Somebody has deleted it, and with it what is noted no more than once.
+		holding, err := n.holding(ctx)
+		if err != nil {
+			return err
+		}
 		found = newConfigMap(n.name)
+		found.Data = map[string]string{}
+		for _, namespace := range holding {
+			found.Data[namespace] = ""
+		}
 		save = func(m *corev1.ConfigMap) (err error) {
 			_, err = n.host.configMaps().Create(ctx, m, metav1.CreateOptions{})
 			return err
