@@ -172,7 +172,7 @@ func healthy(url string) func(context.Context) error {
 // newNamespace makes a namespace for a test.
 func newNamespace(t testing.TB) string {
 	t.Helper()
-	namespace := strings.ToLower(strings.NewReplacer("/", "-", "_", "-", ",", "").Replace(t.Name()))
+	namespace := strings.ToLower(strings.NewReplacer("/", "-", "_", "-", ",", "", "#", "-").Replace(t.Name()))
 	if _, _, err := hsm.Kubectl(hsm.AdminKubeconfig).Run(t.Context(), "create", "namespace", namespace); err != nil {
 		t.Fatal(err)
 	}
