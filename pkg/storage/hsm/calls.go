@@ -27,9 +27,10 @@ const (
 	// listTimeout bounds one list: k8s.io/apiserver cuts reads at 60 s.
 	listTimeout = 55 * time.Second
 	// While a call waits, the agent is asked every probeInterval whether it is
-	// alive at all. So a busy token is waited for, and a dead agent is not.
-	probeInterval = 1500 * time.Millisecond
-	probeTimeout  = 2 * time.Second
+	// alive at all. So a busy token is waited for, and a dead agent is not. With
+	// one more attempt to connect an outage is told within 5 s.
+	probeInterval = time.Second
+	probeTimeout  = 1500 * time.Millisecond
 )
 
 // call is one call to an agent. It must pass on the context and the options.
@@ -101,7 +102,7 @@ func (c *Client) Watch(ctx context.Context, in *agentv1.WatchRequest) (*agentv1.
 		if errors.Is(err, io.EOF) {
 			err = status.Error(codes.Unavailable, "the agent has ended the watch")
 		}
-		return response, apiError(address, err, isRead)
+		return response, apiError(address, orLost(ctx, err), isRead)
 	}, nil
 }
 
@@ -138,7 +139,7 @@ func (c *Client) begin(ctx context.Context, kind kind, f call) (address string, 
 		}
 		guarded, disarm := connection.guard(ctx)
 		var sentTo peer.Peer
-		err = f(guarded, connection.store, grpc.Peer(&sentTo))
+		err = orLost(guarded, f(guarded, connection.store, grpc.Peer(&sentTo)))
 		disarm()
 		switch {
 		case err == nil:
@@ -156,6 +157,15 @@ func (c *Client) begin(ctx context.Context, kind kind, f call) (address string, 
 		}
 		return "", apiError(connection.address, err, kind)
 	}
+}
+
+// orLost gives the error of a lost connection for that of a call that was
+// cancelled, but not by its caller: another call has given up the connection.
+func orLost(ctx context.Context, err error) error {
+	if status.Code(err) == codes.Canceled && ctx.Err() == nil {
+		return status.Error(codes.Unavailable, "the connection was given up, because the agent did not answer on it")
+	}
+	return err
 }
 
 // guard gives a context that ends, with the cause errSilent, when the agent

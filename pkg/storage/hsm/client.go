@@ -16,6 +16,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/sync/singleflight"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/codes"
@@ -43,7 +44,7 @@ type Client struct {
 	addresses []string
 	creds     credentials.TransportCredentials
 
-	connecting chan struct{} // Holds a token while one call connects for all.
+	connecting singleflight.Group // Calls that need a connection share one attempt.
 
 	mu      sync.Mutex
 	current *connection
@@ -76,7 +77,7 @@ func NewClient(addresses []string, files mtls.Files) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Client{addresses: addresses, creds: creds, connecting: make(chan struct{}, 1)}, nil
+	return &Client{addresses: addresses, creds: creds}, nil
 }
 
 // Decorator lets genericregistry.Store keep its objects with the client, which
@@ -104,24 +105,32 @@ func (c *Client) connect(ctx context.Context) (_ *connection, reused bool, err e
 	if current, err := c.usable(); current != nil || err != nil {
 		return current, true, err
 	}
+	// Those who come during an attempt get what comes of it: one after the other
+	// they would wait for long.
 	select {
-	case c.connecting <- struct{}{}:
-		defer func() { <-c.connecting }()
+	case attempt := <-c.connecting.DoChan("", func() (any, error) { return c.connectAnew() }):
+		made, _ := attempt.Val.(*connection)
+		return made, false, attempt.Err
 	case <-ctx.Done():
 		return nil, false, apiError(strings.Join(c.addresses, ", "), status.FromContextError(ctx.Err()).Err(), notSent)
 	}
+}
+
+// connectAnew makes a connection to the first agent that answers.
+func (c *Client) connectAnew() (*connection, error) {
+	// The attempt before may just have ended.
 	if current, err := c.usable(); current != nil || err != nil {
-		return current, true, err
+		return current, err
 	}
 	var failures []error
 	for _, address := range c.addresses {
-		made, err := c.dial(ctx, address)
+		made, err := c.dial(address)
 		if err == nil {
-			return made, false, c.adopt(made)
+			return made, c.adopt(made)
 		}
 		failures = append(failures, err)
 	}
-	return nil, false, firstSaid(failures)
+	return nil, firstSaid(failures)
 }
 
 // usable gives the current connection unless it was lost.
@@ -161,8 +170,8 @@ func (c *Client) drop(lost *connection) {
 }
 
 // dial connects to one agent and verifies its store.
-func (c *Client) dial(ctx context.Context, address string) (*connection, error) {
-	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
+func (c *Client) dial(address string) (*connection, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), connectTimeout)
 	defer cancel()
 	var dialled atomic.Bool
 	conn, err := grpc.NewClient("passthrough:///"+address,

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -182,6 +183,38 @@ func TestAgentIsSilent(t *testing.T) {
 	_, err = client.Commit(t.Context(), putKey)
 	if !apierrors.IsServiceUnavailable(err) {
 		t.Errorf("write that was not sent: want 503, got %v", err)
+	}
+}
+
+// TestAnOutageIsToldToAll at once, however many calls there are: those that were
+// under way when the agent fell silent, and those that find no connection then.
+func TestAnOutageIsToldToAll(t *testing.T) {
+	t.Parallel()
+	a := newAuthority(t)
+	address, _ := a.serve(answering("store", "/k"), "127.0.0.1:0")
+	network := newProxy(t, address)
+	client := a.connect(network.address)
+	mustGet(t, client, "/k")
+	_, next, err := client.Watch(t.Context(), &agentv1.WatchRequest{Prefix: "/"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	network.freeze()
+	for _, when := range []string{"under way", "without a connection"} {
+		var calls sync.WaitGroup
+		for range 30 {
+			calls.Go(func() {
+				begun := time.Now()
+				_, err := client.Get(t.Context(), getKey)
+				if took := time.Since(begun); !apierrors.IsServiceUnavailable(err) || took > kubectlPatience {
+					t.Errorf("%s: %v after %s", when, err, took)
+				}
+			})
+		}
+		calls.Wait()
+	}
+	if _, err := next(); !apierrors.IsServiceUnavailable(err) {
+		t.Errorf("watch: want 503, got %v", err)
 	}
 }
 

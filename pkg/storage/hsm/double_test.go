@@ -43,6 +43,15 @@ func (d *double) Commit(ctx context.Context, in *agentv1.CommitRequest) (*agentv
 	return d.commit(ctx, in)
 }
 
+// Watch tells of nothing.
+func (d *double) Watch(_ *agentv1.WatchRequest, stream grpc.ServerStreamingServer[agentv1.WatchResponse]) error {
+	if err := stream.Send(&agentv1.WatchResponse{Revision: 1}); err != nil {
+		return err
+	}
+	<-stream.Context().Done()
+	return stream.Context().Err()
+}
+
 // answering is a double that answers every get with one record.
 func answering(storeID, key string) *double {
 	d := &double{get: func(context.Context, *agentv1.GetRequest) (*agentv1.GetResponse, error) {
