@@ -105,7 +105,7 @@ func TestCompare(t *testing.T) {
 		t.Fatal(err)
 	}
 	rows := table()
-	unexplained := make([][]string, len(rows))
+	unexplained, made := make([][]string, len(rows)), make([]bool, len(rows))
 	t.Run("table", func(t *testing.T) {
 		for i, row := range rows {
 			t.Run(row.name, func(t *testing.T) {
@@ -117,6 +117,7 @@ func TestCompare(t *testing.T) {
 				ours := row.run(t, &session{client: client, kind: hsmSecret, namespace: namespace})
 				var unseen []string
 				unexplained[i], unseen = row.differs.explain(compare(core, ours))
+				made[i] = true
 				if len(unexplained[i]) > 0 {
 					t.Errorf("%s differs:\n  %s", row.call, strings.Join(unexplained[i], "\n  "))
 				}
@@ -126,10 +127,13 @@ func TestCompare(t *testing.T) {
 			})
 		}
 	})
-	count := 0
-	for _, differences := range unexplained {
-		count += len(differences)
+	calls, count := 0, 0
+	for i := range rows {
+		if made[i] {
+			calls++
+		}
+		count += len(unexplained[i])
 	}
-	fmt.Printf("figure: compare-calls %d\n", len(rows))
+	fmt.Printf("figure: compare-calls %d\n", calls)
 	fmt.Printf("figure: compare-unexplained %d\n", count)
 }

@@ -23,7 +23,6 @@ var watchRows = []row{
 	{name: "watch from the version", given: three, call: watch("resourceVersion=$rv"), during: lives},
 	{name: "watch from an old version", given: given(append(three, merge("/a", `{"data":{"k":"dw=="}}`), del("/b"))...), call: watch("resourceVersion=$rv1"), during: lives},
 	{name: "watch from an old version what was before it", given: given(append(three, del("/b"))...), call: watch("resourceVersion=$rv2"), during: during(last)},
-	{name: "watch from version 1", given: three, call: watch("resourceVersion=1&timeoutSeconds=2")},
 	{name: "watch from a future version", given: three, call: watch("resourceVersion=$future&timeoutSeconds=2"), differs: differences{"Code": "a watch that stays silent hides that a store was put back; clients list again upon the error", "Body": "a watch that stays silent hides that a store was put back; clients list again upon the error", "Ended": "a watch that stays silent hides that a store was put back; clients list again upon the error"}},
 	{name: "watch from a version that is none", given: three, call: watch("resourceVersion=x")},
 	{name: "watch with a match", given: three, call: watch("resourceVersion=$rv&resourceVersionMatch=Exact")},
