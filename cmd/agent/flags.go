@@ -5,6 +5,7 @@ package main
 import (
 	"flag"
 	"fmt"
+	"time"
 
 	"github.com/spf13/pflag"
 	"k8s.io/klog/v2"
@@ -36,6 +37,7 @@ func parse(args []string) (*options, error) {
 	fs.StringVar(&a.SOPINFile, "so-pin-file", "", "File with the security officer's PIN. Only with --provision, for a token that has no user PIN yet: the PIN of --pin-file is set on it.")
 	fs.StringVar(&a.StoreID, "store-id", "", "Hexadecimal id of the store to serve. Only needed when the state directory is new and the token is not.")
 	fs.StringVar(&profile, "token-profile", "", "What the token can hold: pico, smartcard-hsm, softhsm or generic. Default: by the manufacturer and model that the token gives.")
+	fs.DurationVar(&a.ScrubInterval, "scrub-interval", 24*time.Hour, "How often the whole store is read from the token itself, and repaired. Each time costs a login, which most tokens write to flash.")
 	fs.StringVar(&o.listen, "listen", ":9443", "Address to serve gRPC on.")
 	fs.StringVar(&a.TLS.CertFile, "tls-cert-file", "", "PEM file with the serving certificate. Required; read again at each connection.")
 	fs.StringVar(&a.TLS.KeyFile, "tls-private-key-file", "", "PEM file with its private key. Required; read again at each connection.")
@@ -66,6 +68,9 @@ func parse(args []string) (*options, error) {
 		if a.Profile, err = token.ProfileNamed(profile); err != nil {
 			return nil, fmt.Errorf("--token-profile: %w", err)
 		}
+	}
+	if a.ScrubInterval < time.Minute {
+		return nil, fmt.Errorf("--scrub-interval is %v: it must be a minute or more", a.ScrubInterval)
 	}
 	if a.SOPINFile != "" && !a.Provision {
 		return nil, fmt.Errorf("--so-pin-file is of use only with --provision")

@@ -55,9 +55,13 @@ type Options struct {
 	Profile    token.Profile   // What the token holds. Zero: by what it says of itself.
 	TLS        mtls.Files
 
-	History     HistoryLimits      // Zero: DefaultHistory.
-	CallTimeout time.Duration      // After which a hanging token ends the process. Zero: 2 minutes.
-	Clock       clock.PassiveClock // For revisions and the age of the history. nil: the system's.
+	History HistoryLimits // Zero: DefaultHistory.
+	// ScrubInterval is how often the whole store is read from the token itself,
+	// past what the module remembers: a login and one read of each object. Zero:
+	// 24 hours.
+	ScrubInterval time.Duration
+	CallTimeout   time.Duration      // After which a hanging token ends the process. Zero: 2 minutes.
+	Clock         clock.PassiveClock // For revisions and the age of the history. nil: the system's.
 
 	onHang func(work string) // Instead of ending the process.
 }
@@ -122,7 +126,7 @@ func newAgent(o Options, r reader) (*Agent, error) {
 	if err != nil {
 		return nil, err
 	}
-	lockKey(journal.sealer.aead)
+	noteLock(memlock.Lock(journal.sealer.aead))
 	a := &Agent{
 		reader:   r,
 		journal:  journal,
@@ -133,8 +137,9 @@ func newAgent(o Options, r reader) (*Agent, error) {
 		reader: r, selector: o.Token, pins: pins, identity: identity,
 		state: state,
 		worker: &worker{
-			clock: o.Clock, journal: journal, queue: newQueue(starting.err()), measured: state.setUsage,
-			watchdog: watchdog{limit: cmp.Or(o.CallTimeout, defaultCallTimeout), bite: o.onHang},
+			clock: o.Clock, journal: journal, queue: newQueue(starting.err()), measured: state.setUsage, reported: state.scrubbed,
+			scrubInterval: cmp.Or(o.ScrubInterval, defaultScrubInterval),
+			watchdog:      watchdog{limit: cmp.Or(o.CallTimeout, defaultCallTimeout), bite: o.onHang},
 		},
 		onChange: a.setHealth,
 	}
@@ -162,10 +167,10 @@ func exit(work string) {
 	klog.FlushAndExit(klog.ExitFlushTimeout, 1)
 }
 
-// lockKey keeps a key out of swap. Where the kernel does not allow it, the agent
+// noteLock tells that the kernel does not let keys be kept out of swap. The agent
 // serves all the same.
-func lockKey(key any) {
-	if err := memlock.Lock(key); err != nil {
+func noteLock(err error) {
+	if err != nil {
 		klog.InfoS("Keys may be written to swap: raise the limit of locked memory, or run without swap", "err", err)
 	}
 }

@@ -34,6 +34,7 @@ type batch struct {
 	changes  []*change
 	touched  map[string]bool
 	bytes    int
+	packed   bool // Room was made for it.
 	answered bool
 	unknown  error     // Why the outcome is not known.
 	since    time.Time // When it became unknown.
@@ -126,12 +127,10 @@ func (w *worker) prepare(c *connection, task *commitTask) (*change, error) {
 	case in.GetDelete() != nil:
 		return w.overwrite(c, &change{event: event{before: before}})
 	case in.GetSetStatus() != nil:
-		w.setStatus(task, before, in.GetSetStatus().GetStatus())
-		return nil, nil
+		return nil, w.setStatus(c, task, before, in.GetSetStatus().GetStatus())
 	}
 	if put.GetSameData() && put.GetAddress() == before.address && bytes.Equal(put.GetMeta(), before.meta) {
-		w.setStatus(task, before, put.GetStatus())
-		return nil, nil
+		return nil, w.setStatus(c, task, before, put.GetStatus())
 	}
 	if owner := x.atAddress(put.GetAddress()); owner != nil && owner.key != in.GetKey() {
 		return nil, addressInUseError(put.GetAddress())
@@ -145,15 +144,20 @@ func (w *worker) prepare(c *connection, task *commitTask) (*change, error) {
 }
 
 // setStatus changes what only the agent's memory holds: the token is not asked.
-func (w *worker) setStatus(task *commitTask, before *record, status []byte) {
+func (w *worker) setStatus(c *connection, task *commitTask, before *record, status []byte) error {
 	after := before
 	if !bytes.Equal(status, before.status) {
+		revision, err := w.reservedRevision(c.store)
+		if err != nil {
+			return err
+		}
 		changed := *before
-		changed.status, changed.revision = status, w.nextRevision()
+		changed.status, changed.revision = status, revision
 		after = &changed
 		w.journal.append([]event{{revision: after.revision, before: before, after: after}}, nil)
 	}
 	task.out = committed(after.revision, after.dataRevision)
+	return nil
 }
 
 // overwrite completes a change by the data that it overwrites, sealed, so that
@@ -203,6 +207,17 @@ func (w *worker) write(c *connection, b *batch) error {
 		b.answer(conditionOf(err).err())
 		return lostError{err}
 	case len(b.changes) == 1:
+		if token.ReasonOf(err) == token.Full && !b.packed {
+			b.packed = true
+			packed, lost := w.makeRoom(c)
+			if lost != nil {
+				b.answer(conditionOf(lost).err())
+				return lost
+			}
+			if packed {
+				return w.write(c, b)
+			}
+		}
 		b.answer(requestError(err))
 		return nil
 	}
@@ -214,6 +229,18 @@ func (w *worker) write(c *connection, b *batch) error {
 		}
 	}
 	return nil
+}
+
+// makeRoom does all of the housekeeping that makes room for a change which was
+// refused, and tells whether there was any.
+func (w *worker) makeRoom(c *connection) (packed bool, lost error) {
+	for {
+		more, err := w.tidy(c)
+		if err != nil || !more {
+			return packed, err
+		}
+		packed = true
+	}
 }
 
 // number gives a change its revision and puts it into the form of the token.

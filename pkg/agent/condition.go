@@ -25,7 +25,11 @@ func (c condition) ready() bool { return c.reason == agentv1.Reason_REASON_UNSPE
 
 // passes tells that the condition may pass without a person's doing.
 func (c condition) passes() bool {
-	return c.reason == agentv1.Reason_REASON_TOKEN_ABSENT || c.reason == agentv1.Reason_REASON_LOADING
+	switch c.reason {
+	case agentv1.Reason_REASON_TOKEN_ABSENT, agentv1.Reason_REASON_LOADING, agentv1.Reason_REASON_STATE_DIR:
+		return true
+	}
+	return false
 }
 
 // err is nil when the token is served.
@@ -45,6 +49,8 @@ func conditionOf(err error) condition {
 		return condition{agentv1.Reason_REASON_TOKEN_FOREIGN, err.Error()}
 	case token.Corrupt:
 		return condition{agentv1.Reason_REASON_CORRUPT, err.Error()}
+	case token.ShadowFailed:
+		return condition{agentv1.Reason_REASON_STATE_DIR, fmt.Sprintf("%v; make room in the state directory, or make it writable", err)}
 	}
 	if errors.Is(err, pkcs11.ErrTokenAbsent) || errors.Is(err, pkcs11.ErrTokenAmbiguous) {
 		return condition{agentv1.Reason_REASON_TOKEN_ABSENT, err.Error()}
@@ -88,11 +94,18 @@ func ifLost(err error) error {
 	return nil
 }
 
+// isSuspicious tells that the token may not hold what it should, though it answers.
+func isSuspicious(err error) bool {
+	var ofToken *pkcs11.Error
+	return token.ReasonOf(err) == token.Corrupt ||
+		token.ReasonOf(err) == 0 && errors.As(err, &ofToken) && ofToken.Class() == pkcs11.ClassOther
+}
+
 // isRefusal tells that a commit was refused before the token was touched.
 func isRefusal(err error) bool {
 	var ofToken *pkcs11.Error
 	switch token.ReasonOf(err) {
-	case token.Full, token.TooLarge:
+	case token.Full, token.TooLarge, token.ShadowFailed:
 		return true
 	case 0:
 		return !errors.As(err, &ofToken) // A change that the store cannot hold.
@@ -114,7 +127,7 @@ func requestError(err error) error {
 	case token.TooLarge:
 		return agentv1.NewError(codes.OutOfRange, agentv1.Reason_REASON_TOO_LARGE, "%v", err)
 	}
-	if ifLost(err) != nil {
+	if ifLost(err) != nil || token.ReasonOf(err) == token.ShadowFailed {
 		return conditionOf(err).err()
 	}
 	if token.ReasonOf(err) == 0 && isRefusal(err) {

@@ -193,8 +193,8 @@ func TestCostOfStart(t *testing.T) {
 	}
 }
 
-// TestCostOfIdleness lets an agent idle for ten minutes of a
-// time that goes on only when every goroutine of it waits (testing/synctest):
+// TestCostOfIdleness lets an agent idle for ten minutes, and a day, of
+// a time that goes on only when every goroutine of it waits (testing/synctest):
 // its timers and tickers are the real ones, and so is the token, which each of
 // its probes asks.
 func TestCostOfIdleness(t *testing.T) {
@@ -234,6 +234,11 @@ func TestCostOfIdleness(t *testing.T) {
 		}
 		if n := looks.looks.Load() - probes; n < 100 {
 			t.Errorf("in ten minutes the agent has looked %d times for the token: it did not live", n)
+		}
+		time.Sleep(24 * time.Hour)
+		day := minus(a.Calls(), before)
+		if day.Logins != 1 || day.ValueReads == 0 || day.Creates+day.Destroys+day.KeyPairs != 0 {
+			t.Errorf("an idle day, with one scrub, cost %+v", day)
 		}
 		stop()
 		if err := <-ended; err != nil {

@@ -14,8 +14,8 @@ import (
 // load takes over a store that was just opened and verified. If it holds what
 // the journal says, revisions and watches go on as if nothing had happened;
 // else somebody else has changed it, and the journal begins anew.
-func (w *worker) load(store *token.Store) {
-	w.measured(store.Usage())
+func (w *worker) load(store *token.Store) error {
+	w.noteScrub(store)
 	w.resolve(store)
 	x, revision := w.journal.now()
 	first := revision == 0
@@ -33,15 +33,20 @@ func (w *worker) load(store *token.Store) {
 			}
 		}
 	})
-	w.lastRevision = max(w.lastRevision, store.Head())
+	w.lastRevision = max(w.lastRevision, store.Reserved())
 	switch {
 	case first:
 		// Also an empty store has a revision: 0 means "now" everywhere.
 		w.lastRevision = max(w.lastRevision, 1)
 		w.journal.reset(loaded, w.lastRevision)
 	case !x.equal(loaded):
-		w.journal.reset(loaded, w.nextRevision())
+		revision, err := w.reservedRevision(store)
+		if err != nil {
+			return err
+		}
+		w.journal.reset(loaded, revision)
 	}
+	return nil
 }
 
 // resolve finds out whether the commit of unknown outcome was made, and tells

@@ -19,7 +19,8 @@ type state struct {
 	storeID   string            // Of the last one opened.
 	usage     *token.Usage      // Of the last one served.
 	pin       pinState
-	changed   chan struct{} // Closed when the condition changes.
+	scrub     *agentv1.Scrub // The last one.
+	changed   chan struct{}  // Closed when the condition changes.
 }
 
 func newState(c condition) *state {
@@ -79,6 +80,12 @@ func (s *state) setUsage(u token.Usage) {
 	s.usage = &u
 }
 
+func (s *state) scrubbed(scrub *agentv1.Scrub) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.scrub = scrub
+}
+
 // tell fills in what a status says of the token.
 func (s *state) tell(out *agentv1.StatusResponse) {
 	s.mu.Lock()
@@ -88,6 +95,7 @@ func (s *state) tell(out *agentv1.StatusResponse) {
 	if s.token != nil {
 		out.FirmwareVersion = s.token.FirmwareVersion
 	}
+	out.Scrub = s.scrub
 	out.PinState, out.PinMessage = s.pin.state, s.pin.message
 	if s.usage != nil {
 		out.Capacity = capacity(*s.usage)
@@ -96,31 +104,21 @@ func (s *state) tell(out *agentv1.StatusResponse) {
 
 func capacity(u token.Usage) *agentv1.Capacity {
 	p := u.Profile
-	freeObjects, freeBytes := free(u)
 	return &agentv1.Capacity{
-		Profile:         p.Name,
-		Objects:         int64(u.Objects),
-		ObjectLimit:     int64(p.Objects),
-		ReservedObjects: int64(p.Reserve),
-		Bytes:           int64(u.Bytes),
-		ByteLimit:       int64(p.StoreBytes),
-		SegmentBytes:    int64(p.SegmentBytes),
-		RecordBytes:     int64(p.RecordBytes),
-		SpareObjects:    int64(u.SpareObjects),
-		SpareBytes:      int64(u.SpareBytes),
-		FreeObjects:     int64(freeObjects),
-		FreeBytes:       int64(freeBytes),
-		ForeignObjects:  int64(u.Foreign),
-		LegacyObjects:   int64(u.Legacy),
+		Profile:            p.Name,
+		Objects:            int64(u.Objects),
+		ObjectLimit:        int64(p.Objects),
+		ReservedObjects:    int64(p.Reserve),
+		Bytes:              int64(u.Bytes),
+		ByteLimit:          int64(p.StoreBytes),
+		SegmentBytes:       int64(p.SegmentBytes),
+		RecordBytes:        int64(p.RecordBytes),
+		SpareObjects:       int64(u.SpareObjects),
+		SpareBytes:         int64(u.SpareBytes),
+		FreeObjects:        int64(u.FreeObjects),
+		FreeBytes:          int64(u.FreeBytes),
+		ForeignObjects:     int64(u.Foreign),
+		LegacyObjects:      int64(u.Legacy),
+		QuarantinedObjects: int64(u.Quarantined),
 	}
-}
-
-// free is what new records can take, by the rule that a commit keeps to.
-func free(u token.Usage) (objects, bytes int) {
-	p := u.Profile
-	objects = max(0, p.Objects-p.Reserve-(u.Objects-u.SpareObjects))
-	if p.StoreBytes > 0 {
-		bytes = max(0, p.StoreBytes-p.StoreBytes*p.Reserve/p.Objects-(u.Bytes-u.SpareBytes))
-	}
-	return objects, bytes
 }

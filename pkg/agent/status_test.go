@@ -4,6 +4,7 @@ package agent
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 
 	"google.golang.org/protobuf/proto"
@@ -30,20 +31,21 @@ func TestStatusTellsCapacity(t *testing.T) {
 		Profile: "pico", Objects: 3, ObjectLimit: start.GetObjectLimit(), ReservedObjects: start.GetReservedObjects(),
 		Bytes: start.GetBytes(), SegmentBytes: 3900, RecordBytes: 64 << 10,
 		FreeObjects:    start.GetObjectLimit() - start.GetReservedObjects() - 3,
+		FreeBytes:      (start.GetObjectLimit() - start.GetReservedObjects() - 3) * 3900,
 		ForeignObjects: 2, LegacyObjects: 1,
 	}
 	if !proto.Equal(start, want) || start.GetBytes() == 0 {
 		t.Errorf("capacity is %v, want %v", start, want)
 	}
 
-	free := start.GetFreeObjects()
+	free, full := start.GetFreeObjects(), strings.Repeat("x", 3600) // No two fit into one object.
 	for i := range free {
-		h.commit(put(fmt.Sprint(i), 0, "x"))
+		h.commit(put(fmt.Sprint(i), 0, full))
 		if got := h.status().GetCapacity(); got.GetFreeObjects() != free-i-1 || got.GetObjects() != start.GetObjects()+i+1 || got.GetBytes() <= start.GetBytes() {
 			t.Fatalf("after %d records the capacity is %v", i+1, got)
 		}
 	}
-	if _, err := h.store.Commit(h.ctx, put("one more", 0, "x")); agentv1.ReasonOf(err) != agentv1.Reason_REASON_FULL {
+	if _, err := h.store.Commit(h.ctx, put("one more", 0, full)); agentv1.ReasonOf(err) != agentv1.Reason_REASON_FULL {
 		t.Errorf("one more record than fits: %v", err)
 	}
 	h.reader.pull()

@@ -187,56 +187,78 @@ func (s *supervisor) connect() (*connection, error) {
 	return c, err
 }
 
-func (s *supervisor) open() (c *connection, err error) {
+func (s *supervisor) open() (opened *connection, err error) {
+	c := &connection{}
+	c.login = func() error { return s.pins.login(s.reader, c.session) }
+	c.probe = func() error { return s.probe(c.session) }
+	c.scrub = func() error { return s.scrub(c) }
+	defer func() {
+		if err != nil && c.session != nil {
+			s.close(c.session)
+		}
+	}()
+	if err := s.reach(c); err != nil {
+		return nil, err
+	}
+	s.enter(condition{agentv1.Reason_REASON_LOADING, "the agent is reading the token's store; ask again in a moment"})
+	if c.store, err = token.Open(c.session, s.identity.options()); err != nil {
+		return nil, err
+	}
+	if err := s.identity.remember(c.store.ID()); err != nil {
+		return nil, err
+	}
+	noteLock(c.store.LockKeys())
+	s.state.opened(c.store.ID())
+	if err := s.worker.load(c.store); err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+// reach finds the token, past what the module remembers of it, and logs in.
+func (s *supervisor) reach(c *connection) error {
 	s.loggedIn = false
 	if s.used {
 		if err := s.reader.Reinitialize(); err != nil {
-			return nil, err
+			return err
 		}
 	}
 	s.used = true
 	info, err := s.reader.Find(s.selector)
 	if err != nil {
 		s.state.seen(nil)
-		return nil, err
+		return err
 	}
 	s.found = info
 	s.state.seen(&info)
 	if !info.UserPINInitialized {
 		if err := s.pins.initialise(s.reader, info); err != nil {
-			return nil, err
+			return err
 		}
 	}
 	session, err := s.reader.OpenSession(info.SlotID)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	defer func() {
-		if err != nil {
-			s.close(session)
-		}
-	}()
-	login := func() error { return s.pins.login(s.reader, session) }
+	c.session = session
 	s.loggedIn = true
-	if err := login(); err != nil {
-		return nil, err
+	return c.login()
+}
+
+// scrub reads a store that is served from the token itself. Requests wait.
+func (s *supervisor) scrub(c *connection) error {
+	s.close(c.session)
+	if err := s.reach(c); err != nil {
+		return err
 	}
-	s.enter(condition{agentv1.Reason_REASON_LOADING, "the agent is reading the token's store; ask again in a moment"})
-	store, err := token.Open(session, s.identity.options())
-	if err != nil {
-		return nil, err
-	}
-	if err := s.identity.remember(store.ID()); err != nil {
-		return nil, err
-	}
-	s.state.opened(store.ID())
-	s.worker.load(store)
-	return &connection{session: session, store: store, login: login, probe: func() error { return s.probe(info, session) }}, nil
+	_, err := c.store.Scrub(c.session)
+	return err
 }
 
 // probe asks without a login whether the same token is still in the reader, and
 // follows the PIN files.
-func (s *supervisor) probe(served pkcs11.TokenInfo, session session) error {
+func (s *supervisor) probe(session session) error {
+	served := session.Info()
 	now, err := s.reader.TokenInfo(served.SlotID)
 	if err == nil && now.Serial != served.Serial {
 		err = pkcs11.ErrTokenAbsent

@@ -10,6 +10,7 @@ import (
 	"k8s.io/klog/v2"
 	"k8s.io/utils/clock"
 
+	agentv1 "j5t.io/hsm/pkg/agent/api/v1"
 	"j5t.io/hsm/pkg/pkcs11"
 	"j5t.io/hsm/pkg/token"
 )
@@ -23,10 +24,16 @@ type worker struct {
 	queue    *queue
 	journal  *journal
 	watchdog watchdog
-	measured func(token.Usage) // Told how full the token is.
+	measured func(token.Usage)    // Told how full the token is.
+	reported func(*agentv1.Scrub) // Told what reading the whole store has found.
 	// lastRevision is the last one that was given to a change, made or not.
 	// None is given twice.
 	lastRevision uint64
+	// scrubInterval is how often all is read from the token itself.
+	scrubInterval time.Duration
+	scrubbed      time.Time // When that was last done.
+	suspicious    bool      // Something read since makes it due.
+	suspected     time.Time // When it was last done for that.
 	// pending is the batch of a commit whose outcome is not known yet.
 	pending *batch
 }
@@ -35,6 +42,7 @@ type worker struct {
 type connection struct {
 	session session
 	store   *token.Store
+	scrub   func() error // Has the store read from the token itself, in a new session.
 	login   func() error // Again, after the token has lost the login.
 	probe   func() error // Tells whether the token is still there, and gives it a new PIN if it is to get one.
 }
@@ -59,7 +67,10 @@ func (w *worker) serve(ctx context.Context, c *connection, interval time.Duratio
 	untidy := true
 	for ctx.Err() == nil {
 		var err error
-		if waiting := w.queue.requests(); len(waiting) > 0 {
+		if w.scrubDue() {
+			err = w.scrub(c)
+			untidy = true
+		} else if waiting := w.queue.requests(); len(waiting) > 0 {
 			err = w.carryOut(c, waiting)
 			untidy = true
 			idle.Reset(interval)
@@ -81,11 +92,11 @@ func (w *worker) serve(ctx context.Context, c *connection, interval time.Duratio
 	return nil
 }
 
-// tidy does one step of the store's housekeeping, and tells whether there are
-// more. What the token refuses without being lost waits for the next occasion.
+// tidy does one step of the store's housekeeping, packing included, and tells
+// whether there are more. What the token refuses without being lost waits for the next occasion.
 func (w *worker) tidy(c *connection) (more bool, err error) {
 	err = w.watchdog.guard("tidying up", func() (err error) {
-		more, err = c.store.Tidy()
+		more, err = c.store.Pack(w.nextRevision)
 		return err
 	})
 	w.measured(c.store.Usage())
@@ -158,18 +169,31 @@ func (w *worker) data(c *connection, v version) (data []byte, err error) {
 // again, once.
 func (w *worker) read(c *connection, f func() error) error {
 	err := w.watchdog.guard("reading", f)
-	if pkcs11.ClassOf(err) != pkcs11.ClassRelogin {
-		return err
+	if pkcs11.ClassOf(err) == pkcs11.ClassRelogin {
+		if err := w.watchdog.guard("logging in again", c.login); err != nil {
+			return lostError{err}
+		}
+		err = w.watchdog.guard("reading", f)
 	}
-	if err := w.watchdog.guard("logging in again", c.login); err != nil {
-		return lostError{err}
-	}
-	return w.watchdog.guard("reading", f)
+	w.suspicious = w.suspicious || isSuspicious(err)
+	return err
 }
 
 // nextRevision grows over restarts, failover and tokens without a counter on
-// the token, as long as clocks do not step back by much.
+// the token. One that the token does not get has to be reserved.
 func (w *worker) nextRevision() uint64 {
 	w.lastRevision = max(w.lastRevision+1, uint64(w.clock.Now().UnixMilli())<<20)
 	return w.lastRevision
+}
+
+// reserveAhead is how many revisions are reserved at a time, so that most of
+// them cost no write of the shadow: those of ten seconds.
+const reserveAhead = 10_000 << 20
+
+// reservedRevision is nextRevision for a change that the token does not get. It
+// is not given again, nor a lower one, when the agent is started anew, whatever
+// its clock says then.
+func (w *worker) reservedRevision(store *token.Store) (uint64, error) {
+	revision := w.nextRevision()
+	return revision, store.Reserve(revision, reserveAhead)
 }

@@ -60,6 +60,8 @@ const (
 	Reason_REASON_EXPIRED Reason = 13
 	// The revision asked for has not happened yet.
 	Reason_REASON_FUTURE_REVISION Reason = 14
+	// The agent's state directory could not be read or written.
+	Reason_REASON_STATE_DIR Reason = 15
 )
 
 // Enum value maps for Reason.
@@ -80,6 +82,7 @@ var (
 		12: "REASON_ADDRESS_IN_USE",
 		13: "REASON_EXPIRED",
 		14: "REASON_FUTURE_REVISION",
+		15: "REASON_STATE_DIR",
 	}
 	Reason_value = map[string]int32{
 		"REASON_UNSPECIFIED":     0,
@@ -97,6 +100,7 @@ var (
 		"REASON_ADDRESS_IN_USE":  12,
 		"REASON_EXPIRED":         13,
 		"REASON_FUTURE_REVISION": 14,
+		"REASON_STATE_DIR":       15,
 	}
 )
 
@@ -1249,8 +1253,10 @@ type StatusResponse struct {
 	PinMessage string `protobuf:"bytes,10,opt,name=pin_message,json=pinMessage,proto3" json:"pin_message,omitempty"`
 	// Of the token, as "major.minor"; empty while none is seen.
 	FirmwareVersion string `protobuf:"bytes,11,opt,name=firmware_version,json=firmwareVersion,proto3" json:"firmware_version,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// Absent until the store was opened once.
+	Scrub         *Scrub `protobuf:"bytes,12,opt,name=scrub,proto3" json:"scrub,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *StatusResponse) Reset() {
@@ -1360,6 +1366,97 @@ func (x *StatusResponse) GetFirmwareVersion() string {
 	return ""
 }
 
+func (x *StatusResponse) GetScrub() *Scrub {
+	if x != nil {
+		return x.Scrub
+	}
+	return nil
+}
+
+// Scrub is a reading of the whole store from the token itself, past what the
+// PKCS#11 module remembers. Opening the store is one.
+type Scrub struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Of the last one, in seconds since 1970.
+	Time            int64 `protobuf:"varint,1,opt,name=time,proto3" json:"time,omitempty"`
+	IntervalSeconds int64 `protobuf:"varint,2,opt,name=interval_seconds,json=intervalSeconds,proto3" json:"interval_seconds,omitempty"`
+	// What the agent's shadow of the token was of use for: New, Current, Stale or
+	// Foreign.
+	Shadow string `protobuf:"bytes,3,opt,name=shadow,proto3" json:"shadow,omitempty"`
+	// Labels of the objects that the token had lost, or not held whole, and holds
+	// again.
+	RestoredObjects []string `protobuf:"bytes,4,rep,name=restored_objects,json=restoredObjects,proto3" json:"restored_objects,omitempty"`
+	// Labels of objects of this format that are not of the store, and are left alone.
+	QuarantinedObjects []string `protobuf:"bytes,5,rep,name=quarantined_objects,json=quarantinedObjects,proto3" json:"quarantined_objects,omitempty"`
+	unknownFields      protoimpl.UnknownFields
+	sizeCache          protoimpl.SizeCache
+}
+
+func (x *Scrub) Reset() {
+	*x = Scrub{}
+	mi := &file_v1_agent_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Scrub) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Scrub) ProtoMessage() {}
+
+func (x *Scrub) ProtoReflect() protoreflect.Message {
+	mi := &file_v1_agent_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Scrub.ProtoReflect.Descriptor instead.
+func (*Scrub) Descriptor() ([]byte, []int) {
+	return file_v1_agent_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *Scrub) GetTime() int64 {
+	if x != nil {
+		return x.Time
+	}
+	return 0
+}
+
+func (x *Scrub) GetIntervalSeconds() int64 {
+	if x != nil {
+		return x.IntervalSeconds
+	}
+	return 0
+}
+
+func (x *Scrub) GetShadow() string {
+	if x != nil {
+		return x.Shadow
+	}
+	return ""
+}
+
+func (x *Scrub) GetRestoredObjects() []string {
+	if x != nil {
+		return x.RestoredObjects
+	}
+	return nil
+}
+
+func (x *Scrub) GetQuarantinedObjects() []string {
+	if x != nil {
+		return x.QuarantinedObjects
+	}
+	return nil
+}
+
 // Capacity is what a token holds, and what it can hold. Objects are PKCS#11 data
 // objects of all applications; bytes are those of the store's own objects.
 type Capacity struct {
@@ -1380,21 +1477,23 @@ type Capacity struct {
 	// Objects, and their bytes, that the next commits make room of.
 	SpareObjects int64 `protobuf:"varint,9,opt,name=spare_objects,json=spareObjects,proto3" json:"spare_objects,omitempty"`
 	SpareBytes   int64 `protobuf:"varint,10,opt,name=spare_bytes,json=spareBytes,proto3" json:"spare_bytes,omitempty"`
-	// What new records can still take: the limit without what is used, reserved
-	// and not spare. free_bytes is 0 when there is no limit of bytes.
+	// What new records can still take, spare objects counted as free, the reserve
+	// not. free_bytes is the length of segments.
 	FreeObjects int64 `protobuf:"varint,11,opt,name=free_objects,json=freeObjects,proto3" json:"free_objects,omitempty"`
 	FreeBytes   int64 `protobuf:"varint,12,opt,name=free_bytes,json=freeBytes,proto3" json:"free_bytes,omitempty"`
 	// Of other applications.
 	ForeignObjects int64 `protobuf:"varint,13,opt,name=foreign_objects,json=foreignObjects,proto3" json:"foreign_objects,omitempty"`
 	// Of the older operator, among the foreign ones.
 	LegacyObjects int64 `protobuf:"varint,14,opt,name=legacy_objects,json=legacyObjects,proto3" json:"legacy_objects,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	// Of this format, but not of the store: damaged, or of another one.
+	QuarantinedObjects int64 `protobuf:"varint,15,opt,name=quarantined_objects,json=quarantinedObjects,proto3" json:"quarantined_objects,omitempty"`
+	unknownFields      protoimpl.UnknownFields
+	sizeCache          protoimpl.SizeCache
 }
 
 func (x *Capacity) Reset() {
 	*x = Capacity{}
-	mi := &file_v1_agent_proto_msgTypes[16]
+	mi := &file_v1_agent_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1406,7 +1505,7 @@ func (x *Capacity) String() string {
 func (*Capacity) ProtoMessage() {}
 
 func (x *Capacity) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_agent_proto_msgTypes[16]
+	mi := &file_v1_agent_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1419,7 +1518,7 @@ func (x *Capacity) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Capacity.ProtoReflect.Descriptor instead.
 func (*Capacity) Descriptor() ([]byte, []int) {
-	return file_v1_agent_proto_rawDescGZIP(), []int{16}
+	return file_v1_agent_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Capacity) GetProfile() string {
@@ -1520,6 +1619,13 @@ func (x *Capacity) GetLegacyObjects() int64 {
 	return 0
 }
 
+func (x *Capacity) GetQuarantinedObjects() int64 {
+	if x != nil {
+		return x.QuarantinedObjects
+	}
+	return 0
+}
+
 type InfoRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -1528,7 +1634,7 @@ type InfoRequest struct {
 
 func (x *InfoRequest) Reset() {
 	*x = InfoRequest{}
-	mi := &file_v1_agent_proto_msgTypes[17]
+	mi := &file_v1_agent_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1540,7 +1646,7 @@ func (x *InfoRequest) String() string {
 func (*InfoRequest) ProtoMessage() {}
 
 func (x *InfoRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_agent_proto_msgTypes[17]
+	mi := &file_v1_agent_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1553,7 +1659,7 @@ func (x *InfoRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InfoRequest.ProtoReflect.Descriptor instead.
 func (*InfoRequest) Descriptor() ([]byte, []int) {
-	return file_v1_agent_proto_rawDescGZIP(), []int{17}
+	return file_v1_agent_proto_rawDescGZIP(), []int{18}
 }
 
 type InfoResponse struct {
@@ -1570,7 +1676,7 @@ type InfoResponse struct {
 
 func (x *InfoResponse) Reset() {
 	*x = InfoResponse{}
-	mi := &file_v1_agent_proto_msgTypes[18]
+	mi := &file_v1_agent_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1582,7 +1688,7 @@ func (x *InfoResponse) String() string {
 func (*InfoResponse) ProtoMessage() {}
 
 func (x *InfoResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_agent_proto_msgTypes[18]
+	mi := &file_v1_agent_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1595,7 +1701,7 @@ func (x *InfoResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InfoResponse.ProtoReflect.Descriptor instead.
 func (*InfoResponse) Descriptor() ([]byte, []int) {
-	return file_v1_agent_proto_rawDescGZIP(), []int{18}
+	return file_v1_agent_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *InfoResponse) GetManufacturer() string {
@@ -1650,7 +1756,7 @@ type RandomRequest struct {
 
 func (x *RandomRequest) Reset() {
 	*x = RandomRequest{}
-	mi := &file_v1_agent_proto_msgTypes[19]
+	mi := &file_v1_agent_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1662,7 +1768,7 @@ func (x *RandomRequest) String() string {
 func (*RandomRequest) ProtoMessage() {}
 
 func (x *RandomRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_agent_proto_msgTypes[19]
+	mi := &file_v1_agent_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1675,7 +1781,7 @@ func (x *RandomRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RandomRequest.ProtoReflect.Descriptor instead.
 func (*RandomRequest) Descriptor() ([]byte, []int) {
-	return file_v1_agent_proto_rawDescGZIP(), []int{19}
+	return file_v1_agent_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *RandomRequest) GetLength() uint32 {
@@ -1694,7 +1800,7 @@ type RandomResponse struct {
 
 func (x *RandomResponse) Reset() {
 	*x = RandomResponse{}
-	mi := &file_v1_agent_proto_msgTypes[20]
+	mi := &file_v1_agent_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1706,7 +1812,7 @@ func (x *RandomResponse) String() string {
 func (*RandomResponse) ProtoMessage() {}
 
 func (x *RandomResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_agent_proto_msgTypes[20]
+	mi := &file_v1_agent_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1719,7 +1825,7 @@ func (x *RandomResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RandomResponse.ProtoReflect.Descriptor instead.
 func (*RandomResponse) Descriptor() ([]byte, []int) {
-	return file_v1_agent_proto_rawDescGZIP(), []int{20}
+	return file_v1_agent_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *RandomResponse) GetData() []byte {
@@ -1803,7 +1909,7 @@ const file_v1_agent_proto_rawDesc = "" +
 	"\x10TYPE_UNSPECIFIED\x10\x00\x12\f\n" +
 	"\bTYPE_PUT\x10\x01\x12\x0f\n" +
 	"\vTYPE_DELETE\x10\x02\"\x0f\n" +
-	"\rStatusRequest\"\xad\x03\n" +
+	"\rStatusRequest\"\xdc\x03\n" +
 	"\x0eStatusResponse\x120\n" +
 	"\x06reason\x18\x01 \x01(\x0e2\x18.j5t.hsm.agent.v1.ReasonR\x06reason\x12\x18\n" +
 	"\amessage\x18\x02 \x01(\tR\amessage\x12\x19\n" +
@@ -1817,7 +1923,14 @@ const file_v1_agent_proto_rawDesc = "" +
 	"\vpin_message\x18\n" +
 	" \x01(\tR\n" +
 	"pinMessage\x12)\n" +
-	"\x10firmware_version\x18\v \x01(\tR\x0ffirmwareVersion\"\xe1\x03\n" +
+	"\x10firmware_version\x18\v \x01(\tR\x0ffirmwareVersion\x12-\n" +
+	"\x05scrub\x18\f \x01(\v2\x17.j5t.hsm.agent.v1.ScrubR\x05scrub\"\xba\x01\n" +
+	"\x05Scrub\x12\x12\n" +
+	"\x04time\x18\x01 \x01(\x03R\x04time\x12)\n" +
+	"\x10interval_seconds\x18\x02 \x01(\x03R\x0fintervalSeconds\x12\x16\n" +
+	"\x06shadow\x18\x03 \x01(\tR\x06shadow\x12)\n" +
+	"\x10restored_objects\x18\x04 \x03(\tR\x0frestoredObjects\x12/\n" +
+	"\x13quarantined_objects\x18\x05 \x03(\tR\x12quarantinedObjects\"\x92\x04\n" +
 	"\bCapacity\x12\x18\n" +
 	"\aprofile\x18\x01 \x01(\tR\aprofile\x12\x18\n" +
 	"\aobjects\x18\x02 \x01(\x03R\aobjects\x12!\n" +
@@ -1836,7 +1949,8 @@ const file_v1_agent_proto_rawDesc = "" +
 	"\n" +
 	"free_bytes\x18\f \x01(\x03R\tfreeBytes\x12'\n" +
 	"\x0fforeign_objects\x18\r \x01(\x03R\x0eforeignObjects\x12%\n" +
-	"\x0elegacy_objects\x18\x0e \x01(\x03R\rlegacyObjects\"\r\n" +
+	"\x0elegacy_objects\x18\x0e \x01(\x03R\rlegacyObjects\x12/\n" +
+	"\x13quarantined_objects\x18\x0f \x01(\x03R\x12quarantinedObjects\"\r\n" +
 	"\vInfoRequest\"\xcc\x01\n" +
 	"\fInfoResponse\x12\"\n" +
 	"\fmanufacturer\x18\x01 \x01(\tR\fmanufacturer\x12\x14\n" +
@@ -1848,7 +1962,7 @@ const file_v1_agent_proto_rawDesc = "" +
 	"\rRandomRequest\x12\x16\n" +
 	"\x06length\x18\x01 \x01(\rR\x06length\"$\n" +
 	"\x0eRandomResponse\x12\x12\n" +
-	"\x04data\x18\x01 \x01(\fR\x04data*\xe4\x02\n" +
+	"\x04data\x18\x01 \x01(\fR\x04data*\xfa\x02\n" +
 	"\x06Reason\x12\x16\n" +
 	"\x12REASON_UNSPECIFIED\x10\x00\x12\x17\n" +
 	"\x13REASON_TOKEN_ABSENT\x10\x01\x12\x16\n" +
@@ -1865,7 +1979,8 @@ const file_v1_agent_proto_rawDesc = "" +
 	"\x16REASON_OUTCOME_UNKNOWN\x10\v\x12\x19\n" +
 	"\x15REASON_ADDRESS_IN_USE\x10\f\x12\x12\n" +
 	"\x0eREASON_EXPIRED\x10\r\x12\x1a\n" +
-	"\x16REASON_FUTURE_REVISION\x10\x0e*\xa0\x01\n" +
+	"\x16REASON_FUTURE_REVISION\x10\x0e\x12\x14\n" +
+	"\x10REASON_STATE_DIR\x10\x0f*\xa0\x01\n" +
 	"\bPINState\x12\x19\n" +
 	"\x15PIN_STATE_UNSPECIFIED\x10\x00\x12\x16\n" +
 	"\x12PIN_STATE_ACCEPTED\x10\x01\x12\x15\n" +
@@ -1896,7 +2011,7 @@ func file_v1_agent_proto_rawDescGZIP() []byte {
 }
 
 var file_v1_agent_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_v1_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
+var file_v1_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
 var file_v1_agent_proto_goTypes = []any{
 	(Reason)(0),            // 0: j5t.hsm.agent.v1.Reason
 	(PINState)(0),          // 1: j5t.hsm.agent.v1.PINState
@@ -1917,11 +2032,12 @@ var file_v1_agent_proto_goTypes = []any{
 	(*Event)(nil),          // 16: j5t.hsm.agent.v1.Event
 	(*StatusRequest)(nil),  // 17: j5t.hsm.agent.v1.StatusRequest
 	(*StatusResponse)(nil), // 18: j5t.hsm.agent.v1.StatusResponse
-	(*Capacity)(nil),       // 19: j5t.hsm.agent.v1.Capacity
-	(*InfoRequest)(nil),    // 20: j5t.hsm.agent.v1.InfoRequest
-	(*InfoResponse)(nil),   // 21: j5t.hsm.agent.v1.InfoResponse
-	(*RandomRequest)(nil),  // 22: j5t.hsm.agent.v1.RandomRequest
-	(*RandomResponse)(nil), // 23: j5t.hsm.agent.v1.RandomResponse
+	(*Scrub)(nil),          // 19: j5t.hsm.agent.v1.Scrub
+	(*Capacity)(nil),       // 20: j5t.hsm.agent.v1.Capacity
+	(*InfoRequest)(nil),    // 21: j5t.hsm.agent.v1.InfoRequest
+	(*InfoResponse)(nil),   // 22: j5t.hsm.agent.v1.InfoResponse
+	(*RandomRequest)(nil),  // 23: j5t.hsm.agent.v1.RandomRequest
+	(*RandomResponse)(nil), // 24: j5t.hsm.agent.v1.RandomResponse
 }
 var file_v1_agent_proto_depIdxs = []int32{
 	3,  // 0: j5t.hsm.agent.v1.GetResponse.record:type_name -> j5t.hsm.agent.v1.Record
@@ -1935,27 +2051,28 @@ var file_v1_agent_proto_depIdxs = []int32{
 	3,  // 8: j5t.hsm.agent.v1.Event.record:type_name -> j5t.hsm.agent.v1.Record
 	3,  // 9: j5t.hsm.agent.v1.Event.previous:type_name -> j5t.hsm.agent.v1.Record
 	0,  // 10: j5t.hsm.agent.v1.StatusResponse.reason:type_name -> j5t.hsm.agent.v1.Reason
-	19, // 11: j5t.hsm.agent.v1.StatusResponse.capacity:type_name -> j5t.hsm.agent.v1.Capacity
+	20, // 11: j5t.hsm.agent.v1.StatusResponse.capacity:type_name -> j5t.hsm.agent.v1.Capacity
 	1,  // 12: j5t.hsm.agent.v1.StatusResponse.pin_state:type_name -> j5t.hsm.agent.v1.PINState
-	4,  // 13: j5t.hsm.agent.v1.Store.Get:input_type -> j5t.hsm.agent.v1.GetRequest
-	6,  // 14: j5t.hsm.agent.v1.Store.List:input_type -> j5t.hsm.agent.v1.ListRequest
-	9,  // 15: j5t.hsm.agent.v1.Store.Commit:input_type -> j5t.hsm.agent.v1.CommitRequest
-	14, // 16: j5t.hsm.agent.v1.Store.Watch:input_type -> j5t.hsm.agent.v1.WatchRequest
-	17, // 17: j5t.hsm.agent.v1.Store.Status:input_type -> j5t.hsm.agent.v1.StatusRequest
-	20, // 18: j5t.hsm.agent.v1.Device.Info:input_type -> j5t.hsm.agent.v1.InfoRequest
-	22, // 19: j5t.hsm.agent.v1.Device.Random:input_type -> j5t.hsm.agent.v1.RandomRequest
-	5,  // 20: j5t.hsm.agent.v1.Store.Get:output_type -> j5t.hsm.agent.v1.GetResponse
-	7,  // 21: j5t.hsm.agent.v1.Store.List:output_type -> j5t.hsm.agent.v1.ListResponse
-	13, // 22: j5t.hsm.agent.v1.Store.Commit:output_type -> j5t.hsm.agent.v1.CommitResponse
-	15, // 23: j5t.hsm.agent.v1.Store.Watch:output_type -> j5t.hsm.agent.v1.WatchResponse
-	18, // 24: j5t.hsm.agent.v1.Store.Status:output_type -> j5t.hsm.agent.v1.StatusResponse
-	21, // 25: j5t.hsm.agent.v1.Device.Info:output_type -> j5t.hsm.agent.v1.InfoResponse
-	23, // 26: j5t.hsm.agent.v1.Device.Random:output_type -> j5t.hsm.agent.v1.RandomResponse
-	20, // [20:27] is the sub-list for method output_type
-	13, // [13:20] is the sub-list for method input_type
-	13, // [13:13] is the sub-list for extension type_name
-	13, // [13:13] is the sub-list for extension extendee
-	0,  // [0:13] is the sub-list for field type_name
+	19, // 13: j5t.hsm.agent.v1.StatusResponse.scrub:type_name -> j5t.hsm.agent.v1.Scrub
+	4,  // 14: j5t.hsm.agent.v1.Store.Get:input_type -> j5t.hsm.agent.v1.GetRequest
+	6,  // 15: j5t.hsm.agent.v1.Store.List:input_type -> j5t.hsm.agent.v1.ListRequest
+	9,  // 16: j5t.hsm.agent.v1.Store.Commit:input_type -> j5t.hsm.agent.v1.CommitRequest
+	14, // 17: j5t.hsm.agent.v1.Store.Watch:input_type -> j5t.hsm.agent.v1.WatchRequest
+	17, // 18: j5t.hsm.agent.v1.Store.Status:input_type -> j5t.hsm.agent.v1.StatusRequest
+	21, // 19: j5t.hsm.agent.v1.Device.Info:input_type -> j5t.hsm.agent.v1.InfoRequest
+	23, // 20: j5t.hsm.agent.v1.Device.Random:input_type -> j5t.hsm.agent.v1.RandomRequest
+	5,  // 21: j5t.hsm.agent.v1.Store.Get:output_type -> j5t.hsm.agent.v1.GetResponse
+	7,  // 22: j5t.hsm.agent.v1.Store.List:output_type -> j5t.hsm.agent.v1.ListResponse
+	13, // 23: j5t.hsm.agent.v1.Store.Commit:output_type -> j5t.hsm.agent.v1.CommitResponse
+	15, // 24: j5t.hsm.agent.v1.Store.Watch:output_type -> j5t.hsm.agent.v1.WatchResponse
+	18, // 25: j5t.hsm.agent.v1.Store.Status:output_type -> j5t.hsm.agent.v1.StatusResponse
+	22, // 26: j5t.hsm.agent.v1.Device.Info:output_type -> j5t.hsm.agent.v1.InfoResponse
+	24, // 27: j5t.hsm.agent.v1.Device.Random:output_type -> j5t.hsm.agent.v1.RandomResponse
+	21, // [21:28] is the sub-list for method output_type
+	14, // [14:21] is the sub-list for method input_type
+	14, // [14:14] is the sub-list for extension type_name
+	14, // [14:14] is the sub-list for extension extendee
+	0,  // [0:14] is the sub-list for field type_name
 }
 
 func init() { file_v1_agent_proto_init() }
@@ -1975,7 +2092,7 @@ func file_v1_agent_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_v1_agent_proto_rawDesc), len(file_v1_agent_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   21,
+			NumMessages:   22,
 			NumExtensions: 0,
 			NumServices:   2,
 		},
