@@ -1,0 +1,169 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package behaviour
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"j5t.io/hsm/pkg/apis/hsm/v1alpha1"
+)
+
+// TestFailure has a quota forbid the Secret: the status says so and what is in
+// the way, once; when the quota is gone, all is well, and told.
+func TestFailure(t *testing.T) {
+	t.Parallel()
+	namespace := newNamespace(t)
+	quotas := core.CoreV1().ResourceQuotas(namespace)
+	_, err := quotas.Create(t.Context(), &corev1.ResourceQuota{
+		ObjectMeta: metav1.ObjectMeta{Name: "no-secrets"},
+		Spec:       corev1.ResourceQuotaSpec{Hard: corev1.ResourceList{corev1.ResourceSecrets: resource.MustParse("0")}},
+	}, metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, 30*time.Second, func() error {
+		_, err := core.CoreV1().Secrets(namespace).Create(t.Context(), &corev1.Secret{ObjectMeta: metav1.ObjectMeta{GenerateName: "try-"}}, metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
+		if !apierrors.IsForbidden(err) {
+			return fmt.Errorf("the quota does not hold yet: %w", err)
+		}
+		return nil
+	})
+
+	createNamed(t, namespace, "db", "db", "one")
+	get := func() *v1alpha1.HSMSecret {
+		h, err := secrets.HsmV1alpha1().HSMSecrets(namespace).Get(t.Context(), "db", metav1.GetOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return h
+	}
+	eventually(t, 20*time.Second, func() error {
+		status := get().Status
+		synced := meta.FindStatusCondition(status.Conditions, v1alpha1.HSMSecretSynced)
+		if status.SyncStatus != v1alpha1.SyncStatusError || !strings.Contains(status.LastError, "no-secrets") ||
+			synced == nil || synced.Status != metav1.ConditionFalse || synced.Reason != "SyncFailed" {
+			return fmt.Errorf("status %+v", status)
+		}
+		return nil
+	})
+	event(t, namespace, "HSMSecret", "db", "SyncFailed")
+	statusWrites := func() int {
+		return projector.proxy.count(func(c call) bool { return c.namespace == namespace && c.resource == "hsmsecrets/status" })
+	}
+	tries := func() int {
+		return projector.proxy.count(func(c call) bool { return c.namespace == namespace && c.resource == "secrets" && c.writes() })
+	}
+	// It is tried again, ever later, and without a word.
+	writesBefore, triesBefore := statusWrites(), tries()
+	eventually(t, 30*time.Second, func() error {
+		if tries() < triesBefore+2 {
+			return fmt.Errorf("it is not tried again")
+		}
+		return nil
+	})
+	if n := statusWrites() - writesBefore; n > 0 {
+		t.Errorf("%d status writes for the same failure", n)
+	}
+	if err := quotas.Delete(t.Context(), "no-secrets", metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	awaitSynced(t, namespace, 1, time.Minute)
+	if status := get().Status; status.LastError != "" || status.SyncStatus != v1alpha1.SyncStatusInSync {
+		t.Errorf("status %+v", status)
+	}
+	event(t, namespace, "HSMSecret", "db", "Recovered")
+	event(t, namespace, "Secret", "db", "Created")
+}
+
+// TestInsistence has somebody make the same edit of a Secret again and again, as
+// another controller does: it is reverted each time at first, but not for ever
+// at that pace.
+func TestInsistence(t *testing.T) {
+	t.Parallel()
+	namespace := newNamespace(t)
+	c := cell{t, config{auto: true}, namespace, "db"} // One way.
+	c.create()
+	c.check("at first", 20*time.Second, inStep)
+	reverts := 0
+	c.editSecret()
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for deadline := time.Now().Add(15 * time.Second); time.Now().Before(deadline); <-tick.C {
+		if stateOf(c.secret("db").Data) == "v1" {
+			reverts++
+			c.editSecret()
+		}
+	}
+	if reverts < 15 || reverts > 25 {
+		t.Errorf("%d reverts in 15 s, want 20, and then two or three", reverts)
+	}
+}
+
+// TestKubectl waits and looks as people do.
+func TestKubectl(t *testing.T) {
+	t.Parallel()
+	namespace := newNamespace(t)
+	kubectl := hsm.Kubectl(hsm.AdminKubeconfig)
+	kubectl.Stdin = strings.NewReader(`
+apiVersion: hsm.j5t.io/v1alpha1
+kind: HSMSecret
+metadata:
+  name: db
+stringData:
+  password: canary-4711
+`)
+	run := func(args ...string) string {
+		t.Helper()
+		stdout, _, err := kubectl.Run(t.Context(), append([]string{"--namespace=" + namespace}, args...)...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return stdout
+	}
+	run("apply", "--server-side", "--filename=-")
+	for _, condition := range []string{"Synced", "Ready", "Conflict=false"} {
+		run("wait", "--for=condition="+condition, "hsmsecret/db", "--timeout=20s")
+	}
+	if table := run("get", "hsmsecret", "db"); !strings.Contains(table, "InSync") {
+		t.Errorf("kubectl get shows no sync status:\n%s", table)
+	}
+	event(t, namespace, "HSMSecret", "db", "Created")
+	described := run("describe", "hsmsecret", "db") + run("describe", "secret", "db") + run("get", "events", "-o", "yaml")
+	if !strings.Contains(described, "Secret db was made from HSMSecret db") {
+		t.Errorf("kubectl describe shows no event:\n%s", described)
+	}
+	if strings.Contains(run("get", "events", "-o", "yaml"), "canary") {
+		t.Error("an event shows a value")
+	}
+	// The user may apply the same again, although the controller has written.
+	kubectl.Stdin = strings.NewReader(`
+apiVersion: hsm.j5t.io/v1alpha1
+kind: HSMSecret
+metadata:
+  name: db
+stringData:
+  password: second
+`)
+	run("apply", "--server-side", "--filename=-")
+	eventually(t, 20*time.Second, func() error {
+		secret, err := core.CoreV1().Secrets(namespace).Get(t.Context(), "db", metav1.GetOptions{})
+		if err != nil {
+			return err
+		}
+		if string(secret.Data["password"]) != "second" {
+			return fmt.Errorf("the Secret is not changed yet")
+		}
+		return nil
+	})
+	run("delete", "hsmsecret", "db", "--wait")
+	run("wait", "--for=delete", "secret/db", "--timeout=20s")
+}
