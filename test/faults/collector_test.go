@@ -51,7 +51,7 @@ func TestGarbageCollector(t *testing.T) {
 		t.Fatal(err)
 	}
 	eventually(t, 90*time.Second, func(context.Context) error {
-		if attempts := log.count("error syncing item", created.Name); attempts < collectorAttempts {
+		if attempts := log.count("error syncing item", string(owner.UID)); attempts < collectorAttempts {
 			return fmt.Errorf("the garbage collector has looked for the owner %d times", attempts)
 		}
 		return nil
