@@ -22,6 +22,13 @@ type state struct {
 	value, uid   string
 	revision     uint64 // 0: not known.
 	dataRevision uint64 // 0: not known.
+	stored       uint64 // The revision that a restart leaves: changes of status are gone then.
+}
+
+// restarted is what is left of a state when the agent was started again.
+func (s state) restarted() state {
+	s.revision = s.stored
+	return s
 }
 
 // key is a record that one client alone writes, so that what it may be is known
@@ -97,6 +104,8 @@ func (c *client) request(k *key) error {
 		return c.get(ctx, k)
 	case n < 4 && k.known.revision > 0:
 		return c.commit(ctx, k, state{})
+	case n < 6 && k.known.revision > 0:
+		return c.setStatus(ctx, k)
 	}
 	c.writes++
 	next := state{value: fmt.Sprintf("%s %s %d ", secret, k.name, c.writes), uid: k.known.uid}
@@ -139,7 +148,7 @@ func (c *client) commit(ctx context.Context, k *key, next state) error {
 			c.Errorf("%s: revision %d after %d", k.name, out.GetRevision(), k.known.revision)
 		}
 		if next.value != "" {
-			next.revision, next.dataRevision = out.GetRevision(), out.GetDataRevision()
+			next.revision, next.dataRevision, next.stored = out.GetRevision(), out.GetDataRevision(), out.GetRevision()
 		}
 		k.known = next
 	case err == nil:
@@ -150,6 +159,26 @@ func (c *client) commit(ctx context.Context, k *key, next state) error {
 	default:
 		c.tally.unknown++
 		k.maybe = &next
+	}
+	return err
+}
+
+// setStatus changes what the agent keeps in its memory only.
+func (c *client) setStatus(ctx context.Context, k *key) error {
+	c.writes++
+	out, err := c.store.Commit(ctx, &agentv1.CommitRequest{Key: k.name, ExpectedRevision: k.known.revision, Change: &agentv1.CommitRequest_SetStatus{
+		SetStatus: &agentv1.SetStatus{Status: fmt.Append(nil, c.writes)},
+	}})
+	switch {
+	case err != nil:
+		unknown := k.known
+		k.maybe = &unknown
+	case !out.GetCommitted():
+		c.tally.lost++
+		c.Errorf("%s is not at revision %d any more, and nobody else writes it", k.name, k.known.revision)
+	default:
+		c.told(out.GetRevision())
+		k.known.revision = out.GetRevision()
 	}
 	return err
 }
@@ -184,6 +213,7 @@ func check(a *agent, all []*client, begins uint64) {
 
 // settle finds out which of its possible states a key has.
 func (c *client) settle(k *key, found *agentv1.Record) {
+	k.known = k.known.restarted()
 	problem := differs(found, k.known)
 	if problem != "" && k.maybe != nil && differs(found, *k.maybe) == "" {
 		if found != nil && found.GetRevision() <= k.known.revision {
@@ -193,7 +223,7 @@ func (c *client) settle(k *key, found *agentv1.Record) {
 		c.tally.made++
 		k.known = *k.maybe
 		if found != nil {
-			k.known.revision, k.known.dataRevision = found.GetRevision(), found.GetDataRevision()
+			k.known.revision, k.known.dataRevision, k.known.stored = found.GetRevision(), found.GetDataRevision(), found.GetRevision()
 		}
 	}
 	if problem != "" {
