@@ -141,8 +141,10 @@ func newAgent(o Options, r reader) (*Agent, error) {
 			scrubInterval: cmp.Or(o.ScrubInterval, defaultScrubInterval),
 			watchdog:      watchdog{limit: cmp.Or(o.CallTimeout, defaultCallTimeout), bite: o.onHang},
 		},
-		onChange: a.setHealth,
+		adoptions: make(chan *adoption),
+		onChange:  a.setHealth,
 	}
+	identity.revision = a.supervisor.worker.revisionAbove
 	a.setHealth(false)
 	a.server = grpc.NewServer(
 		grpc.Creds(creds),
@@ -153,7 +155,7 @@ func newAgent(o Options, r reader) (*Agent, error) {
 	)
 	queue := a.supervisor.worker.queue
 	agentv1.RegisterStoreServer(a.server, &storeService{state: state, journal: journal, queue: queue, stopping: a.stopping})
-	agentv1.RegisterDeviceServer(a.server, &deviceService{state: state, queue: queue})
+	agentv1.RegisterDeviceServer(a.server, &deviceService{state: state, queue: queue, adoptions: a.supervisor.adoptions, stopping: a.stopping})
 	healthv1.RegisterHealthServer(a.server, a.health)
 	reflection.Register(a.server)
 	return a, nil

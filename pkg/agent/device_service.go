@@ -16,8 +16,10 @@ const maxRandomBytes = 1024
 // deviceService serves the token as a device.
 type deviceService struct {
 	agentv1.UnimplementedDeviceServer
-	state *state
-	queue *queue
+	state     *state
+	queue     *queue
+	adoptions chan<- *adoption
+	stopping  <-chan struct{}
 }
 
 // Info implements the Device service.
@@ -50,4 +52,19 @@ func (s *deviceService) Random(ctx context.Context, in *agentv1.RandomRequest) (
 		return nil, err
 	}
 	return &agentv1.RandomResponse{Data: data}, nil
+}
+
+// Legacy implements the Device service.
+func (s *deviceService) Legacy(ctx context.Context, _ *agentv1.LegacyRequest) (*agentv1.LegacyResponse, error) {
+	out := &agentv1.LegacyResponse{}
+	err := s.queue.do(ctx, callTask(func(_ *worker, c *connection) error {
+		for _, l := range c.store.Legacy() {
+			out.Secrets = append(out.Secrets, &agentv1.LegacySecret{Name: l.Name, Keys: l.Keys, HasMetadata: l.Metadata})
+		}
+		return nil
+	}), abandoned)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
 }

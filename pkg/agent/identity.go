@@ -4,12 +4,15 @@ package agent
 
 import (
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
+
+	"k8s.io/klog/v2"
 
 	"j5t.io/hsm/pkg/atomicfile"
 	"j5t.io/hsm/pkg/token"
@@ -23,6 +26,9 @@ const (
 	// shadowFile holds what the token holds, sealed as there. No request is served
 	// from it.
 	shadowFile = "shadow"
+	// adoptionFile is there while the store of another cluster is made into the
+	// one of this agent.
+	adoptionFile = "adoption"
 )
 
 // identity is which store the agent serves.
@@ -33,6 +39,15 @@ type identity struct {
 	provision bool
 	profile   token.Profile // Zero: by what the token says of itself.
 	shadow    *shadow.File
+	adopts    *adoptionNote // nil: none.
+	// revision gives the next one, above another.
+	revision func(above uint64) uint64
+}
+
+// adoptionNote is the content of adoptionFile.
+type adoptionNote struct {
+	From string `json:"from"`
+	To   string `json:"to"`
 }
 
 // newIdentity reads which store the agent has served before. wanted, if not
@@ -45,7 +60,10 @@ func newIdentity(dir, wanted string, provision bool, profile token.Profile) (*id
 		dir: dir, provision: provision, profile: profile,
 		shadow: shadow.New(atomicfile.OS{}, filepath.Join(dir, shadowFile)),
 	}
-	path := filepath.Join(dir, storeIDFile)
+	if err := i.readAdoption(); err != nil {
+		return nil, err
+	}
+	path := i.path(storeIDFile)
 	content, err := os.ReadFile(path)
 	saved := strings.TrimSpace(string(content))
 	switch {
@@ -62,17 +80,68 @@ func newIdentity(dir, wanted string, provision bool, profile token.Profile) (*id
 }
 
 func (i *identity) options() token.Options {
-	return token.Options{StoreID: i.storeID, Provision: i.provision, Profile: i.profile, Shadow: i.shadow}
+	o := token.Options{StoreID: i.storeID, Provision: i.provision, Profile: i.profile, Shadow: i.shadow}
+	if i.adopts != nil {
+		o.StoreID = i.adopts.To
+		o.Adopt = &token.Adoption{From: i.adopts.From, Revision: i.revision, Strip: func(r token.Record) ([]byte, error) {
+			meta, _, err := strip(r.Meta)
+			return meta, err
+		}}
+	}
+	return o
 }
 
 // remember writes down the store that was opened, for all time.
 func (i *identity) remember(storeID string) error {
-	if i.saved {
+	if !i.saved || i.storeID != storeID {
+		if err := atomicfile.Replace(atomicfile.OS{}, i.path(storeIDFile), []byte(storeID+"\n")); err != nil {
+			return fmt.Errorf("write down which store this agent serves: %w", err)
+		}
+		i.storeID, i.saved = storeID, true
+	}
+	i.dropAdoption()
+	return nil
+}
+
+func (i *identity) path(name string) string { return filepath.Join(i.dir, name) }
+
+// beginAdoption writes down that a store is to be adopted, before it is touched.
+func (i *identity) beginAdoption(from, to string) error {
+	note := &adoptionNote{from, to}
+	content, err := json.Marshal(note)
+	if err == nil {
+		err = atomicfile.Replace(atomicfile.OS{}, i.path(adoptionFile), append(content, '\n'))
+	}
+	if err != nil {
+		return fmt.Errorf("write down which store is to be adopted: %w", err)
+	}
+	i.adopts = note
+	return nil
+}
+
+func (i *identity) readAdoption() error {
+	content, err := os.ReadFile(i.path(adoptionFile))
+	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
-	if err := atomicfile.Replace(atomicfile.OS{}, filepath.Join(i.dir, storeIDFile), []byte(storeID+"\n")); err != nil {
-		return fmt.Errorf("write down which store this agent serves: %w", err)
+	i.adopts = &adoptionNote{}
+	if err == nil {
+		err = json.Unmarshal(content, i.adopts)
 	}
-	i.storeID, i.saved = storeID, true
+	if err != nil {
+		return fmt.Errorf("read which store is to be adopted: %s: %w", i.path(adoptionFile), err)
+	}
 	return nil
+}
+
+// dropAdoption forgets an adoption that was made, or is not to be. If its file
+// stays, it does no harm: the store that it names is gone, or asks for it again.
+func (i *identity) dropAdoption() {
+	if i.adopts == nil {
+		return
+	}
+	i.adopts = nil
+	if err := atomicfile.Remove(atomicfile.OS{}, i.path(adoptionFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		klog.ErrorS(err, "The note of an adoption stays")
+	}
 }

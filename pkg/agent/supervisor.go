@@ -60,8 +60,8 @@ type session interface {
 //	start ─► absent ──found──► logging in ──► loading ──whole──► ready
 //	           ▲                 │  │            │
 //	           │                 │  │            ├─► blank    ┐ again when another
-//	           │                 │  │            ├─► foreign  │ token is there,
-//	           │                 │  │            └─► corrupt  ┘ or rarely
+//	           │                 │  │            ├─► foreign  │ token is there, or
+//	           │                 │  │            └─► corrupt  ┘ rarely; foreign: adopted
 //	           │                 │  └─► PIN rejected ─ again when the PIN file changes
 //	           │                 └────► PIN locked ─── the same, or its flags change
 //	           └──────────── again ──────────────┘
@@ -72,12 +72,15 @@ type supervisor struct {
 	identity *identity
 	state    *state
 	worker   *worker
+	// adoptions are requests to adopt the store on a token that is refused for it.
+	adoptions chan *adoption
 	// onChange is told whether the token is served.
 	onChange func(ready bool)
 
 	used     bool             // The module was used before: it may remember wrongly.
 	found    pkcs11.TokenInfo // At the last attempt.
 	loggedIn bool             // The last attempt came to a login.
+	adopting *adoption        // What the next attempt is to make.
 }
 
 // run returns when the context ends, after the request in hand.
@@ -86,6 +89,7 @@ func (s *supervisor) run(ctx context.Context) {
 	for ctx.Err() == nil {
 		began := time.Now()
 		c, err := s.connect()
+		s.adopted(err)
 		if err == nil {
 			s.enter(condition{})
 			err = s.worker.serve(ctx, c, probeInterval)
@@ -160,6 +164,10 @@ func (s *supervisor) waitForChange(ctx context.Context) {
 			return
 		case <-rare.C:
 			return
+		case a := <-s.adoptions:
+			if s.adopt(a) {
+				return
+			}
 		case <-look.C:
 			if s.pins.changed() || s.tokenChanged() {
 				return

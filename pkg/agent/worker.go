@@ -186,6 +186,12 @@ func (w *worker) nextRevision() uint64 {
 	return w.lastRevision
 }
 
+// revisionAbove is nextRevision for a store whose revisions are not known yet.
+func (w *worker) revisionAbove(above uint64) uint64 {
+	w.lastRevision = max(w.lastRevision, above)
+	return w.nextRevision()
+}
+
 // reserveAhead is how many revisions are reserved at a time, so that most of
 // them cost no write of the shadow: those of ten seconds.
 const reserveAhead = 10_000 << 20

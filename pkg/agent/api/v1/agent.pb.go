@@ -1835,6 +1835,318 @@ func (x *RandomResponse) GetData() []byte {
 	return nil
 }
 
+type AdoptRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Of the store to adopt, as the status of the agent names it.
+	StoreId string `protobuf:"bytes,1,opt,name=store_id,json=storeId,proto3" json:"store_id,omitempty"`
+	// Change nothing, and tell what would be.
+	DryRun        bool `protobuf:"varint,2,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AdoptRequest) Reset() {
+	*x = AdoptRequest{}
+	mi := &file_v1_agent_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AdoptRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AdoptRequest) ProtoMessage() {}
+
+func (x *AdoptRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_v1_agent_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AdoptRequest.ProtoReflect.Descriptor instead.
+func (*AdoptRequest) Descriptor() ([]byte, []int) {
+	return file_v1_agent_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *AdoptRequest) GetStoreId() string {
+	if x != nil {
+		return x.StoreId
+	}
+	return ""
+}
+
+func (x *AdoptRequest) GetDryRun() bool {
+	if x != nil {
+		return x.DryRun
+	}
+	return false
+}
+
+type AdoptResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// That the store has from now on; empty in a dry run.
+	StoreId string `protobuf:"bytes,1,opt,name=store_id,json=storeId,proto3" json:"store_id,omitempty"`
+	// Those that are changed.
+	Stripped []*StrippedRecord `protobuf:"bytes,2,rep,name=stripped,proto3" json:"stripped,omitempty"`
+	// All of the store.
+	Records       int64 `protobuf:"varint,3,opt,name=records,proto3" json:"records,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AdoptResponse) Reset() {
+	*x = AdoptResponse{}
+	mi := &file_v1_agent_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AdoptResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AdoptResponse) ProtoMessage() {}
+
+func (x *AdoptResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_v1_agent_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AdoptResponse.ProtoReflect.Descriptor instead.
+func (*AdoptResponse) Descriptor() ([]byte, []int) {
+	return file_v1_agent_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *AdoptResponse) GetStoreId() string {
+	if x != nil {
+		return x.StoreId
+	}
+	return ""
+}
+
+func (x *AdoptResponse) GetStripped() []*StrippedRecord {
+	if x != nil {
+		return x.Stripped
+	}
+	return nil
+}
+
+func (x *AdoptResponse) GetRecords() int64 {
+	if x != nil {
+		return x.Records
+	}
+	return 0
+}
+
+// StrippedRecord is a record of which parts of the metadata are taken away.
+type StrippedRecord struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Key   string                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	// Such as "ownerReferences" and "finalizers".
+	Fields        []string `protobuf:"bytes,2,rep,name=fields,proto3" json:"fields,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StrippedRecord) Reset() {
+	*x = StrippedRecord{}
+	mi := &file_v1_agent_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StrippedRecord) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StrippedRecord) ProtoMessage() {}
+
+func (x *StrippedRecord) ProtoReflect() protoreflect.Message {
+	mi := &file_v1_agent_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StrippedRecord.ProtoReflect.Descriptor instead.
+func (*StrippedRecord) Descriptor() ([]byte, []int) {
+	return file_v1_agent_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *StrippedRecord) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+func (x *StrippedRecord) GetFields() []string {
+	if x != nil {
+		return x.Fields
+	}
+	return nil
+}
+
+type LegacyRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LegacyRequest) Reset() {
+	*x = LegacyRequest{}
+	mi := &file_v1_agent_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LegacyRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LegacyRequest) ProtoMessage() {}
+
+func (x *LegacyRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_v1_agent_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LegacyRequest.ProtoReflect.Descriptor instead.
+func (*LegacyRequest) Descriptor() ([]byte, []int) {
+	return file_v1_agent_proto_rawDescGZIP(), []int{25}
+}
+
+type LegacyResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Secrets       []*LegacySecret        `protobuf:"bytes,1,rep,name=secrets,proto3" json:"secrets,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LegacyResponse) Reset() {
+	*x = LegacyResponse{}
+	mi := &file_v1_agent_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LegacyResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LegacyResponse) ProtoMessage() {}
+
+func (x *LegacyResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_v1_agent_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LegacyResponse.ProtoReflect.Descriptor instead.
+func (*LegacyResponse) Descriptor() ([]byte, []int) {
+	return file_v1_agent_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *LegacyResponse) GetSecrets() []*LegacySecret {
+	if x != nil {
+		return x.Secrets
+	}
+	return nil
+}
+
+type LegacySecret struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// A path; it may have slashes.
+	Name          string   `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Keys          []string `protobuf:"bytes,2,rep,name=keys,proto3" json:"keys,omitempty"`
+	HasMetadata   bool     `protobuf:"varint,3,opt,name=has_metadata,json=hasMetadata,proto3" json:"has_metadata,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LegacySecret) Reset() {
+	*x = LegacySecret{}
+	mi := &file_v1_agent_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LegacySecret) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LegacySecret) ProtoMessage() {}
+
+func (x *LegacySecret) ProtoReflect() protoreflect.Message {
+	mi := &file_v1_agent_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LegacySecret.ProtoReflect.Descriptor instead.
+func (*LegacySecret) Descriptor() ([]byte, []int) {
+	return file_v1_agent_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *LegacySecret) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *LegacySecret) GetKeys() []string {
+	if x != nil {
+		return x.Keys
+	}
+	return nil
+}
+
+func (x *LegacySecret) GetHasMetadata() bool {
+	if x != nil {
+		return x.HasMetadata
+	}
+	return false
+}
+
 var File_v1_agent_proto protoreflect.FileDescriptor
 
 const file_v1_agent_proto_rawDesc = "" +
@@ -1962,7 +2274,24 @@ const file_v1_agent_proto_rawDesc = "" +
 	"\rRandomRequest\x12\x16\n" +
 	"\x06length\x18\x01 \x01(\rR\x06length\"$\n" +
 	"\x0eRandomResponse\x12\x12\n" +
-	"\x04data\x18\x01 \x01(\fR\x04data*\xfa\x02\n" +
+	"\x04data\x18\x01 \x01(\fR\x04data\"B\n" +
+	"\fAdoptRequest\x12\x19\n" +
+	"\bstore_id\x18\x01 \x01(\tR\astoreId\x12\x17\n" +
+	"\adry_run\x18\x02 \x01(\bR\x06dryRun\"\x82\x01\n" +
+	"\rAdoptResponse\x12\x19\n" +
+	"\bstore_id\x18\x01 \x01(\tR\astoreId\x12<\n" +
+	"\bstripped\x18\x02 \x03(\v2 .j5t.hsm.agent.v1.StrippedRecordR\bstripped\x12\x18\n" +
+	"\arecords\x18\x03 \x01(\x03R\arecords\":\n" +
+	"\x0eStrippedRecord\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x16\n" +
+	"\x06fields\x18\x02 \x03(\tR\x06fields\"\x0f\n" +
+	"\rLegacyRequest\"J\n" +
+	"\x0eLegacyResponse\x128\n" +
+	"\asecrets\x18\x01 \x03(\v2\x1e.j5t.hsm.agent.v1.LegacySecretR\asecrets\"Y\n" +
+	"\fLegacySecret\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
+	"\x04keys\x18\x02 \x03(\tR\x04keys\x12!\n" +
+	"\fhas_metadata\x18\x03 \x01(\bR\vhasMetadata*\xfa\x02\n" +
 	"\x06Reason\x12\x16\n" +
 	"\x12REASON_UNSPECIFIED\x10\x00\x12\x17\n" +
 	"\x13REASON_TOKEN_ABSENT\x10\x01\x12\x16\n" +
@@ -1993,10 +2322,12 @@ const file_v1_agent_proto_rawDesc = "" +
 	"\x04List\x12\x1d.j5t.hsm.agent.v1.ListRequest\x1a\x1e.j5t.hsm.agent.v1.ListResponse0\x01\x12K\n" +
 	"\x06Commit\x12\x1f.j5t.hsm.agent.v1.CommitRequest\x1a .j5t.hsm.agent.v1.CommitResponse\x12J\n" +
 	"\x05Watch\x12\x1e.j5t.hsm.agent.v1.WatchRequest\x1a\x1f.j5t.hsm.agent.v1.WatchResponse0\x01\x12K\n" +
-	"\x06Status\x12\x1f.j5t.hsm.agent.v1.StatusRequest\x1a .j5t.hsm.agent.v1.StatusResponse2\x9c\x01\n" +
+	"\x06Status\x12\x1f.j5t.hsm.agent.v1.StatusRequest\x1a .j5t.hsm.agent.v1.StatusResponse2\xb3\x02\n" +
 	"\x06Device\x12E\n" +
 	"\x04Info\x12\x1d.j5t.hsm.agent.v1.InfoRequest\x1a\x1e.j5t.hsm.agent.v1.InfoResponse\x12K\n" +
-	"\x06Random\x12\x1f.j5t.hsm.agent.v1.RandomRequest\x1a .j5t.hsm.agent.v1.RandomResponseB%Z#j5t.io/hsm/pkg/agent/api/v1;agentv1b\x06proto3"
+	"\x06Random\x12\x1f.j5t.hsm.agent.v1.RandomRequest\x1a .j5t.hsm.agent.v1.RandomResponse\x12H\n" +
+	"\x05Adopt\x12\x1e.j5t.hsm.agent.v1.AdoptRequest\x1a\x1f.j5t.hsm.agent.v1.AdoptResponse\x12K\n" +
+	"\x06Legacy\x12\x1f.j5t.hsm.agent.v1.LegacyRequest\x1a .j5t.hsm.agent.v1.LegacyResponseB%Z#j5t.io/hsm/pkg/agent/api/v1;agentv1b\x06proto3"
 
 var (
 	file_v1_agent_proto_rawDescOnce sync.Once
@@ -2011,7 +2342,7 @@ func file_v1_agent_proto_rawDescGZIP() []byte {
 }
 
 var file_v1_agent_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_v1_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
+var file_v1_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 28)
 var file_v1_agent_proto_goTypes = []any{
 	(Reason)(0),            // 0: j5t.hsm.agent.v1.Reason
 	(PINState)(0),          // 1: j5t.hsm.agent.v1.PINState
@@ -2038,6 +2369,12 @@ var file_v1_agent_proto_goTypes = []any{
 	(*InfoResponse)(nil),   // 22: j5t.hsm.agent.v1.InfoResponse
 	(*RandomRequest)(nil),  // 23: j5t.hsm.agent.v1.RandomRequest
 	(*RandomResponse)(nil), // 24: j5t.hsm.agent.v1.RandomResponse
+	(*AdoptRequest)(nil),   // 25: j5t.hsm.agent.v1.AdoptRequest
+	(*AdoptResponse)(nil),  // 26: j5t.hsm.agent.v1.AdoptResponse
+	(*StrippedRecord)(nil), // 27: j5t.hsm.agent.v1.StrippedRecord
+	(*LegacyRequest)(nil),  // 28: j5t.hsm.agent.v1.LegacyRequest
+	(*LegacyResponse)(nil), // 29: j5t.hsm.agent.v1.LegacyResponse
+	(*LegacySecret)(nil),   // 30: j5t.hsm.agent.v1.LegacySecret
 }
 var file_v1_agent_proto_depIdxs = []int32{
 	3,  // 0: j5t.hsm.agent.v1.GetResponse.record:type_name -> j5t.hsm.agent.v1.Record
@@ -2054,25 +2391,31 @@ var file_v1_agent_proto_depIdxs = []int32{
 	20, // 11: j5t.hsm.agent.v1.StatusResponse.capacity:type_name -> j5t.hsm.agent.v1.Capacity
 	1,  // 12: j5t.hsm.agent.v1.StatusResponse.pin_state:type_name -> j5t.hsm.agent.v1.PINState
 	19, // 13: j5t.hsm.agent.v1.StatusResponse.scrub:type_name -> j5t.hsm.agent.v1.Scrub
-	4,  // 14: j5t.hsm.agent.v1.Store.Get:input_type -> j5t.hsm.agent.v1.GetRequest
-	6,  // 15: j5t.hsm.agent.v1.Store.List:input_type -> j5t.hsm.agent.v1.ListRequest
-	9,  // 16: j5t.hsm.agent.v1.Store.Commit:input_type -> j5t.hsm.agent.v1.CommitRequest
-	14, // 17: j5t.hsm.agent.v1.Store.Watch:input_type -> j5t.hsm.agent.v1.WatchRequest
-	17, // 18: j5t.hsm.agent.v1.Store.Status:input_type -> j5t.hsm.agent.v1.StatusRequest
-	21, // 19: j5t.hsm.agent.v1.Device.Info:input_type -> j5t.hsm.agent.v1.InfoRequest
-	23, // 20: j5t.hsm.agent.v1.Device.Random:input_type -> j5t.hsm.agent.v1.RandomRequest
-	5,  // 21: j5t.hsm.agent.v1.Store.Get:output_type -> j5t.hsm.agent.v1.GetResponse
-	7,  // 22: j5t.hsm.agent.v1.Store.List:output_type -> j5t.hsm.agent.v1.ListResponse
-	13, // 23: j5t.hsm.agent.v1.Store.Commit:output_type -> j5t.hsm.agent.v1.CommitResponse
-	15, // 24: j5t.hsm.agent.v1.Store.Watch:output_type -> j5t.hsm.agent.v1.WatchResponse
-	18, // 25: j5t.hsm.agent.v1.Store.Status:output_type -> j5t.hsm.agent.v1.StatusResponse
-	22, // 26: j5t.hsm.agent.v1.Device.Info:output_type -> j5t.hsm.agent.v1.InfoResponse
-	24, // 27: j5t.hsm.agent.v1.Device.Random:output_type -> j5t.hsm.agent.v1.RandomResponse
-	21, // [21:28] is the sub-list for method output_type
-	14, // [14:21] is the sub-list for method input_type
-	14, // [14:14] is the sub-list for extension type_name
-	14, // [14:14] is the sub-list for extension extendee
-	0,  // [0:14] is the sub-list for field type_name
+	27, // 14: j5t.hsm.agent.v1.AdoptResponse.stripped:type_name -> j5t.hsm.agent.v1.StrippedRecord
+	30, // 15: j5t.hsm.agent.v1.LegacyResponse.secrets:type_name -> j5t.hsm.agent.v1.LegacySecret
+	4,  // 16: j5t.hsm.agent.v1.Store.Get:input_type -> j5t.hsm.agent.v1.GetRequest
+	6,  // 17: j5t.hsm.agent.v1.Store.List:input_type -> j5t.hsm.agent.v1.ListRequest
+	9,  // 18: j5t.hsm.agent.v1.Store.Commit:input_type -> j5t.hsm.agent.v1.CommitRequest
+	14, // 19: j5t.hsm.agent.v1.Store.Watch:input_type -> j5t.hsm.agent.v1.WatchRequest
+	17, // 20: j5t.hsm.agent.v1.Store.Status:input_type -> j5t.hsm.agent.v1.StatusRequest
+	21, // 21: j5t.hsm.agent.v1.Device.Info:input_type -> j5t.hsm.agent.v1.InfoRequest
+	23, // 22: j5t.hsm.agent.v1.Device.Random:input_type -> j5t.hsm.agent.v1.RandomRequest
+	25, // 23: j5t.hsm.agent.v1.Device.Adopt:input_type -> j5t.hsm.agent.v1.AdoptRequest
+	28, // 24: j5t.hsm.agent.v1.Device.Legacy:input_type -> j5t.hsm.agent.v1.LegacyRequest
+	5,  // 25: j5t.hsm.agent.v1.Store.Get:output_type -> j5t.hsm.agent.v1.GetResponse
+	7,  // 26: j5t.hsm.agent.v1.Store.List:output_type -> j5t.hsm.agent.v1.ListResponse
+	13, // 27: j5t.hsm.agent.v1.Store.Commit:output_type -> j5t.hsm.agent.v1.CommitResponse
+	15, // 28: j5t.hsm.agent.v1.Store.Watch:output_type -> j5t.hsm.agent.v1.WatchResponse
+	18, // 29: j5t.hsm.agent.v1.Store.Status:output_type -> j5t.hsm.agent.v1.StatusResponse
+	22, // 30: j5t.hsm.agent.v1.Device.Info:output_type -> j5t.hsm.agent.v1.InfoResponse
+	24, // 31: j5t.hsm.agent.v1.Device.Random:output_type -> j5t.hsm.agent.v1.RandomResponse
+	26, // 32: j5t.hsm.agent.v1.Device.Adopt:output_type -> j5t.hsm.agent.v1.AdoptResponse
+	29, // 33: j5t.hsm.agent.v1.Device.Legacy:output_type -> j5t.hsm.agent.v1.LegacyResponse
+	25, // [25:34] is the sub-list for method output_type
+	16, // [16:25] is the sub-list for method input_type
+	16, // [16:16] is the sub-list for extension type_name
+	16, // [16:16] is the sub-list for extension extendee
+	0,  // [0:16] is the sub-list for field type_name
 }
 
 func init() { file_v1_agent_proto_init() }
@@ -2092,7 +2435,7 @@ func file_v1_agent_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_v1_agent_proto_rawDesc), len(file_v1_agent_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   22,
+			NumMessages:   28,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

@@ -316,6 +316,8 @@ var Store_ServiceDesc = grpc.ServiceDesc{
 const (
 	Device_Info_FullMethodName   = "/j5t.hsm.agent.v1.Device/Info"
 	Device_Random_FullMethodName = "/j5t.hsm.agent.v1.Device/Random"
+	Device_Adopt_FullMethodName  = "/j5t.hsm.agent.v1.Device/Adopt"
+	Device_Legacy_FullMethodName = "/j5t.hsm.agent.v1.Device/Legacy"
 )
 
 // DeviceClient is the client API for Device service.
@@ -329,6 +331,13 @@ type DeviceClient interface {
 	Info(ctx context.Context, in *InfoRequest, opts ...grpc.CallOption) (*InfoResponse, error)
 	// Random returns bytes from the token's random number generator.
 	Random(ctx context.Context, in *RandomRequest, opts ...grpc.CallOption) (*RandomResponse, error)
+	// Adopt makes the store of another cluster, for which the token is refused as
+	// TOKEN_FOREIGN, into the store of this agent. It takes from its records what
+	// refers to objects of that cluster. Ask for a dry run first.
+	Adopt(ctx context.Context, in *AdoptRequest, opts ...grpc.CallOption) (*AdoptResponse, error)
+	// Legacy lists the secrets that an older operator keeps on the token. Only
+	// labels are read, and nothing is changed.
+	Legacy(ctx context.Context, in *LegacyRequest, opts ...grpc.CallOption) (*LegacyResponse, error)
 }
 
 type deviceClient struct {
@@ -359,6 +368,26 @@ func (c *deviceClient) Random(ctx context.Context, in *RandomRequest, opts ...gr
 	return out, nil
 }
 
+func (c *deviceClient) Adopt(ctx context.Context, in *AdoptRequest, opts ...grpc.CallOption) (*AdoptResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(AdoptResponse)
+	err := c.cc.Invoke(ctx, Device_Adopt_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *deviceClient) Legacy(ctx context.Context, in *LegacyRequest, opts ...grpc.CallOption) (*LegacyResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(LegacyResponse)
+	err := c.cc.Invoke(ctx, Device_Legacy_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // DeviceServer is the server API for Device service.
 // All implementations must embed UnimplementedDeviceServer
 // for forward compatibility.
@@ -370,6 +399,13 @@ type DeviceServer interface {
 	Info(context.Context, *InfoRequest) (*InfoResponse, error)
 	// Random returns bytes from the token's random number generator.
 	Random(context.Context, *RandomRequest) (*RandomResponse, error)
+	// Adopt makes the store of another cluster, for which the token is refused as
+	// TOKEN_FOREIGN, into the store of this agent. It takes from its records what
+	// refers to objects of that cluster. Ask for a dry run first.
+	Adopt(context.Context, *AdoptRequest) (*AdoptResponse, error)
+	// Legacy lists the secrets that an older operator keeps on the token. Only
+	// labels are read, and nothing is changed.
+	Legacy(context.Context, *LegacyRequest) (*LegacyResponse, error)
 	mustEmbedUnimplementedDeviceServer()
 }
 
@@ -385,6 +421,12 @@ func (UnimplementedDeviceServer) Info(context.Context, *InfoRequest) (*InfoRespo
 }
 func (UnimplementedDeviceServer) Random(context.Context, *RandomRequest) (*RandomResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Random not implemented")
+}
+func (UnimplementedDeviceServer) Adopt(context.Context, *AdoptRequest) (*AdoptResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Adopt not implemented")
+}
+func (UnimplementedDeviceServer) Legacy(context.Context, *LegacyRequest) (*LegacyResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Legacy not implemented")
 }
 func (UnimplementedDeviceServer) mustEmbedUnimplementedDeviceServer() {}
 func (UnimplementedDeviceServer) testEmbeddedByValue()                {}
@@ -443,6 +485,42 @@ func _Device_Random_Handler(srv interface{}, ctx context.Context, dec func(inter
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Device_Adopt_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(AdoptRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(DeviceServer).Adopt(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Device_Adopt_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(DeviceServer).Adopt(ctx, req.(*AdoptRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Device_Legacy_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(LegacyRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(DeviceServer).Legacy(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Device_Legacy_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(DeviceServer).Legacy(ctx, req.(*LegacyRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Device_ServiceDesc is the grpc.ServiceDesc for Device service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -457,6 +535,14 @@ var Device_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Random",
 			Handler:    _Device_Random_Handler,
+		},
+		{
+			MethodName: "Adopt",
+			Handler:    _Device_Adopt_Handler,
+		},
+		{
+			MethodName: "Legacy",
+			Handler:    _Device_Legacy_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},
