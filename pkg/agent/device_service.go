@@ -24,7 +24,7 @@ type deviceService struct {
 
 // Info implements the Device service.
 func (s *deviceService) Info(context.Context, *agentv1.InfoRequest) (*agentv1.InfoResponse, error) {
-	t, _, _ := s.state.identity()
+	t, _ := s.state.identity()
 	if t == nil {
 		condition, _ := s.state.now()
 		return nil, agentv1.NewError(codes.Unavailable, agentv1.Reason_REASON_TOKEN_ABSENT, "no token is seen: %s", condition.message)

@@ -26,7 +26,7 @@ func (s *storeService) List(in *agentv1.ListRequest, stream grpc.ServerStreaming
 	}
 	var page []*record
 	end := &agentv1.ListEnd{Revision: revision}
-	_, end.Serial, _ = s.state.identity()
+	_, end.Serial = s.state.identity()
 	for r := range x.scan(in.GetPrefix(), in.GetStartKey()) {
 		if in.GetLimit() > 0 && int64(len(page)) == in.GetLimit() {
 			end.Remaining++

@@ -62,10 +62,10 @@ func (s *state) opened(storeID string) {
 	s.storeID = storeID
 }
 
-func (s *state) identity() (t *pkcs11.TokenInfo, serial, storeID string) {
+func (s *state) identity() (t *pkcs11.TokenInfo, serial string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.token, s.serial, s.storeID
+	return s.token, s.serial
 }
 
 func (s *state) setPIN(p pinState) {

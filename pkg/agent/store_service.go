@@ -35,7 +35,7 @@ func (s *storeService) Get(ctx context.Context, in *agentv1.GetRequest) (*agentv
 	if in.GetKey() == "" {
 		return nil, invalidError("a get needs a key")
 	}
-	_, serial, _ := s.state.identity()
+	_, serial := s.state.identity()
 	if in.GetWithoutData() {
 		if err := s.ready(); err != nil {
 			return nil, err
@@ -67,7 +67,7 @@ func (s *storeService) Commit(ctx context.Context, in *agentv1.CommitRequest) (*
 	if task.out.GetCommitted() && in.GetSetStatus() == nil {
 		audit(ctx, "Value written", "key", in.GetKey(), "revision", task.out.GetRevision(), "deleted", in.GetDelete() != nil)
 	}
-	_, task.out.Serial, _ = s.state.identity()
+	_, task.out.Serial = s.state.identity()
 	return task.out, nil
 }
 

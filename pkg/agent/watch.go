@@ -99,7 +99,7 @@ func (w *watcher) pass(events []event, upTo uint64) error {
 }
 
 func (w *watcher) send(events []*agentv1.Event, position uint64) error {
-	_, serial, _ := w.state.identity()
+	_, serial := w.state.identity()
 	w.position = position
 	return w.stream.Send(&agentv1.WatchResponse{Events: events, Revision: position, Serial: serial})
 }
