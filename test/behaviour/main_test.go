@@ -169,10 +169,11 @@ func healthy(url string) func(context.Context) error {
 	}
 }
 
-// newNamespace makes a namespace for a test.
-func newNamespace(t testing.TB) string {
+// newNamespace makes a namespace for a test; a test that needs more names them.
+func newNamespace(t testing.TB, suffix ...string) string {
 	t.Helper()
-	namespace := strings.ToLower(strings.NewReplacer("/", "-", "_", "-", ",", "", "#", "-").Replace(t.Name()))
+	name := strings.Join(append([]string{t.Name()}, suffix...), "-")
+	namespace := strings.ToLower(strings.NewReplacer("/", "-", "_", "-", ",", "", "#", "-").Replace(name))
 	if _, _, err := hsm.Kubectl(hsm.AdminKubeconfig).Run(t.Context(), "create", "namespace", namespace); err != nil {
 		t.Fatal(err)
 	}
