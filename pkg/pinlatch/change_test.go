@@ -112,6 +112,30 @@ func TestChangeThatTheTokenRefuses(t *testing.T) {
 	}
 }
 
+// TestChangeByAnotherMeanwhile: a session stays logged in when another program
+// changes the PIN. The change then sends a wrong old PIN, and a crash just after
+// must not have it sent again.
+func TestChangeByAnotherMeanwhile(t *testing.T) {
+	t.Parallel()
+	for _, reporting := range []bool{true, false} {
+		dir, k := t.TempDir(), newToken(reporting)
+		k.pin = typo
+		fs := faultfs.New(0, faultfs.Before)
+		_ = pinlatch.New(dir, fs).Change([]byte(right), []byte(next), k.read(), func(from, to []byte) error {
+			defer fs.Stop()
+			return k.set(from, to)
+		})
+		for range 3 {
+			if err := k.restart(dir, right, next); err == nil {
+				t.Error("logged in with a PIN that is wrong")
+			}
+		}
+		if k.rejected[right] != 1 || k.rejected[next] > 1 {
+			t.Errorf("reporting=%t: the token rejected %v", reporting, k.rejected)
+		}
+	}
+}
+
 // TestNewPINIsNoCandidate: without a change under way, the file with the new
 // PIN is nothing to log in with.
 func TestNewPINIsNoCandidate(t *testing.T) {
