@@ -9,10 +9,13 @@ import (
 	"github.com/spf13/pflag"
 	utilerrors "k8s.io/apimachinery/pkg/util/errors"
 	"k8s.io/apimachinery/pkg/util/validation"
+	"k8s.io/apiserver/pkg/admission"
 	endpointsopenapi "k8s.io/apiserver/pkg/endpoints/openapi"
 	genericapiserver "k8s.io/apiserver/pkg/server"
+	"k8s.io/apiserver/pkg/server/flagz"
 	genericoptions "k8s.io/apiserver/pkg/server/options"
 	"k8s.io/client-go/kubernetes"
+	cliflag "k8s.io/component-base/cli/flag"
 
 	"j5t.io/hsm/pkg/generated/openapi"
 	"j5t.io/hsm/pkg/mtls"
@@ -29,10 +32,12 @@ type Options struct {
 	AgentTLS mtls.Files
 	// SystemNamespace is where HSMDevices and HSMPools are kept, as ConfigMaps.
 	SystemNamespace string
+
+	flags *pflag.FlagSet
 }
 
-// NewOptions returns the defaults: those of every Kubernetes API server, and no
-// etcd.
+// NewOptions returns the defaults: those of every Kubernetes API server, with
+// quotas and without etcd.
 func NewOptions() *Options {
 	o := &Options{
 		Run:             genericoptions.NewServerRunOptions(),
@@ -40,11 +45,16 @@ func NewOptions() *Options {
 		SystemNamespace: "hsm-system",
 	}
 	o.Recommended.Etcd = nil
+	addResourceQuota(o.Recommended.Admission)
+	o.Recommended.ExtraAdmissionInitializers = func(*genericapiserver.RecommendedConfig) ([]admission.PluginInitializer, error) {
+		return []admission.PluginInitializer{countObjects{}}, nil
+	}
 	return o
 }
 
 // AddFlags adds the flags of all options.
 func (o *Options) AddFlags(fs *pflag.FlagSet) {
+	o.flags = fs
 	o.Run.AddUniversalFlags(fs)
 	o.Recommended.AddFlags(fs)
 	fs.StringArrayVar(&o.AgentAddresses, "agent", o.AgentAddresses,
@@ -93,6 +103,9 @@ func (o *Options) Config() (*Config, error) {
 	generic.OpenAPIConfig.Info.Title = "HSM"
 	generic.OpenAPIV3Config = genericapiserver.DefaultOpenAPIV3Config(openapi.GetOpenAPIDefinitions, namer)
 	generic.OpenAPIV3Config.Info.Title = "HSM"
+
+	// Served at /flagz. No flag holds a secret: all are in files.
+	generic.Flagz = flagz.NamedFlagSetsReader{FlagSets: cliflag.NamedFlagSets{FlagSets: map[string]*pflag.FlagSet{"": o.flags}}}
 
 	if err := o.Run.ApplyTo(&generic.Config); err != nil {
 		return nil, err

@@ -16,6 +16,7 @@ import (
 	"k8s.io/apiserver/pkg/registry/rest"
 	genericapiserver "k8s.io/apiserver/pkg/server"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/component-base/metrics/legacyregistry"
 
 	hsmapi "j5t.io/hsm/pkg/apis/hsm"
 	"j5t.io/hsm/pkg/apis/hsm/v1alpha1"
@@ -82,10 +83,14 @@ func (c CompletedConfig) New() (*genericapiserver.GenericAPIServer, error) {
 		}
 	}
 
-	agents, err := hsm.NewClient(c.extra.AgentAddresses, c.extra.AgentTLS)
+	agents, err := hsm.NewClient(c.extra.AgentAddresses, c.extra.AgentTLS, traced(c.generic.TracerProvider))
 	if err != nil {
 		return nil, fmt.Errorf("set up the connection to the agents: %w", err)
 	}
+	if err := legacyregistry.CustomRegister(agents.Collector()); err != nil {
+		return nil, fmt.Errorf("register metrics of the agents: %w", err)
+	}
+	server.Handler.NonGoRestfulMux.Handle(agentsPath, agentStates(agents.Check))
 	if err := server.AddPreShutdownHook("close-agent-connections", agents.Close); err != nil {
 		return nil, err
 	}

@@ -44,6 +44,9 @@ type Options struct {
 	ControllerManager bool
 	// AuditPolicyFile turns kube-apiserver's audit log on.
 	AuditPolicyFile string
+	// KubeAPIServerArgs and APIServerArgs are added to the arguments of
+	// kube-apiserver and of our API server.
+	KubeAPIServerArgs, APIServerArgs []string
 	// Verbosity is the -v of all processes.
 	Verbosity int
 	// Progress is told what is being done.
@@ -126,6 +129,7 @@ func (c *Cluster) start(ctx context.Context) error {
 		Dir:               filepath.Join(c.options.Dir, "kubernetes"),
 		ControllerManager: c.options.ControllerManager,
 		AuditPolicyFile:   c.options.AuditPolicyFile,
+		APIServerArgs:     c.options.KubeAPIServerArgs,
 		Verbosity:         c.options.Verbosity,
 		Progress:          c.options.Progress,
 	})
@@ -220,11 +224,12 @@ func (c *Cluster) AgentSpec(ctx context.Context, name, address, pinFile string) 
 
 // StartAPIServer starts the API server at its address, and waits until it is
 // ready.
-func (c *Cluster) StartAPIServer(ctx context.Context) error {
+func (c *Cluster) StartAPIServer(ctx context.Context, extraArgs ...string) error {
 	spec, err := c.APIServerSpec(ctx, "apiserver", c.service.Port)
 	if err != nil {
 		return err
 	}
+	spec.Args = append(spec.Args, extraArgs...)
 	c.APIServer, err = process.Start(ctx, spec)
 	return err
 }
@@ -260,7 +265,7 @@ func (c *Cluster) APIServerSpec(ctx context.Context, name string, port int) (pro
 	return process.Spec{
 		Name:    name,
 		Path:    binary,
-		Args:    args,
+		Args:    append(args, c.options.APIServerArgs...),
 		LogFile: filepath.Join(c.LogDir(), name+".log"),
 		Ready:   c.APIServerAnswers(port, "/readyz"),
 	}, nil

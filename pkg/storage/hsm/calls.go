@@ -21,11 +21,23 @@ import (
 	agentv1 "j5t.io/hsm/pkg/agent/api/v1"
 )
 
+// method is one of the service Store: what its failure means, and what bounds it.
+type method struct {
+	name    string
+	kind    kind
+	timeout time.Duration // None: it may go on.
+}
+
+// k8s.io/apiserver cuts mutations at 34 s, and reads at 60 s.
+var (
+	methodGet    = method{"Get", isRead, 30 * time.Second}
+	methodCommit = method{"Commit", isChange, 30 * time.Second}
+	methodList   = method{"List", isRead, 55 * time.Second}
+	methodStatus = method{"Status", isRead, 30 * time.Second}
+	methodWatch  = method{name: "Watch", kind: isRead}
+)
+
 const (
-	// callTimeout bounds one get or commit: k8s.io/apiserver cuts mutations at 34 s.
-	callTimeout = 30 * time.Second
-	// listTimeout bounds one list: k8s.io/apiserver cuts reads at 60 s.
-	listTimeout = 55 * time.Second
 	// While a call waits, the agent is asked every probeInterval whether it is
 	// alive at all. So a busy token is waited for, and a dead agent is not. With
 	// one more attempt to connect an outage is told within 5 s.
@@ -38,7 +50,7 @@ type call func(context.Context, agentv1.StoreClient, ...grpc.CallOption) error
 
 // Get implements records.Backend.
 func (c *Client) Get(ctx context.Context, in *agentv1.GetRequest) (out *agentv1.GetResponse, err error) {
-	err = c.do(ctx, callTimeout, isRead, func(ctx context.Context, store agentv1.StoreClient, options ...grpc.CallOption) (err error) {
+	err = c.do(ctx, methodGet, func(ctx context.Context, store agentv1.StoreClient, options ...grpc.CallOption) (err error) {
 		out, err = store.Get(ctx, in, options...)
 		return err
 	})
@@ -47,7 +59,7 @@ func (c *Client) Get(ctx context.Context, in *agentv1.GetRequest) (out *agentv1.
 
 // Commit implements records.Backend.
 func (c *Client) Commit(ctx context.Context, in *agentv1.CommitRequest) (out *agentv1.CommitResponse, err error) {
-	err = c.do(ctx, callTimeout, isChange, func(ctx context.Context, store agentv1.StoreClient, options ...grpc.CallOption) (err error) {
+	err = c.do(ctx, methodCommit, func(ctx context.Context, store agentv1.StoreClient, options ...grpc.CallOption) (err error) {
 		out, err = store.Commit(ctx, in, options...)
 		return err
 	})
@@ -56,7 +68,7 @@ func (c *Client) Commit(ctx context.Context, in *agentv1.CommitRequest) (out *ag
 
 // List implements records.Backend.
 func (c *Client) List(ctx context.Context, in *agentv1.ListRequest) (list []*agentv1.Record, end *agentv1.ListEnd, err error) {
-	err = c.do(ctx, listTimeout, isRead, func(ctx context.Context, store agentv1.StoreClient, options ...grpc.CallOption) (err error) {
+	err = c.do(ctx, methodList, func(ctx context.Context, store agentv1.StoreClient, options ...grpc.CallOption) (err error) {
 		list, end, err = receiveList(ctx, store, in, options)
 		return err
 	})
@@ -88,7 +100,7 @@ func receiveList(ctx context.Context, store agentv1.StoreClient, in *agentv1.Lis
 func (c *Client) Watch(ctx context.Context, in *agentv1.WatchRequest) (*agentv1.WatchResponse, func() (*agentv1.WatchResponse, error), error) {
 	var first *agentv1.WatchResponse
 	var stream grpc.ServerStreamingClient[agentv1.WatchResponse]
-	address, err := c.begin(ctx, isRead, func(ctx context.Context, store agentv1.StoreClient, options ...grpc.CallOption) (err error) {
+	address, err := c.begin(ctx, methodWatch, func(ctx context.Context, store agentv1.StoreClient, options ...grpc.CallOption) (err error) {
 		if stream, err = store.Watch(ctx, in, options...); err == nil {
 			first, err = stream.Recv()
 		}
@@ -108,7 +120,7 @@ func (c *Client) Watch(ctx context.Context, in *agentv1.WatchRequest) (*agentv1.
 
 // Revisions implements records.Backend.
 func (c *Client) Revisions(ctx context.Context) (current, oldest uint64, err error) {
-	err = c.do(ctx, callTimeout, isRead, func(ctx context.Context, store agentv1.StoreClient, options ...grpc.CallOption) error {
+	err = c.do(ctx, methodStatus, func(ctx context.Context, store agentv1.StoreClient, options ...grpc.CallOption) error {
 		response, err := store.Status(ctx, &agentv1.StatusRequest{}, options...)
 		if err == nil && response.GetReason() != agentv1.Reason_REASON_UNSPECIFIED {
 			err = agentv1.NewError(codes.Unavailable, response.GetReason(), "%s", response.GetMessage())
@@ -120,18 +132,20 @@ func (c *Client) Revisions(ctx context.Context) (current, oldest uint64, err err
 }
 
 // do makes a call that has ended when it returns.
-func (c *Client) do(ctx context.Context, timeout time.Duration, kind kind, f call) error {
-	ctx, cancel := context.WithTimeout(ctx, timeout)
+func (c *Client) do(ctx context.Context, m method, f call) error {
+	ctx, cancel := context.WithTimeout(ctx, m.timeout)
 	defer cancel()
-	_, err := c.begin(ctx, kind, f)
+	_, err := c.begin(ctx, m, f)
 	return err
 }
 
 // begin makes a call whose stream may go on until the context ends. It fails
 // when the agent is silent before the call has returned. Its error is one of
 // the API.
-func (c *Client) begin(ctx context.Context, kind kind, f call) (address string, err error) {
+func (c *Client) begin(ctx context.Context, m method, f call) (address string, err error) {
+	defer func(start time.Time) { observe(m, start, err) }(time.Now())
 	ctx = withCaller(ctx)
+	kind := m.kind
 	for {
 		connection, reused, err := c.connect(ctx)
 		if err != nil {

@@ -43,6 +43,7 @@ const connectTimeout = 1500 * time.Millisecond
 type Client struct {
 	addresses []string
 	creds     credentials.TransportCredentials
+	options   []grpc.DialOption
 
 	connecting singleflight.Group // Calls that need a connection share one attempt.
 
@@ -63,8 +64,9 @@ type connection struct {
 }
 
 // NewClient makes a client of the agents at the addresses (host:port). It
-// connects to none yet. Each must present a certificate of its host name.
-func NewClient(addresses []string, files mtls.Files) (*Client, error) {
+// connects to none yet. Each must present a certificate of its host name. The
+// options are added to those of each connection.
+func NewClient(addresses []string, files mtls.Files, options ...grpc.DialOption) (*Client, error) {
 	if len(addresses) == 0 {
 		return nil, errors.New("no address of an agent is given")
 	}
@@ -77,7 +79,7 @@ func NewClient(addresses []string, files mtls.Files) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Client{addresses: addresses, creds: creds}, nil
+	return &Client{addresses: addresses, creds: creds, options: options}, nil
 }
 
 // Decorator lets genericregistry.Store keep its objects with the client, which
@@ -171,10 +173,23 @@ func (c *Client) drop(lost *connection) {
 
 // dial connects to one agent and verifies its store.
 func (c *Client) dial(address string) (*connection, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), connectTimeout)
+	made, response, err := c.open(context.Background(), address)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.verify(response); err != nil {
+		_ = made.conn.Close()
+		return nil, apiError(address, err, notSent)
+	}
+	return made, nil
+}
+
+// open connects to one agent and asks how it is.
+func (c *Client) open(ctx context.Context, address string) (*connection, *agentv1.StatusResponse, error) {
+	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
 	defer cancel()
 	var dialled atomic.Bool
-	conn, err := grpc.NewClient("passthrough:///"+address,
+	conn, err := grpc.NewClient("passthrough:///"+address, append([]grpc.DialOption{
 		grpc.WithTransportCredentials(c.creds),
 		grpc.WithContextDialer(func(ctx context.Context, address string) (net.Conn, error) {
 			if dialled.Swap(true) {
@@ -188,22 +203,20 @@ func (c *Client) dial(address string) (*connection, error) {
 		grpc.WithIdleTimeout(0),
 		grpc.WithDefaultCallOptions(
 			grpc.MaxCallRecvMsgSize(agentv1.MaxMessageBytes), grpc.MaxCallSendMsgSize(agentv1.MaxMessageBytes)),
-	)
+	}, c.options...)...)
 	if err != nil {
-		return nil, apiError(address, err, notSent)
+		return nil, nil, apiError(address, err, notSent)
 	}
 	made := &connection{address: address, conn: conn, store: agentv1.NewStoreClient(conn)}
 	response, err := made.store.Status(ctx, &agentv1.StatusRequest{})
-	if err == nil {
-		err = c.verify(response)
-	} else if status.Code(err) == codes.DeadlineExceeded {
-		err = errSilent
-	}
 	if err != nil {
+		if status.Code(err) == codes.DeadlineExceeded {
+			err = errSilent
+		}
 		_ = conn.Close()
-		return nil, apiError(address, err, notSent)
+		return nil, nil, apiError(address, err, notSent)
 	}
-	return made, nil
+	return made, response, nil
 }
 
 // verify refuses an agent of another store, and one that does not know its
