@@ -52,7 +52,7 @@ func TestMetrics(t *testing.T) {
 func TestPages(t *testing.T) {
 	config := monitoring(t)
 	for path, part := range map[string]string{
-		"/flagz":          "agent=[" + hsm.AgentAddress + "]",
+		"/flagz":          "[" + hsm.AgentAddress + "]",
 		"/statusz":        "Emulation version",
 		"/readyz?verbose": "[+]informer-sync ok",
 		"/livez?verbose":  "[+]ping ok",
