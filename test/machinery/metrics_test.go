@@ -92,7 +92,7 @@ func TestReadyWithoutAgent(t *testing.T) {
 	}
 	_, body = get(t, config, "/metrics", nil)
 	for _, metric := range []string{
-		`hsm_agent_call_duration_seconds_count{method="Get",reason="ServiceUnavailable"}`,
+		`hsm_agent_call_duration_seconds_count{method="Get",reason="AGENT_UNREACHABLE"}`,
 		`hsm_agent_connected{address="` + hsm.AgentAddress + `"} 0`,
 	} {
 		if !strings.Contains(body, "\n"+metric) {
