@@ -35,7 +35,7 @@ func (c *Cluster) Authorities() (agents, serving *pki.CA) { return c.agents, c.s
 func (c *Cluster) ServingNames() []string { return []string{c.service.DNSName()} }
 
 // Trust makes kube-apiserver trust the authorities of a bundle for the serving
-// certificate of the API server, and waits until that is seen.
+// certificate of the API server, by the APIService.
 func (c *Cluster) Trust(ctx context.Context, bundle []byte) error {
 	c.service.CABundle = bundle
 	return c.RegisterAPIService(ctx, c.service)

@@ -45,8 +45,12 @@ func TestServingCertificate(t *testing.T) {
 	replace(t, certFile, readFile(t, nextCert))
 	eventually(t, 90*time.Second, func() error { return shows(t, apiServerAddress(t), nextCert) })
 	requests.more(t, 20)
+	// A changed bundle has kube-apiserver connect anew.
+	must(t, hsm.Trust(t.Context(), next.Bundle))
+	requests.more(t, 20)
 
 	// Back, for the tests that follow.
+	must(t, hsm.Trust(t.Context(), append(append([]byte{}, old.Bundle...), next.Bundle...)))
 	_, _, err = old.Issue("apiserver", pki.Server, hsm.ServingNames()...)
 	must(t, err)
 	eventually(t, 90*time.Second, func() error { return shows(t, apiServerAddress(t), certFile) })
