@@ -48,7 +48,7 @@ const (
 //	reason of the agent                             error
 //	TOKEN_ABSENT, TOKEN_BLANK, TOKEN_FOREIGN,
 //	PIN_REJECTED, PIN_LOCKED, CORRUPT, LOADING,
-//	FENCED                                          503 ServiceUnavailable
+//	FENCED, STATE_DIR                               503 ServiceUnavailable
 //	FULL                                            507 InsufficientStorage
 //	TOO_LARGE                                       413 RequestEntityTooLarge
 //	OUTCOME_UNKNOWN                                 504 Timeout
@@ -66,7 +66,7 @@ func apiError(address string, err error, kind kind) error {
 	switch reason {
 	case agentv1.Reason_REASON_TOKEN_ABSENT, agentv1.Reason_REASON_TOKEN_BLANK, agentv1.Reason_REASON_TOKEN_FOREIGN,
 		agentv1.Reason_REASON_PIN_REJECTED, agentv1.Reason_REASON_PIN_LOCKED, agentv1.Reason_REASON_CORRUPT,
-		agentv1.Reason_REASON_LOADING, agentv1.Reason_REASON_FENCED:
+		agentv1.Reason_REASON_LOADING, agentv1.Reason_REASON_FENCED, agentv1.Reason_REASON_STATE_DIR:
 		return unavailable(metav1.CauseType(strings.TrimPrefix(reason.String(), "REASON_")), message)
 	case agentv1.Reason_REASON_FULL:
 		return &apierrors.StatusError{ErrStatus: metav1.Status{
