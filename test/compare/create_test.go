@@ -13,6 +13,7 @@ var createRows = []row{
 	{name: "create in another namespace", call: create(secret("a", `"namespace":"default"`))},
 	{name: "create in no namespace", call: post("/api/v1/secrets", secret("a", ""))},
 	{name: "create in a namespace that is not there", call: post("/api/v1/namespaces/$ns-missing/secrets", secret("a", ""))},
+	{name: "create in a namespace that is being deleted", given: given(del("/api/v1/namespaces/$ns")), call: a},
 	{name: "create what is there", given: given(a), call: a},
 	{name: "create what is being deleted", given: given(finalized, del("/a")), call: a},
 	{name: "create without a name", call: create(secret("", "")), differs: fromTheName},

@@ -69,7 +69,7 @@ func (s *session) mustDo(t *testing.T, c call) answer {
 
 func (s *session) do(t *testing.T, c call) answer {
 	t.Helper()
-	response := s.send(t, t.Context(), c)
+	response := s.send(t.Context(), t, c)
 	defer response.Body.Close()
 	body, err := io.ReadAll(response.Body)
 	if err != nil {
@@ -85,7 +85,7 @@ func (s *session) watch(t *testing.T, c call, during []call) answer {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), watchDeadline)
 	defer cancel()
-	response := s.send(t, ctx, c)
+	response := s.send(ctx, t, c)
 	defer response.Body.Close()
 	got := s.answer(response)
 	if response.StatusCode != http.StatusOK {
@@ -129,13 +129,13 @@ func (s *session) after(t *testing.T, got answer) answer {
 	return s.normalise(got)
 }
 
-func (s *session) send(t *testing.T, ctx context.Context, c call) *http.Response {
+func (s *session) send(ctx context.Context, t *testing.T, c call) *http.Response {
 	t.Helper()
 	path := c.path
 	if !strings.HasPrefix(path, "/api") {
 		path = "/api/v1/namespaces/$ns/secrets" + path
 	}
-	if s.kind == hsmSecret {
+	if s.kind == hsmSecret && strings.Contains(path, "/secrets") {
 		path = strings.Replace(path, "/api/v1/", "/apis/hsm.j5t.io/v1alpha1/", 1)
 		path = strings.Replace(path, "/secrets", "/hsmsecrets", 1)
 	}
