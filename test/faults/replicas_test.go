@@ -1,0 +1,231 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package faults
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+)
+
+const (
+	replicaNamespace = "replicas"
+	replicaRestarts  = 4
+	replicaWriters   = 4
+	// noticed is how long it takes until a killed process is known to be dead by
+	// those who were connected to it: what they send meanwhile is under way on it.
+	noticed = 300 * time.Millisecond
+)
+
+// TestReplicas restarts two API servers in turn under load: told to stop, they
+// fail no request; killed, only those under way on them. All who watch are told
+// of everything, once.
+//
+// What a replica that stops cannot prevent is counted: kube-apiserver does not
+// repeat a request with a body that crosses the end of its HTTP/2 connection on
+// the way ("cannot retry err [GOAWAY] after Request.Body was written").
+func TestReplicas(t *testing.T) {
+	createNamespace(t, replicaNamespace)
+	b := startReplicas(t, 2)
+	served(t)
+	watching, endWatching := context.WithCancel(t.Context())
+	defer endWatching()
+	observers, running := observe(watching, t, replicaNamespace)
+
+	l := &load{t: t, histories: map[string]*history{}}
+	ctx, stop := context.WithCancel(t.Context())
+	var writers sync.WaitGroup
+	for i := range replicaWriters {
+		writers.Go(func() { l.write(ctx, i) })
+	}
+	missed := 0
+	for i := range 2 * replicaRestarts {
+		gracefully := i < replicaRestarts
+		if i == replicaRestarts {
+			for _, o := range observers {
+				if n := o.repeated(); n > 0 {
+					t.Errorf("%s: told %d times of what it knew, though no replica was killed", o.name, n)
+					missed += n
+				}
+			}
+		}
+		r := b.replicas[i%2]
+		at := l.count()
+		eventually(t, 20*time.Second, func(context.Context) error { // Load on both sides of the restart.
+			if done := l.count() - at; done < 40 {
+				return fmt.Errorf("%d requests since the last restart", done)
+			}
+			return nil
+		})
+		stopped := time.Now()
+		if err := r.stop(t.Context(), gracefully); err != nil {
+			t.Error(err)
+		}
+		if gracefully {
+			l.handedOver(stopped.Add(drainTime), time.Now())
+		} else {
+			l.killed(stopped)
+		}
+		if err := r.start(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, 10*time.Second, func(context.Context) error {
+			if !r.isReady() {
+				return fmt.Errorf("the balancer does not see it")
+			}
+			return nil
+		})
+	}
+	stop()
+	writers.Wait()
+
+	crossing := l.check()
+	for _, o := range observers {
+		err := poll(t.Context(), 20*time.Second, func(context.Context) error {
+			for name, h := range l.histories {
+				if faults := o.faults(name, *h); len(faults) > 0 {
+					return fmt.Errorf("%s: %v, told %v, done %+v", name, faults, o.of(name), h)
+				}
+			}
+			return nil
+		})
+		if err == nil {
+			continue
+		}
+		t.Errorf("%s: %v", o.name, err)
+		for name, h := range l.histories {
+			missed += len(o.faults(name, *h))
+		}
+	}
+	endWatching()
+	running.Wait()
+	fmt.Printf("figure: replica-restarts %d\n", 2*replicaRestarts)
+	fmt.Printf("figure: replica-requests %d\n", l.requests)
+	fmt.Printf("figure: replica-requests-failed %d\n", len(l.failures))
+	fmt.Printf("figure: replica-writes-crossing-goaway %d\n", crossing)
+	fmt.Printf("figure: informer-missed-events %d\n", missed)
+}
+
+// load is what some clients do at once, each with its own objects.
+type load struct {
+	t *testing.T
+
+	mu        sync.Mutex
+	requests  int
+	histories map[string]*history
+	failures  []failure
+	kills     []time.Time
+	handovers []period // In which a replica closed its connections.
+}
+
+type failure struct {
+	what  string
+	err   error
+	write bool
+	period
+}
+
+type period struct{ begun, end time.Time }
+
+func (p period) meets(q period) bool { return p.begun.Before(q.end) && q.begun.Before(p.end) }
+
+func (l *load) count() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.requests
+}
+
+func (l *load) killed(at time.Time) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.kills = append(l.kills, at)
+}
+
+func (l *load) handedOver(begun, end time.Time) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.handovers = append(l.handovers, period{begun.Add(-noticed), end.Add(noticed)})
+}
+
+// do makes a request. A failure makes the history unsure.
+func (l *load) do(ctx context.Context, what string, h *history, request func(context.Context) (resourceVersion string, err error)) bool {
+	begun := time.Now()
+	version, err := request(context.WithoutCancel(ctx))
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.requests++
+	switch {
+	case err != nil:
+		h.unsure = true
+		write := !strings.HasPrefix(what, "get") && !strings.HasPrefix(what, "list")
+		l.failures = append(l.failures, failure{what, err, write, period{begun, time.Now()}})
+	case version != "":
+		h.versions = append(h.versions, version)
+	}
+	return err == nil
+}
+
+// write makes, changes, reads and deletes objects, and leaves every third.
+func (l *load) write(ctx context.Context, writer int) {
+	client := secrets.HSMSecrets(replicaNamespace)
+	for i := 0; ctx.Err() == nil; i++ {
+		name := fmt.Sprintf("w%d-%d", writer, i)
+		h := &history{}
+		l.mu.Lock()
+		l.histories[name] = h
+		l.mu.Unlock()
+		ok := l.do(ctx, "create "+name, h, func(ctx context.Context) (string, error) {
+			made, err := client.Create(ctx, newSecret(name), metav1.CreateOptions{})
+			return made.GetResourceVersion(), err
+		})
+		ok = ok && l.do(ctx, "patch "+name, h, func(ctx context.Context) (string, error) {
+			patch := fmt.Appendf(nil, `{"stringData":{"password":"%d"}}`, rand.Uint64())
+			made, err := client.Patch(ctx, name, types.MergePatchType, patch, metav1.PatchOptions{})
+			return made.GetResourceVersion(), err
+		})
+		ok = ok && l.do(ctx, "get "+name, h, func(ctx context.Context) (string, error) {
+			found, err := client.Get(ctx, name, metav1.GetOptions{})
+			if err == nil && found.ResourceVersion != h.versions[1] {
+				err = fmt.Errorf("read version %s after %v was written", found.ResourceVersion, h.versions)
+			}
+			return "", err
+		})
+		ok = ok && l.do(ctx, "list", h, func(ctx context.Context) (string, error) {
+			_, err := client.List(ctx, metav1.ListOptions{LabelSelector: "no=such"})
+			return "", err
+		})
+		if ok && i%3 != 0 {
+			h.deleted = l.do(ctx, "delete "+name, h, func(ctx context.Context) (string, error) {
+				return "", client.Delete(ctx, name, metav1.DeleteOptions{})
+			})
+		}
+	}
+}
+
+// check wants all failures to be of requests that were under way on a process
+// that was killed, and counts those that crossed the end of a connection.
+func (l *load) check() (crossing int) {
+	l.t.Helper()
+	for _, f := range l.failures {
+		switch {
+		case slices.ContainsFunc(l.kills, func(kill time.Time) bool { return f.meets(period{kill, kill.Add(noticed)}) }):
+		case f.write && slices.ContainsFunc(l.handovers, f.meets):
+			crossing++
+			l.t.Logf("%s crossed the end of its connection: %v", f.what, f.err)
+		default:
+			l.t.Errorf("%s failed after %s: %v", f.what, f.end.Sub(f.begun), f.err)
+		}
+	}
+	if l.requests == 0 || len(l.kills) == 0 || len(l.handovers) == 0 {
+		l.t.Error("nothing was tried")
+	}
+	return crossing
+}
