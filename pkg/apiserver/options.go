@@ -5,6 +5,7 @@ package apiserver
 import (
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/spf13/pflag"
 	utilerrors "k8s.io/apimachinery/pkg/util/errors"
@@ -36,8 +37,18 @@ type Options struct {
 	flags *pflag.FlagSet
 }
 
+const (
+	// shutdownDelay is how long a server that has been told to stop serves on,
+	// though it is not ready: until nobody sends it anything new.
+	shutdownDelay = 10 * time.Second
+	// watchTermination is how long watches have to move to another replica.
+	watchTermination = 10 * time.Second
+)
+
 // NewOptions returns the defaults: those of every Kubernetes API server, with
-// quotas and without etcd.
+// quotas, without etcd, and so that a replica can be stopped without a failed
+// request. Its pod needs terminationGracePeriodSeconds of both delays and
+// --request-timeout.
 func NewOptions() *Options {
 	o := &Options{
 		Run:             genericoptions.NewServerRunOptions(),
@@ -45,6 +56,9 @@ func NewOptions() *Options {
 		SystemNamespace: "hsm-system",
 	}
 	o.Recommended.Etcd = nil
+	o.Run.ShutdownDelayDuration = shutdownDelay
+	o.Run.ShutdownSendRetryAfter = true
+	o.Run.ShutdownWatchTerminationGracePeriod = watchTermination
 	addResourceQuota(o.Recommended.Admission)
 	o.Recommended.ExtraAdmissionInitializers = func(*genericapiserver.RecommendedConfig) ([]admission.PluginInitializer, error) {
 		return []admission.PluginInitializer{countObjects{}}, nil

@@ -91,9 +91,8 @@ func (c CompletedConfig) New() (*genericapiserver.GenericAPIServer, error) {
 		return nil, fmt.Errorf("register metrics of the agents: %w", err)
 	}
 	server.Handler.NonGoRestfulMux.Handle(agentsPath, agentStates(agents.Check))
-	if err := server.AddPreShutdownHook("close-agent-connections", agents.Close); err != nil {
-		return nil, err
-	}
+	// Not before the requests under way have been served.
+	server.RegisterDestroyFunc(func() { _ = agents.Close() })
 
 	secretsResource := hsmapi.Resource("hsmsecrets")
 	secretsBackend := inventory.New(agents, "/"+resourcePrefix(secretsResource)+"/", secretsResource.Resource, inventory.Host{
