@@ -287,6 +287,14 @@ func runOn(t *testing.T, r reader, o Options, files mtls.Files) *harness {
 	}
 }
 
+// patient gives the requests of a test more time than the usual deadline.
+func (h *harness) patient(deadline time.Duration) *harness {
+	ctx, cancel := context.WithTimeout(context.Background(), deadline)
+	h.Cleanup(cancel)
+	h.ctx = ctx
+	return h
+}
+
 // eventually waits for a condition.
 func (h *harness) eventually(what string, holds func() bool) {
 	h.Helper()

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"sync"
 	"testing"
+	"time"
 
 	agentv1 "j5t.io/hsm/pkg/agent/api/v1"
 	"j5t.io/hsm/pkg/pkcs11"
@@ -64,7 +65,7 @@ func TestTenThousandRecords(t *testing.T) {
 	t.Parallel()
 	const few, many, writers = 10, 10_000, 128
 	o, files := realOptions(t, softhsm.New(t))
-	h := startReal(t, o, files)
+	h := startReal(t, o, files).patient(5 * time.Minute)
 	name := func(i int) string { return fmt.Sprintf("ns-%d/secret-%d", i%100, i) }
 	value := func(i int) string { return fmt.Sprintf("value of %d", i) }
 	fill := func(from, to int) {
