@@ -110,33 +110,6 @@ func TestProfiles(t *testing.T) {
 	}
 }
 
-// TestPicoSecrets: 300 secrets of 600 bytes fit on a Pico when they share segments.
-func TestPicoSecrets(t *testing.T) {
-	t.Parallel()
-	s := provision(t, faulttoken.Pico66)
-	want := newContent()
-	stored := 0
-	for {
-		var batch []token.Change
-		for range 4 {
-			stored++
-			c := put(fmt.Sprintf("team-%d/secret-%d", stored%7, stored), uint64(stored), 600)
-			c.Record.Meta = sampleMeta(stored)
-			batch = append(batch, c)
-		}
-		if err := s.Commit(batch); err != nil {
-			stored -= 4
-			break
-		}
-		want = want.apply(batch)
-	}
-	s.reopen()
-	s.expect(want)
-	if stored < 300 {
-		t.Errorf("%d secrets of 600 bytes fit, expected at least 300", stored)
-	}
-}
-
 func sampleMeta(i int) []byte {
 	return fmt.Appendf(nil, `{"kind":"HSMSecret","apiVersion":"hsm.j5t.io/v1alpha1","metadata":{"name":"secret-%[1]d","namespace":"team-%[2]d","uid":"%08[3]x-3c1f-4b7e-9d5a-%012[4]x",`+
 		`"creationTimestamp":"2026-09-11T11:23:41Z","labels":{"app.kubernetes.io/name":"billing-%[1]d","tier":"db"},`+

@@ -46,13 +46,13 @@ func (s *Store) Commit(changes []Change) error {
 	if err != nil {
 		return err
 	}
-	if err := s.checkRoom(changes, d.unit); err != nil {
+	if err := s.checkRoom(s.demandOf(changes, d.unit)); err != nil {
 		return err
 	}
 	if err := s.make(d); err != nil {
 		return err
 	}
-	s.plan, s.wanted = nil, room{}
+	s.plan, s.wanted = nil, demand{}
 	return nil
 }
 
@@ -176,50 +176,6 @@ func (s *Store) outline(changes []Change, superseded []*unit) *payload {
 		p.records = append(p.records, placed{Change: c})
 	}
 	return p
-}
-
-// checkRoom refuses what would not leave the reserve that is due. A change that
-// adds records, or is longer than an object, leaves all of it when the room that
-// it makes is counted; one record may be replaced while there is more than a
-// third of it; deletions leave what packing needs.
-func (s *Store) checkRoom(changes []Change, u *unit) error {
-	adds, deletes := len(u.parts) > 1, true
-	records := map[*unit]int{} // that lie in older units and are replaced
-	replaced := map[string]bool{}
-	for _, c := range changes {
-		deletes = deletes && c.Delete
-		if old := s.index[c.Record.Key]; old == nil || old.Delete {
-			adds = adds || !c.Delete
-		} else if !replaced[c.Record.Key] {
-			replaced[c.Record.Key] = true
-			records[old.unit]++
-		}
-	}
-	usage := s.Usage()
-	after := usage
-	for _, p := range u.parts {
-		after.Objects++
-		after.Bytes += p.bytes
-	}
-	now := after
-	for old, n := range records {
-		if n == old.records {
-			for _, p := range old.parts {
-				after.spare(p.object)
-			}
-		}
-	}
-	keep := s.profile.Reserve / 3
-	if deletes {
-		keep = s.profile.Reserve / 6
-	}
-	if s.profile.room(now.Objects, now.Bytes, keep) &&
-		(deletes || !adds || s.profile.room(after.Objects-after.SpareObjects, after.Bytes-after.SpareBytes, s.profile.Reserve)) {
-		return nil
-	}
-	s.wanted = room{objects: len(u.parts), bytes: now.Bytes - usage.Bytes}
-	return errorf(Full, "the change takes %d objects of %d bytes together; the token holds %d objects, of which %d are to be destroyed, and %d bytes of the store; profile %s allows %d objects and %d bytes (0 is no limit), and keeps %d objects for updates and deletes. Delete secrets, or use a larger token",
-		len(u.parts), now.Bytes-usage.Bytes, usage.Objects, usage.Superseded, usage.Bytes, s.profile.Name, s.profile.Objects, s.profile.StoreBytes, s.profile.Reserve)
 }
 
 // write creates the objects of a unit. The commit segment is the last one, and

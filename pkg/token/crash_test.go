@@ -19,11 +19,15 @@ import (
 // prepare has filled; each of its commits is acknowledged or not.
 type operation struct {
 	name    string
+	profile token.Profile // Zero: that of the token.
 	prepare [][]token.Change
-	commits [][]token.Change
-	tidy    bool                             // after each commit, and before the first
-	pack    func(*token.Store) func() uint64 // the same: it gives revisions
-	damage  func(*faulttoken.Token)          // before the store is opened
+	// elsewhere is commits that were made without the shadow, after prepare.
+	elsewhere [][]token.Change
+	damage    func(*faulttoken.Token) // before the store is opened, or scrubbed
+	scrub     bool
+	commits   [][]token.Change
+	tidy      bool // after each commit, and before the first
+	pack      bool // the same
 }
 
 func operations(p faulttoken.Profile) []operation {
@@ -41,6 +45,26 @@ func operations(p faulttoken.Profile) []operation {
 	superseding := append(slices.Clone(filled), [][]token.Change{
 		{put("ns/c", 20, 20)}, {put("ns/long", 21, long+5), put("ns/d", 22, 9)}, {del("ns/a", 23)}, {put("ns/e", 24, 5)},
 	}...)
+	small := token.Profile{Name: "small", Objects: 16, Reserve: 6, SegmentBytes: 900, RecordBytes: 9000}
+	var crowded [][]token.Change
+	for i := range uint64(9) {
+		crowded = append(crowded, []token.Change{put(fmt.Sprintf("ns/%d", i), 10+i, 100)})
+	}
+	var bloated [][]token.Change
+	for i := range uint64(11) {
+		bloated = append(bloated, []token.Change{put("ns/long", 10+i, 8000)})
+	}
+	if p.Name == faulttoken.SoftHSM.Name {
+		bloated = [][]token.Change{{put("ns/long", 10, 80<<10)}, {put("ns/b", 11, 9)}, {put("ns/long", 12, 10)}}
+	}
+	lose := func(*faulttoken.Object) bool { return false }
+	tear := func(o *faulttoken.Object) bool { o.Value = o.Value[:60]; return true }
+	halve := func(o *faulttoken.Object) bool { o.Broken = true; return true }
+	someDamage := func(t *faulttoken.Token) {
+		t.Change("segment-000000000000000f-0001", lose)
+		t.Change("segment-000000000000000b", tear)
+		t.Change("segment-000000000000000f", halve)
+	}
 	return []operation{
 		{name: "first commit", commits: [][]token.Change{{put("ns/a", 1, 10)}}},
 		{name: "create", prepare: filled, commits: [][]token.Change{{put("ns/e", 20, 50)}}},
@@ -54,6 +78,18 @@ func operations(p faulttoken.Profile) []operation {
 		{name: "history", prepare: filled, tidy: true, commits: [][]token.Change{
 			{del("ns/a", 20)}, {put("ns/b", 21, 40)}, {del("ns/long", 22)}, {put("ns/a", 23, 1), del("ns/c", 24)}, {put("ns/long", 25, long)}, {del("ns/b", 26)}, {put("ns/f", 27, 3)},
 		}},
+		{name: "packing", profile: small, prepare: crowded, pack: true, commits: [][]token.Change{{put("ns/3", 1000, 100)}, {del("ns/5", 2000)}}},
+		{name: "repair", prepare: filled, damage: someDamage},
+		{name: "repair of all", prepare: filled, damage: func(t *faulttoken.Token) {
+			for _, o := range t.Flash() {
+				if o.Application == application {
+					t.Change(o.Label, lose)
+				}
+			}
+		}},
+		{name: "scrub", prepare: filled, damage: someDamage, scrub: true, commits: [][]token.Change{{put("ns/e", 20, 50)}}},
+		{name: "shadow rewrite", prepare: filled, elsewhere: [][]token.Change{{del("ns/a", 20)}, {put("ns/long", 21, long)}}, commits: [][]token.Change{{put("ns/e", 30, 50)}}},
+		{name: "shadow compaction", prepare: bloated, tidy: true, commits: [][]token.Change{{put("ns/e", 30, 50)}}},
 	}
 }
 
@@ -77,6 +113,9 @@ func countCrashPoint(t *testing.T, failure string) {
 
 func TestMain(m *testing.M) {
 	code := m.Run()
+	if n := model.histories.Load(); n > 0 {
+		fmt.Printf("figure: model-histories %d\nfigure: model-violations %d\n", n, model.violations.Load())
+	}
 	if crashPoints.tried > 0 {
 		fmt.Printf("figure: crash-points %d\nfigure: crash-points-failed %d\n", crashPoints.tried, crashPoints.failed)
 	}
@@ -110,19 +149,7 @@ func TestCrashPoints(t *testing.T) {
 	t.Parallel()
 	eachProfile(t, func(t *testing.T, p faulttoken.Profile) {
 		for _, op := range operations(p) {
-			filled := provisionWithShadow(t, p)
-			filled.token.Put(others)
-			states := []content{newContent()}
-			for _, changes := range op.prepare {
-				filled.commit(changes...)
-				states[0] = states[0].apply(changes)
-			}
-			if op.damage != nil {
-				op.damage(filled.token)
-			}
-			for _, changes := range op.commits {
-				states = append(states, states[len(states)-1].apply(changes))
-			}
+			filled, states := op.fill(t, p)
 			for _, sc := range scenarios {
 				if op.damage != nil && !sc.shadow {
 					continue
@@ -141,6 +168,38 @@ func TestCrashPoints(t *testing.T) {
 			}
 		}
 	})
+}
+
+// fill makes the store that the operation begins with, and the states that it
+// goes through.
+func (o *operation) fill(t *testing.T, p faulttoken.Profile) (filled *stick, states []content) {
+	filled = provisionWithShadow(t, p)
+	filled.token.Put(others)
+	states = []content{newContent()}
+	for _, changes := range o.prepare {
+		filled.commit(changes...)
+		states[0] = states[0].apply(changes)
+		for filled.Usage().Superseded > 16 {
+			if _, err := filled.Tidy(); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if len(o.elsewhere) > 0 {
+		other := &stick{t: t, token: filled.token, id: filled.id}
+		other.reopen()
+		for _, changes := range o.elsewhere {
+			other.commit(changes...)
+			states[0] = states[0].apply(changes)
+		}
+	}
+	if o.damage != nil && !o.scrub {
+		o.damage(filled.token)
+	}
+	for _, changes := range o.commits {
+		states = append(states, states[len(states)-1].apply(changes))
+	}
+	return filled, states
 }
 
 // others is an object that is not the store's.
@@ -168,6 +227,7 @@ type crash struct {
 // returns the number of steps of the token and of calls of the file system.
 func (c *crash) run(at stop) (steps, calls int) {
 	s := c.filled.clone()
+	s.profile = c.op.profile
 	if !c.shadow {
 		s.dir = ""
 	}
@@ -232,12 +292,18 @@ func (m *machine) SyncDir(dir string) error {
 // operate opens the store and does the operation. It returns how many commits
 // were acknowledged, and the id of one whose outcome is unknown.
 func (c *crash) operate(s *stick, disk *machine, session token.Device) (acknowledged int, unknown uint64) {
-	o := token.Options{StoreID: s.id}
+	o := token.Options{StoreID: s.id, Profile: c.op.profile}
 	if c.shadow {
 		o.Shadow = shadow.New(disk, s.shadowPath())
 	}
 	store, err := token.Open(session, o)
-	if err != nil || !c.op.housekeep(s, store) {
+	if err == nil && c.op.scrub && !s.token.Cut() {
+		c.op.damage(s.token)
+		if session, err = s.token.Open(); err == nil {
+			_, err = store.Scrub(session)
+		}
+	}
+	if err != nil || !c.op.housekeep(store) {
 		return 0, 0
 	}
 	for _, changes := range c.op.commits {
@@ -249,7 +315,7 @@ func (c *crash) operate(s *stick, disk *machine, session token.Device) (acknowle
 			return acknowledged, unknown
 		}
 		acknowledged++
-		if !c.op.housekeep(s, store) {
+		if !c.op.housekeep(store) {
 			break
 		}
 	}
@@ -257,15 +323,22 @@ func (c *crash) operate(s *stick, disk *machine, session token.Device) (acknowle
 }
 
 // housekeep does what the operation has beside commits; false if it failed.
-func (o *operation) housekeep(s *stick, store *token.Store) bool {
+func (o *operation) housekeep(store *token.Store) bool {
 	var err error
-	for more := o.tidy && o.pack == nil; more && err == nil; {
+	for more := o.tidy; more && err == nil; {
 		more, err = store.Tidy()
 	}
-	for more := o.pack != nil; more && err == nil; {
-		more, err = store.Pack(o.pack(store))
+	if err == nil && o.pack {
+		err = packAll(store)
 	}
 	return err == nil
+}
+
+func packAll(store *token.Store) (err error) {
+	for more := true; more && err == nil; {
+		more, err = store.Pack(func() uint64 { return store.Reserved() + 1 })
+	}
+	return err
 }
 
 // check opens the token as a fresh process does, twice, and uses it.
@@ -291,15 +364,16 @@ func (c *crash) check(s *stick, acknowledged int, unknown uint64) (failure strin
 		if round == 0 {
 			continue
 		}
+		if err := packAll(store); err != nil {
+			return fmt.Sprintf("packing: %v", err)
+		}
 		changes := []token.Change{put("ns/again", store.Reserved()+1, 7), del("ns/b", store.Reserved()+2)}
 		if err := store.Commit(changes); err != nil {
 			return fmt.Sprintf("the next commit: %v", err)
 		}
 		want = want.apply(changes)
-		for more := true; more; {
-			if more, err = store.Tidy(); err != nil {
-				return fmt.Sprintf("tidying: %v", err)
-			}
+		if err := packAll(store); err != nil {
+			return fmt.Sprintf("packing after it: %v", err)
 		}
 	}
 	return ""
@@ -309,35 +383,50 @@ func (c *crash) check(s *stick, acknowledged int, unknown uint64) (failure strin
 func TestProvisioningCrashPoints(t *testing.T) {
 	t.Parallel()
 	eachProfile(t, func(t *testing.T, p faulttoken.Profile) {
-		attempt := func(step int, after bool) (steps int) {
-			tok := faulttoken.New(p)
-			tok.Put(others)
-			session, err := tok.Open()
-			if err != nil {
-				t.Fatal(err)
-			}
-			tok.CutAt(step, after)
-			made, err := token.Open(session, token.Options{Provision: true})
-			steps = tok.Steps()
-			countCrashPoint(t, func() string {
-				s := &stick{t: t, token: tok}
-				again, openErr := s.open(token.Options{Provision: true})
-				switch {
-				case openErr != nil:
-					return fmt.Sprintf("%s, cut at step %d (after it: %v): opening again: %v", p.Name, step, after, openErr)
-				case err == nil && again.ID() != made.ID():
-					return fmt.Sprintf("%s, cut at step %d: another store was made", p.Name, step)
-				case tok.KeyPairs() != 1 || len(tok.Flash()) != 2:
-					return fmt.Sprintf("%s, cut at step %d: %d key pairs, %d objects", p.Name, step, tok.KeyPairs(), len(tok.Flash()))
+		for _, sc := range scenarios {
+			attempt := func(at stop) (steps, calls int) {
+				s := &stick{t: t, token: faulttoken.New(p)}
+				o := token.Options{Provision: true}
+				disk := &machine{FS: faultfs.New(at.call, at.moment), token: s.token, whole: sc.machine}
+				if sc.shadow {
+					s.dir = t.TempDir()
+					o.Shadow = shadow.New(disk, s.shadowPath())
 				}
-				return ""
-			}())
-			return steps
-		}
-		steps := attempt(0, false)
-		for step := 1; step <= steps; step++ {
-			attempt(step, false)
-			attempt(step, true)
+				s.token.Put(others)
+				session, err := s.token.Open()
+				if err != nil {
+					t.Fatal(err)
+				}
+				s.token.Forget(sc.forgets)
+				s.token.CutAt(at.step, at.after)
+				made, err := token.Open(session, o)
+				steps, calls = s.token.Steps(), disk.Calls()
+				disk.Stop()
+				countCrashPoint(t, func() string {
+					again, openErr := s.open(token.Options{Provision: true})
+					what := fmt.Sprintf("%s, %s, stop %+v: ", p.Name, sc.name, at)
+					switch {
+					case openErr != nil:
+						return fmt.Sprintf("%sopening again: %v", what, openErr)
+					case err == nil && again.ID() != made.ID():
+						return what + "another store was made"
+					case s.token.KeyPairs() != 1 || len(s.token.Flash()) != 2:
+						return fmt.Sprintf("%s%d key pairs, %d objects", what, s.token.KeyPairs(), len(s.token.Flash()))
+					}
+					return ""
+				}())
+				return steps, calls
+			}
+			steps, calls := attempt(stop{})
+			for step := 1; step <= steps; step++ {
+				attempt(stop{step: step})
+				attempt(stop{step: step, after: true})
+			}
+			for call := 1; sc.machine && call <= calls; call++ {
+				for _, moment := range []faultfs.Moment{faultfs.Before, faultfs.Halfway, faultfs.After} {
+					attempt(stop{call: call, moment: moment})
+				}
+			}
 		}
 	})
 }
@@ -353,6 +442,8 @@ func TestLostCreates(t *testing.T) {
 			s := provision(t, faulttoken.Pico66)
 			s.token.Forget(faulttoken.Forgets{Creates: lost})
 			states := []content{newContent()}
+			s.profile = op.profile
+			s.reopen()
 			for _, changes := range append(slices.Clone(op.prepare), op.commits...) {
 				s.commit(changes...)
 				s.tidy()

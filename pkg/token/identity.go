@@ -43,8 +43,7 @@ type foundKeyring struct {
 	object *pkcs11.Object // nil: the token does not hold it, the shadow does
 }
 
-// identify decides which store the token holds, and opens its keys. The shadow
-// counts only as far as the token has not moved past it.
+// identify decides which store the token holds, and opens its keys.
 //
 //	keyring  segments  StoreID  Provision
 //	none     none      empty    yes        a store is made

@@ -11,18 +11,6 @@ import (
 // maxPackingSteps is how many segments may be written to gain one.
 const maxPackingSteps = 16
 
-// room is objects and bytes on the token.
-type room struct{ objects, bytes int }
-
-func (r room) add(other room) room { return room{r.objects + other.objects, r.bytes + other.bytes} }
-
-func (u *unit) room() (r room) {
-	for _, p := range u.parts {
-		r = r.add(room{1, p.bytes})
-	}
-	return r
-}
-
 // packer plans how to gain room: it fills segment after segment with the records
 // of the units that are emptiest, the last of which may keep a rest. A record
 // longer than a segment stays where it is, and its unit with it.

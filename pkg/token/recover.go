@@ -8,6 +8,7 @@ import (
 	"slices"
 
 	"j5t.io/hsm/pkg/pkcs11"
+	"j5t.io/hsm/pkg/token/shadow"
 )
 
 // recovery reads a store from the token, and from the shadow what the token
@@ -22,8 +23,10 @@ type recovery struct {
 	lost map[*unit][]int
 	// replaced is the objects whose parts are lost.
 	replaced []numberedObject
-	// given is commits that turn out not to have been made.
-	given []unitName
+	// refused is what the token holds of commits that were reported as not made.
+	refused []waste
+	// settled is what turns out to have come of commits of unknown outcome.
+	settled []shadow.Entry
 	// doubtful is what could not be read, and may not be of the store.
 	doubtful []doubt
 }
@@ -34,7 +37,8 @@ type doubt struct {
 }
 
 // current tells whether the last commit on the token was made by way of the
-// shadow. If not, the token has lived elsewhere since.
+// shadow. If not, the token has lived elsewhere since. Of a commit segment that is
+// damaged, the id decides.
 func (r *recovery) current() (bool, error) {
 	for _, id := range slices.Backward(slices.Sorted(maps.Keys(r.inv.units))) {
 		if !committed(r.inv.units[id]) {
@@ -42,13 +46,12 @@ func (r *recovery) current() (bool, error) {
 		}
 		known := r.mem.ids[id]
 		for _, o := range r.inv.units[id] {
-			name, ok, err := r.nameOf(id, o)
+			name, authentic, err := r.nameOf(id, o)
 			if err != nil {
 				return false, err
 			}
-			if o.part == 0 && ok {
-				known = r.mem.knows(name)
-				if known {
+			if o.part == 0 && authentic {
+				if known = r.mem.fates[name] != 0; known {
 					break
 				}
 			}
@@ -58,8 +61,8 @@ func (r *recovery) current() (bool, error) {
 	return true, nil
 }
 
-// nameOf is the unit that an object says it is of; ok is false if it says nothing.
-func (r *recovery) nameOf(id uint64, o numberedObject) (name unitName, ok bool, err error) {
+// nameOf is the unit that an object is of, unless it is damaged.
+func (r *recovery) nameOf(id uint64, o numberedObject) (name unitName, authentic bool, err error) {
 	value, err := r.values.of(o.Object)
 	if ReasonOf(err) == Corrupt {
 		return name, false, nil
@@ -67,8 +70,9 @@ func (r *recovery) nameOf(id uint64, o numberedObject) (name unitName, ok bool, 
 	if err != nil {
 		return name, false, err
 	}
-	h, err := decodeHeader(value)
-	return unitName{id, h.unit}, err == nil, nil
+	h, piece, err := r.keys.open(value)
+	clear(piece)
+	return unitName{id, h.unit}, err == nil && h.commit == id, nil
 }
 
 // run reads the units from the newest to the oldest. The newest one says which of
@@ -180,16 +184,21 @@ func (r *recovery) supersededBy(id uint64) []uint64 {
 // tells that the unit was reported as not made.
 func (r *recovery) backup(id uint64, objects []numberedObject) (b *backup, skip bool, err error) {
 	b = r.mem.units[id]
-	if b != nil && r.mem.fates[b.name] == entryUnsettled && !committed(objects) {
-		r.given = append(r.given, b.name)
-		b = nil
+	if b != nil && r.mem.fates[b.name] == entryUnsettled {
+		e := shadow.Entry{Kind: entryMade, Body: b.name.encode()}
+		if !committed(objects) {
+			e.Kind, b = entryFailed, nil
+		}
+		r.settled = append(r.settled, e)
 	}
 	if b != nil || len(objects) == 0 {
 		return b, b == nil, nil
 	}
-	name, ok, err := r.nameOf(id, objects[0])
-	if err == nil && ok && r.mem.fates[name] == entryFailed {
+	name, authentic, err := r.nameOf(id, objects[0])
+	if err == nil && (authentic && r.mem.fates[name] == entryFailed || !authentic && r.mem.failed(id)) {
 		r.discard(id, true, objects)
+		last := len(r.waste) - 1
+		r.refused, r.waste = append(r.refused, r.waste[last]), r.waste[:last]
 		return nil, true, nil
 	}
 	return nil, false, err

@@ -22,10 +22,15 @@ func sameFlash(a, b []faulttoken.Object) bool {
 var damaged = map[string]func(*faulttoken.Object) bool{
 	"lost":           func(*faulttoken.Object) bool { return false },
 	"half destroyed": func(o *faulttoken.Object) bool { o.Broken = true; return true },
-	"flipped":        func(o *faulttoken.Object) bool { o.Value[len(o.Value)/2] ^= 4; return true },
-	"cut":            func(o *faulttoken.Object) bool { o.Value = o.Value[:len(o.Value)-1]; return true },
-	"emptied":        func(o *faulttoken.Object) bool { o.Value = nil; return true },
-	"zeroed":         func(o *faulttoken.Object) bool { clear(o.Value); return true },
+	"flipped": func(o *faulttoken.Object) bool {
+		if len(o.Value) > 0 {
+			o.Value[len(o.Value)/2] ^= 4
+		}
+		return true
+	},
+	"cut":     func(o *faulttoken.Object) bool { o.Value = o.Value[:max(0, len(o.Value)-1)]; return true },
+	"emptied": func(o *faulttoken.Object) bool { o.Value = nil; return true },
+	"zeroed":  func(o *faulttoken.Object) bool { clear(o.Value); return true },
 }
 
 // TestDamageIsNoticed damages each object of a store in each way. Either the

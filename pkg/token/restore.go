@@ -7,7 +7,6 @@ import (
 	"slices"
 
 	"j5t.io/hsm/pkg/pkcs11"
-	"j5t.io/hsm/pkg/token/shadow"
 )
 
 // ShadowState is what came of the shadow when a store was opened.
@@ -49,6 +48,9 @@ func (s *Store) Findings() Findings { return s.findings }
 // open goes from what the token lists to a store that is whole, on the token
 // and in the shadow.
 func (r *recovery) open(o Options) error {
+	if err := r.identify(o, r.inv, r.mem); err != nil {
+		return err
+	}
 	current, err := r.current()
 	if err != nil {
 		return err
@@ -59,16 +61,13 @@ func (r *recovery) open(o Options) error {
 		}
 		r.mem = r.mem.forget()
 	}
-	if err := r.identify(o, r.inv, r.mem); err != nil {
-		return err
-	}
 	if err := r.run(); err != nil {
 		return err
 	}
 	r.reserved = max(r.mem.reserved, r.Head())
 	r.findings.Superseded = r.Usage().Superseded
-	for _, name := range r.given {
-		if err := r.note(shadow.Entry{Kind: entryFailed, Body: name.encode()}); err != nil {
+	if len(r.settled) > 0 {
+		if err := r.note(r.settled...); err != nil {
 			return &Error{Reason: ShadowFailed, Message: "what became of the last commit could not be noted", Err: err}
 		}
 	}
@@ -79,8 +78,18 @@ func (r *recovery) open(o Options) error {
 }
 
 // restore writes to the token what it lost. Each unit gets its commit segment
-// last, older units first: stopped anywhere, it goes on where it was.
+// last, older units first: stopped anywhere, it goes on where it was. What was
+// reported as not made is destroyed at once: without this shadow, nobody knows
+// that it does not count.
 func (r *recovery) restore() error {
+	r.waste = append(r.refused, r.waste...)
+	for range r.refused {
+		for left := len(r.waste); len(r.waste) == left; {
+			if err := r.destroyNext(); err != nil {
+				return err
+			}
+		}
+	}
 	if r.lostKeyring {
 		k, err := decodeKeyring(r.keyring)
 		if err != nil {

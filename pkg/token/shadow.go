@@ -19,7 +19,7 @@ const (
 	entrySegment   = 2 // a segment, as on the token
 	entryFailed    = 3 // the name of a unit that was reported as not made: it never counts
 	entryUnsettled = 4 // the name of a unit whose outcome was reported as unknown: the token decides
-	entryMade      = 5 // the name of a unit that was superseded, and whose segments were dropped
+	entryMade      = 5 // the name of a unit that was made, though its outcome was unknown, or its segments were dropped
 	entryReserved  = 6 // a revision below which any may have been given
 )
 
@@ -126,8 +126,15 @@ func (m *memory) settle(name unitName, kind byte) {
 	m.reserved = max(m.reserved, name.commit)
 }
 
-// knows tells whether a unit was written by way of this shadow.
-func (m *memory) knows(name unitName) bool { return m.fates[name] != 0 }
+// failed tells whether a commit of this id was reported as not made.
+func (m *memory) failed(id uint64) bool {
+	for name, fate := range m.fates {
+		if name.commit == id && fate == entryFailed {
+			return true
+		}
+	}
+	return false
+}
 
 // highest is the highest commit id that the shadow names.
 func (m *memory) highest() (id uint64) {

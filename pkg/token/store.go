@@ -68,7 +68,7 @@ type Store struct {
 	findings       Findings
 
 	plan   [][]*entry // of packing: the records that each commit moves
-	wanted room       // of the last change that was refused
+	wanted demand     // of the last change that was refused
 
 	values      *values // only while it is opened
 	lostKeyring bool    // the token does not hold it
@@ -115,7 +115,8 @@ type waste struct {
 // cannot read, authenticate or account for makes it fail with a reason; it
 // never gives a part of a store. It reads each segment once. It writes only what
 // the token lost and the shadow holds, and only after the whole store was found on
-// the two together; and destroys only what was superseded, to make room for that.
+// the two together; and destroys only what was superseded, to make room for that,
+// and what was reported as not made.
 // Before it, the session's module has
 // to be re-initialised if an earlier store failed with OutcomeUnknown: some
 // modules answer from memory.
@@ -181,29 +182,6 @@ func (s *Store) Records() iter.Seq[Record] {
 			}
 		}
 	}
-}
-
-// Usage tells how full the token is.
-func (s *Store) Usage() Usage {
-	usage := Usage{
-		Profile: s.profile, Objects: s.objects, Bytes: s.bytes,
-		Foreign: s.foreign, Legacy: len(s.legacy), Quarantined: len(s.findings.Quarantined),
-	}
-	for _, w := range s.waste {
-		usage.Superseded += len(w.objects)
-		for _, o := range w.objects {
-			usage.spare(o)
-		}
-	}
-	for _, u := range s.units {
-		if u.records == 0 {
-			for _, p := range u.parts {
-				usage.spare(p.object)
-			}
-		}
-	}
-	usage.free()
-	return usage
 }
 
 // Data reads the data of a record from the token and authenticates it. That is

@@ -27,6 +27,9 @@ type stick struct {
 	id   string
 	dir  string      // Empty: no shadow is kept.
 	disk *faultfs.FS // Of the running agent.
+	last uint64      // The highest revision given.
+	// profile is zero for that of the token.
+	profile token.Profile
 }
 
 func provision(t *testing.T, p faulttoken.Profile) *stick {
@@ -77,6 +80,7 @@ func (s *stick) open(o token.Options) (*token.Store, error) {
 		s.disk = faultfs.New(0, faultfs.Before)
 		o.Shadow = shadow.New(s.disk, s.shadowPath())
 	}
+	o.Profile = s.profile
 	return token.Open(session, o)
 }
 
@@ -105,6 +109,36 @@ func (s *stick) tidy() {
 			s.t.Fatal(err)
 		}
 	}
+}
+
+// pack makes room as long as there is any to be made.
+func (s *stick) pack() {
+	s.t.Helper()
+	for more := true; more; {
+		var err error
+		if more, err = s.Pack(s.next); err != nil {
+			s.t.Fatal(err)
+		}
+	}
+}
+
+// next is the next revision.
+func (s *stick) next() uint64 {
+	s.last = max(s.last, s.Reserved()) + 1
+	return s.last
+}
+
+// try commits a change, if need be after room was made for it.
+func (s *stick) try(change func(revision uint64) token.Change) (token.Change, error) {
+	s.t.Helper()
+	c := change(s.next())
+	err := s.Commit([]token.Change{c})
+	if token.ReasonOf(err) == token.Full {
+		s.pack()
+		c = change(s.next())
+		err = s.Commit([]token.Change{c})
+	}
+	return c, err
 }
 
 // content is all records with their data; the model that stores are compared with.

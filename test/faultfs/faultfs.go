@@ -46,6 +46,14 @@ func New(at int, moment Moment) *FS {
 	return &FS{at: at, moment: moment, unsynced: map[string]func(){}}
 }
 
+// StopAt stops at a call, counted from now; 0 is never.
+func (f *FS) StopAt(call int, moment Moment) {
+	f.at, f.moment = 0, moment
+	if call > 0 {
+		f.at = f.calls + call
+	}
+}
+
 // Calls is the number of calls so far.
 func (f *FS) Calls() int { return f.calls }
 
@@ -74,7 +82,7 @@ func (f *FS) call(whole, half func() error) error {
 		return ErrStopped
 	}
 	f.calls++
-	if f.calls != f.at {
+	if f.at == 0 || f.calls != f.at {
 		return whole()
 	}
 	var err error

@@ -161,6 +161,13 @@ func (t *Token) Fail(function string, f Fault) {
 	t.faults[function] = append(t.faults[function], f)
 }
 
+// Mend takes back all faults that were not used up.
+func (t *Token) Mend() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	clear(t.faults)
+}
+
 // Forget sets what the next power cuts undo.
 func (t *Token) Forget(f Forgets) {
 	t.mu.Lock()
