@@ -144,6 +144,19 @@ func decide(f facts) decision {
 	return decision{action: project, reason: reasonBothChanged, changed: f.source.workloads}
 }
 
+// isAnswer tells whether a decision answers what someone has done to the Secret.
+func (f facts) isAnswer(d decision) bool {
+	switch d.action {
+	case push:
+		return true
+	case create:
+		return f.projected
+	case project:
+		return d.reason == reasonReverted || d.reason == reasonBothChanged
+	}
+	return false
+}
+
 // ofOthers: a Secret that belongs to somebody else is never touched.
 func ofOthers(f facts) *decision {
 	switch t := f.target; {

@@ -149,7 +149,7 @@ func ownsData(entry metav1.ManagedFieldsEntry) bool {
 	}
 	fields := map[string]json.RawMessage{}
 	// What cannot be decoded says nothing.
-	_ = json.Unmarshal(entry.FieldsV1.Raw, &fields)
+	_ = json.Unmarshal(entry.FieldsV1.GetRawBytes(), &fields)
 	_, ok := fields["f:data"]
 	return ok
 }

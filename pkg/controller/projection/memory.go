@@ -6,11 +6,10 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/time/rate"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/resourceversion"
-
-	"golang.org/x/time/rate"
 
 	"j5t.io/hsm/pkg/apis/hsm/v1alpha1"
 )
@@ -21,10 +20,10 @@ const (
 	refusedInterval = 10 * time.Second
 	// settleTime is how long the watch may take to show a Secret that was written.
 	settleTime = 3 * time.Second
-	// revertBurst reverts in a row are made at once, then one in each
-	// revertInterval: someone else insists.
-	revertBurst    = 20
-	revertInterval = 10 * time.Second
+	// answerBurst edits or deletions of a Secret are answered at once, then one in
+	// each answerInterval: someone insists, and tokens wear by being written.
+	answerBurst    = 20
+	answerInterval = 10 * time.Second
 )
 
 // version names a state of a Secret. Without a uid there is none.
@@ -48,6 +47,7 @@ type memory struct {
 
 	secretName string
 	secret     version
+	shown      bool      // The watch has shown it, in some state.
 	settled    time.Time // From then on the watches show what was written.
 	refused    bool      // It is of others.
 	next       time.Time // The next look without a cause.
@@ -55,7 +55,7 @@ type memory struct {
 	status   *v1alpha1.HSMSecretStatus // As the API server has it; nil is not known.
 	failing  bool                      // An event has said so.
 	revision string
-	reverts  *rate.Limiter
+	answers  *rate.Limiter
 }
 
 // look says why, and so how thoroughly, an HSMSecret is looked at.
@@ -72,12 +72,13 @@ const (
 
 // look decides by what the watches show. secret is that of the remembered name.
 func (m *memory) look(h metav1.Object, secret version, now time.Time) look {
+	m.shown = m.shown || m.secret.uid == secret.uid
 	switch {
 	case !m.known, m.stale, m.uid != h.GetUID(), m.generation < h.GetGeneration(), m.request != h.GetAnnotations()[SyncAnnotation]:
 		return lookAll
 	case m.refused && !now.Before(m.next):
 		return lookRefused
-	case !m.refused && m.secret.uid != "" && secret.uid == "" && now.Before(m.settled):
+	case !m.refused && m.secret.uid != "" && secret.uid == "" && !m.shown && now.Before(m.settled):
 		return lookLater
 	case !m.refused && m.secret.isBefore(secret):
 		return lookAll
@@ -112,7 +113,7 @@ func (m *memories) get(name types.NamespacedName) *memory {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.of[name] == nil {
-		m.of[name] = &memory{reverts: rate.NewLimiter(rate.Every(revertInterval), revertBurst)}
+		m.of[name] = &memory{answers: rate.NewLimiter(rate.Every(answerInterval), answerBurst)}
 	}
 	return m.of[name]
 }

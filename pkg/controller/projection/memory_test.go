@@ -35,6 +35,9 @@ func TestLook(t *testing.T) {
 		{"Secret not shown yet", func(m *memory, _ *metav1.PartialObjectMetadata, s *version) {
 			*s, m.settled = version{}, now.Add(time.Second)
 		}, lookLater},
+		{"Secret shown, and deleted", func(m *memory, _ *metav1.PartialObjectMetadata, s *version) {
+			*s, m.settled, m.shown = version{}, now.Add(time.Second), true
+		}, lookAll},
 		{"Secret made anew", func(_ *memory, _ *metav1.PartialObjectMetadata, s *version) { s.uid = "other" }, lookAll},
 		{"Secret appeared", func(m *memory, _ *metav1.PartialObjectMetadata, _ *version) { m.secret = version{} }, lookAll},
 		{"interval", func(m *memory, _ *metav1.PartialObjectMetadata, _ *version) { m.next = now }, lookSource},

@@ -30,7 +30,7 @@ func TestIsAway(t *testing.T) {
 	t.Parallel()
 	gone := httptest.NewServer(http.NotFoundHandler())
 	gone.Close()
-	_, unreached := http.Get(gone.URL) //nolint:bodyclose,noctx // There is nobody to answer.
+	_, unreached := http.Get(gone.URL) //nolint:bodyclose // There is nobody to answer.
 	secrets := schema.GroupResource{Resource: "secrets"}
 	for _, c := range []struct {
 		err  error

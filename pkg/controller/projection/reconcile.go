@@ -35,8 +35,8 @@ const (
 // errRestless says that a pair does not come to rest.
 var errRestless = errors.New("token and Secret are not in step after several writes; it is tried again")
 
-// errInsisted says that someone makes the same edit again and again.
-var errInsisted = errors.New("the Secret is edited again and again")
+// errInsisted says that someone edits or deletes the Secret again and again.
+var errInsisted = errors.New("the Secret is edited or deleted again and again")
 
 // reconciler gathers facts and carries out decisions; it decides nothing itself.
 type reconciler struct {
@@ -153,7 +153,7 @@ func (r *reconciler) failed(ctx context.Context, name types.NamespacedName, m *m
 	case apierrors.IsConflict(o.err):
 		return reconcile.Result{RequeueAfter: againAfter}, nil
 	case errors.Is(o.err, errInsisted):
-		return reconcile.Result{RequeueAfter: revertInterval}, nil
+		return reconcile.Result{RequeueAfter: answerInterval}, nil
 	case apierrors.HasStatusCause(o.err, corev1.NamespaceTerminatingCause):
 		r.memories.forget(name)
 		return reconcile.Result{}, nil
@@ -182,10 +182,12 @@ func (m *memory) remember(o *outcome, status v1alpha1.HSMSecretStatus, wrote boo
 	m.known, m.stale, m.failing = true, false, false
 	m.uid, m.generation, m.revision = o.hsm.UID, o.hsm.Generation, o.hsm.Status.DataVersion
 	m.request = o.hsm.Annotations[SyncAnnotation]
-	m.secretName, m.secret = o.hsm.Spec.SecretName, version{}
+	secret := version{}
 	if o.secret != nil {
-		m.secret = versionOf(o.secret)
+		secret = versionOf(o.secret)
 	}
+	m.shown = m.shown && m.secret.uid == secret.uid
+	m.secretName, m.secret = o.hsm.Spec.SecretName, secret
 	m.status = &status
 	if wrote {
 		m.settled = now.Add(settleTime)
@@ -221,7 +223,7 @@ func (r *reconciler) settle(ctx context.Context, m *memory, o *outcome, previous
 			o.final = d
 			return nil
 		}
-		if d.reason == reasonReverted && !m.reverts.AllowN(r.clock.Now(), 1) {
+		if f.isAnswer(d) && !m.answers.AllowN(r.clock.Now(), 1) {
 			return errInsisted
 		}
 		if d.reason == reasonBothChanged {

@@ -135,7 +135,7 @@ func testOutcome() *outcome {
 func TestLostEdit(t *testing.T) {
 	t.Parallel()
 	entry := func(manager, fields string, at time.Time) metav1.ManagedFieldsEntry {
-		return metav1.ManagedFieldsEntry{Manager: manager, FieldsV1: &metav1.FieldsV1{Raw: []byte(fields)}, Time: new(metav1.NewTime(at))}
+		return metav1.ManagedFieldsEntry{Manager: manager, FieldsV1: metav1.NewFieldsV1(fields), Time: new(metav1.NewTime(at))}
 	}
 	secret := &corev1.Secret{Data: map[string][]byte{"password": []byte("canary")}}
 	secret.ManagedFields = []metav1.ManagedFieldsEntry{
