@@ -84,8 +84,8 @@ func TestRequestHeader(t *testing.T) {
 		{"user of the cluster", direct(t, newUser(t, "forger")), http.StatusForbidden},
 		{"certificate of another authority", stranger, http.StatusUnauthorized},
 	} {
-		if response, body := get(t, c.config, fmt.Sprintf(path, ns), headers); response.StatusCode != c.want {
-			t.Errorf("headers of an administrator from %s: %s, want %d: %s", c.name, response.Status, c.want, body)
+		if said := get(t, c.config, fmt.Sprintf(path, ns), headers); said.code != c.want {
+			t.Errorf("headers of an administrator from %s: %d, want %d: %s", c.name, said.code, c.want, said.body)
 		}
 	}
 }
@@ -103,8 +103,8 @@ func TestAnonymous(t *testing.T) {
 		"/openapi/v3":                http.StatusForbidden,
 		fmt.Sprintf(path, "default"): http.StatusForbidden,
 	} {
-		if response, body := get(t, direct(t, ""), path, nil); response.StatusCode != want {
-			t.Errorf("anonymous %s: %s, want %d: %s", path, response.Status, want, body)
+		if said := get(t, direct(t, ""), path, nil); said.code != want {
+			t.Errorf("anonymous %s: %d, want %d: %s", path, said.code, want, said.body)
 		}
 	}
 }

@@ -3,6 +3,7 @@
 package machinery
 
 import (
+	"crypto/tls"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -18,8 +19,6 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/utils/ptr"
-
-	"crypto/tls"
 
 	typed "j5t.io/hsm/pkg/generated/clientset/versioned/typed/hsm/v1alpha1"
 	"j5t.io/hsm/test/pki"

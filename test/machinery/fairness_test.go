@@ -34,8 +34,8 @@ func TestPriorityAndFairness(t *testing.T) {
 	level, err := host.FlowcontrolV1().PriorityLevelConfigurations().Get(t.Context(), "workload-low", metav1.GetOptions{})
 	must(t, err)
 	eventually(t, 30*time.Second, func() error {
-		response, _ := get(t, config, fmt.Sprintf(path, "default"), nil)
-		flow, priority := response.Header.Get(flowcontrolv1.ResponseHeaderMatchedFlowSchemaUID), response.Header.Get(flowcontrolv1.ResponseHeaderMatchedPriorityLevelConfigurationUID)
+		header := get(t, config, fmt.Sprintf(path, "default"), nil).header
+		flow, priority := header.Get(flowcontrolv1.ResponseHeaderMatchedFlowSchemaUID), header.Get(flowcontrolv1.ResponseHeaderMatchedPriorityLevelConfigurationUID)
 		if flow != string(schema.UID) || priority != string(level.UID) {
 			return fmt.Errorf("handled by flow schema %q and priority level %q, want %q and %q", flow, priority, schema.UID, level.UID)
 		}

@@ -168,8 +168,15 @@ func direct(t *testing.T, kubeconfig string) *rest.Config {
 	return config
 }
 
+// answer is what a server has said.
+type answer struct {
+	code   int
+	header http.Header
+	body   string
+}
+
 // get asks our server itself for a path.
-func get(t *testing.T, config *rest.Config, path string, headers http.Header) (*http.Response, string) {
+func get(t *testing.T, config *rest.Config, path string, headers http.Header) answer {
 	t.Helper()
 	client, err := rest.HTTPClientFor(config)
 	must(t, err)
@@ -184,7 +191,7 @@ func get(t *testing.T, config *rest.Config, path string, headers http.Header) (*
 	defer response.Body.Close()
 	body, err := io.ReadAll(response.Body)
 	must(t, err)
-	return response, string(body)
+	return answer{response.StatusCode, response.Header, string(body)}
 }
 
 // monitoring is a user who may read metrics and health, and nothing else.
@@ -194,8 +201,8 @@ func monitoring(t *testing.T) *rest.Config {
 	config := direct(t, newUser(t, name))
 	grant(t, "", "system:monitoring", user(name))
 	eventually(t, 30*time.Second, func() error {
-		if response, body := get(t, config, "/metrics", nil); response.StatusCode != http.StatusOK {
-			return fmt.Errorf("/metrics: %s: %s", response.Status, body)
+		if said := get(t, config, "/metrics", nil); said.code != http.StatusOK {
+			return fmt.Errorf("/metrics: %d: %s", said.code, said.body)
 		}
 		return nil
 	})

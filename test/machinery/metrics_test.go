@@ -25,7 +25,7 @@ func TestMetrics(t *testing.T) {
 	_, err = client.List(t.Context(), metav1.ListOptions{})
 	must(t, err)
 
-	_, body := get(t, monitoring(t), "/metrics", nil)
+	body := get(t, monitoring(t), "/metrics", nil).body
 	for _, metric := range []string{
 		`apiserver_request_total{code="201",component="apiserver",dry_run="",group="hsm.j5t.io",resource="hsmsecrets",scope="resource",subresource="",verb="POST",version="v1alpha1"}`,
 		`apiserver_request_duration_seconds_count{`,
@@ -59,9 +59,9 @@ func TestPages(t *testing.T) {
 		"/readyz/agents":  "[+]" + hsm.AgentAddress + ": serves the store on token " + hsm.Token.Serial,
 		"/metrics/slis":   "kubernetes_healthcheck",
 	} {
-		response, body := get(t, config, path, http.Header{"Accept": {"text/plain"}})
-		if response.StatusCode != http.StatusOK || !strings.Contains(body, part) {
-			t.Errorf("%s: %s, want %q:\n%s", path, response.Status, part, body)
+		said := get(t, config, path, http.Header{"Accept": {"text/plain"}})
+		if said.code != http.StatusOK || !strings.Contains(said.body, part) {
+			t.Errorf("%s: %d, want %q:\n%s", path, said.code, part, said.body)
 		}
 	}
 }
@@ -81,16 +81,16 @@ func TestReadyWithoutAgent(t *testing.T) {
 	if !apierrors.IsServiceUnavailable(err) {
 		t.Errorf("want ServiceUnavailable, got %v", err)
 	}
-	response, body := get(t, config, "/readyz/agents", nil)
-	if response.StatusCode != http.StatusServiceUnavailable || !strings.Contains(body, "[-]"+hsm.AgentAddress+": ") || !strings.Contains(body, "connection refused") {
-		t.Errorf("the agent is said to be: %s: %s", response.Status, body)
+	said := get(t, config, "/readyz/agents", nil)
+	if said.code != http.StatusServiceUnavailable || !strings.Contains(said.body, "[-]"+hsm.AgentAddress+": ") || !strings.Contains(said.body, "connection refused") {
+		t.Errorf("the agent is said to be: %d: %s", said.code, said.body)
 	}
 	for _, path := range []string{"/readyz", "/livez", "/healthz"} {
-		if response, body := get(t, config, path+"?verbose", nil); response.StatusCode != http.StatusOK {
-			t.Errorf("%s: %s: %s", path, response.Status, body)
+		if said := get(t, config, path+"?verbose", nil); said.code != http.StatusOK {
+			t.Errorf("%s: %d: %s", path, said.code, said.body)
 		}
 	}
-	_, body = get(t, config, "/metrics", nil)
+	body := get(t, config, "/metrics", nil).body
 	for _, metric := range []string{
 		`hsm_agent_call_duration_seconds_count{method="Get",reason="AGENT_UNREACHABLE"}`,
 		`hsm_agent_connected{address="` + hsm.AgentAddress + `"} 0`,

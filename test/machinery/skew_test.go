@@ -60,8 +60,8 @@ func TestOlderCluster(t *testing.T) {
 	emulates(t, older.Admin)
 	config, err := older.Direct(older.AdminKubeconfig)
 	must(t, err)
-	if response, body := get(t, config, "/readyz/informer-sync", nil); response.StatusCode != http.StatusOK {
-		t.Errorf("not all informers have what they watch: %s", body)
+	if said := get(t, config, "/readyz/informer-sync", nil); said.code != http.StatusOK {
+		t.Errorf("not all informers have what they watch: %s", said.body)
 	}
 	use(t, older.Admin, "default")
 }
@@ -70,13 +70,13 @@ func TestOlderCluster(t *testing.T) {
 // its binary.
 func emulates(t *testing.T, config *rest.Config) {
 	t.Helper()
-	response, body := get(t, config, "/version", nil)
+	said := get(t, config, "/version", nil)
 	var info version.Info
-	if err := json.Unmarshal([]byte(body), &info); err != nil {
-		t.Fatalf("%s: %s: %v", response.Status, body, err)
+	if err := json.Unmarshal([]byte(said.body), &info); err != nil {
+		t.Fatalf("%d: %s: %v", said.code, said.body, err)
 	}
-	if said := info.EmulationMajor + "." + info.EmulationMinor; said != oneMinorOlder {
-		t.Fatalf("emulates %s, want %s: %s", said, oneMinorOlder, body)
+	if emulated := info.EmulationMajor + "." + info.EmulationMinor; emulated != oneMinorOlder {
+		t.Fatalf("emulates %s, want %s: %s", emulated, oneMinorOlder, said.body)
 	}
 }
 
