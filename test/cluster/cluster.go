@@ -277,6 +277,9 @@ func (c *Cluster) APIServerAnswers(port int, path string) func(context.Context) 
 	return answers("https://"+loopback(port)+path, c.serving.Bundle)
 }
 
+// ServingCA is the authority (PEM) of the API server's serving certificate.
+func (c *Cluster) ServingCA() []byte { return c.serving.Bundle }
+
 // ServeFrom makes kube-apiserver reach the API server at another port.
 func (c *Cluster) ServeFrom(ctx context.Context, port int) error {
 	c.service.Port = port
