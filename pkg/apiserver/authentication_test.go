@@ -43,8 +43,8 @@ func TestUntilCallersAreKnown(t *testing.T) {
 		<-b.looked
 	}
 	select {
-	case <-done:
-		t.Fatal("the server is ready before it can tell who its callers are")
+	case err := <-done:
+		t.Fatalf("the server is ready before it can tell who its callers are (%v)", err)
 	default:
 	}
 	content := []byte("PEM")

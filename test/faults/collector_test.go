@@ -5,6 +5,7 @@ package faults
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -71,7 +72,10 @@ func TestGarbageCollector(t *testing.T) {
 		if apierrors.IsNotFound(err) {
 			return nil
 		}
-		return fmt.Errorf("the Secret is still there: %v", err)
+		if err != nil {
+			return err
+		}
+		return errors.New("the Secret is still there")
 	})
 	fmt.Printf("figure: collector-attempts-in-outage %d\n", collectorAttempts)
 }

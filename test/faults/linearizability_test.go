@@ -162,7 +162,7 @@ func directClient(t *testing.T, port int) hsmclient.HSMSecretInterface {
 	t.Helper()
 	config := rest.CopyConfig(hsm.Admin)
 	config.Host = fmt.Sprintf("https://127.0.0.1:%d", port)
-	config.TLSClientConfig.CAFile, config.TLSClientConfig.CAData = "", hsm.ServingCA()
+	config.CAFile, config.CAData = "", hsm.ServingCA()
 	config.QPS = -1
 	client, err := versioned.NewForConfig(config)
 	if err != nil {
