@@ -57,6 +57,11 @@ FUZZTIME ?= 30s
 fuzz: packages ## Run every fuzz target for FUZZTIME each (default 30s).
 	@hack/fuzz.sh $(FUZZTIME)
 
+HISTORIES ?= 10000
+.PHONY: soak
+soak: packages ## Compare the token store with its model over HISTORIES random histories (default 10000): minutes.
+	@hack/soak.sh $(HISTORIES)
+
 .PHONY: demo
 demo: packages ## See it work: start everything on this machine and walk through the main job.
 	@hack/demo.sh

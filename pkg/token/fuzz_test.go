@@ -4,8 +4,112 @@ package token
 
 import (
 	"bytes"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
 	"testing"
+
+	"j5t.io/hsm/pkg/token/shadow"
 )
+
+// TestFuzzTargets counts the fuzz targets of the whole module, and that each
+// decoder here has one.
+func TestFuzzTargets(t *testing.T) {
+	t.Parallel()
+	target := regexp.MustCompile(`(?m)^func (Fuzz[A-Za-z0-9_]+)\(f \*testing\.F\)`)
+	found := map[string]bool{}
+	err := filepath.WalkDir("../..", func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() || !strings.HasSuffix(path, "_test.go") {
+			return err
+		}
+		content, err := os.ReadFile(path)
+		for _, match := range target.FindAllSubmatch(content, -1) {
+			found[filepath.Dir(path)+" "+string(match[1])] = true
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	fmt.Printf("figure: fuzz-targets %d\n", len(found))
+	for _, name := range []string{"FuzzSegment", "FuzzPayload", "FuzzKeyring", "FuzzMemory", "FuzzLegacy", "shadow FuzzShadow"} {
+		dir := "../../pkg/token "
+		if rest, ok := strings.CutPrefix(name, "shadow "); ok {
+			dir, name = "../../pkg/token/shadow ", rest
+		}
+		if !found[dir+name] {
+			t.Errorf("there is no %s in %s", name, dir)
+		}
+	}
+}
+
+// FuzzMemory reads shadows. The fuzzer makes entries: each is a byte of kind, a
+// byte of length, and a body.
+func FuzzMemory(f *testing.F) {
+	keyring, _, _ := sampleKeyring(f)
+	_, segments := testSealer(f).seal(0x300, samplePayload().encode(0x300, 40))
+	var whole []byte
+	for _, segment := range segments {
+		whole = append(append(whole, entrySegment, byte(len(segment))), segment...)
+	}
+	name := unitName{commit: 0x300, unit: [unitIDBytes]byte{1, 2}}.encode()
+	f.Add(whole, keyring)
+	f.Add(append(append(whole, entryFailed, byte(len(name))), name...), []byte{})
+	f.Add(append([]byte{entryReserved, 8}, name[:8]...), keyring)
+	f.Fuzz(func(t *testing.T, b, keyring []byte) {
+		entries := []shadow.Entry{{Kind: entryKeyring, Body: keyring}}
+		for len(b) >= 2 {
+			kind, n := b[0], min(int(b[1]), len(b)-2)
+			entries = append(entries, shadow.Entry{Kind: kind, Body: b[2 : 2+n]})
+			b = b[2+n:]
+		}
+		if len(keyring) == 0 {
+			entries = entries[1:]
+		}
+		m, err := remember(entries)
+		if err != nil {
+			return
+		}
+		for id, backup := range m.units {
+			if backup.name.commit != id || m.fates[backup.name] == entryFailed || !m.ids[id] || m.reserved < id {
+				t.Fatalf("unit %x was read as %+v", id, backup)
+			}
+			for i, part := range backup.parts {
+				if h, err := decodeHeader(part); err != nil || int(h.part) != i || int(h.parts) != len(backup.parts) || h.unit != backup.name.unit {
+					t.Fatalf("part %d of unit %x is %x: %v", i, id, part, err)
+				}
+			}
+		}
+	})
+}
+
+func FuzzLegacy(f *testing.F) {
+	f.Add("app/password\napp/_metadata\nsingle\nsecrets/default/one\nsecrets/default/one/_metadata")
+	f.Add("/\n//\n_metadata\n/_metadata")
+	f.Fuzz(func(t *testing.T, lines string) {
+		labels := strings.Split(lines, "\n")
+		keys := 0
+		for _, l := range parseLegacy(labels) {
+			keys += len(l.Keys)
+			for _, key := range l.Keys {
+				if !strings.Contains(lines, l.Name+"/"+key) && (key != legacyKey || !strings.Contains(lines, l.Name)) {
+					t.Fatalf("%q gave %q, key %q", lines, l.Name, key)
+				}
+			}
+		}
+		for _, label := range labels {
+			if strings.HasSuffix(label, "/"+legacyMetadata) {
+				keys++
+			}
+		}
+		if keys != len(labels) {
+			t.Fatalf("%d labels gave %d objects", len(labels), keys)
+		}
+	})
+}
 
 func FuzzSegment(f *testing.F) {
 	s := testSealer(f)
