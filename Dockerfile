@@ -14,13 +14,18 @@ RUN go mod download
 COPY cmd/ cmd/
 COPY pkg/ pkg/
 # Only the agent needs C: it loads the PKCS#11 module.
-RUN CGO_ENABLED=0 go build -trimpath -ldflags="-s -w" -o /out/ ./cmd/apiserver ./cmd/discovery
+RUN CGO_ENABLED=0 go build -trimpath -ldflags="-s -w" -o /out/ ./cmd/apiserver ./cmd/controller ./cmd/discovery
 RUN CGO_ENABLED=1 go build -trimpath -ldflags="-s -w" -o /out/agent ./cmd/agent
 
 FROM scratch AS apiserver
 COPY --from=build /out/apiserver /apiserver
 USER 65532:65532
 ENTRYPOINT ["/apiserver"]
+
+FROM scratch AS controller
+COPY --from=build /out/controller /controller
+USER 65532:65532
+ENTRYPOINT ["/controller"]
 
 FROM scratch AS discovery
 COPY --from=build /out/discovery /discovery

@@ -17,7 +17,7 @@ packages:
 
 .PHONY: build
 build: packages ## Build all binaries into bin/. Only the agent needs cgo.
-	CGO_ENABLED=0 go build -trimpath -o bin/ ./cmd/apiserver ./cmd/discovery
+	CGO_ENABLED=0 go build -trimpath -o bin/ ./cmd/apiserver ./cmd/controller ./cmd/discovery
 	CGO_ENABLED=1 go build -trimpath -o bin/ ./cmd/agent
 
 .PHONY: generate
