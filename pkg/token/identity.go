@@ -83,7 +83,9 @@ func (s *Store) identify(o Options, inv *inventory, m *memory) error {
 	case !o.Provision:
 		return errorf(Blank, "the token holds no store. Ask for provisioning to make one")
 	}
-	*m = *m.forget()
+	if s.shadow != nil {
+		*m, s.findings.Shadow = *m.forget(), ShadowNew
+	}
 	return s.provision(pair)
 }
 

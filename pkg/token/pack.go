@@ -22,22 +22,27 @@ func (s *Store) Pack(revision func() uint64) (more bool, err error) {
 			return false, nil
 		}
 	}
-	moved := s.plan[0]
+	more, err = s.move(s.plan[0], revision)
 	s.plan = s.plan[1:]
-	changes, err := s.load(moved)
+	if err != nil || !more {
+		s.plan, s.wanted = nil, demand{}
+	}
+	return more, err
+}
+
+// move commits records once more, as they are. It does nothing if there turns out
+// to be too little room for that.
+func (s *Store) move(entries []*entry, revision func() uint64) (moved bool, err error) {
+	changes, err := s.load(entries)
 	if err != nil {
-		return true, err
+		return false, err
 	}
 	d, err := s.draft(revision(), changes)
 	for _, c := range changes {
 		clear(c.Record.Data)
 	}
-	if err != nil {
-		return true, err
-	}
-	if len(d.unit.parts) > 1 || s.lack(demand{takes: d.unit.room()}, room{}) != (room{}) {
-		s.plan, s.wanted = nil, demand{}
-		return false, nil
+	if err != nil || len(d.unit.parts) > 1 || s.lack(demand{takes: d.unit.room()}, room{}) != (room{}) {
+		return false, err
 	}
 	return true, s.make(d)
 }

@@ -5,6 +5,7 @@ package token
 import (
 	"cmp"
 	"encoding/binary"
+	"math/bits"
 	"slices"
 )
 
@@ -81,7 +82,7 @@ func (e *entry) movedBytes() int {
 	return e.length - uvarintLen(e.unit.id-e.Record.Revision) + binary.MaxVarintLen64
 }
 
-func uvarintLen(v uint64) int { return len(binary.AppendUvarint(nil, v)) }
+func uvarintLen(v uint64) int { return (bits.Len64(v|1) + 6) / 7 }
 
 // plan returns the records of each segment, as soon as what is gained by so many
 // of them is enough; nil if it never is.

@@ -51,15 +51,18 @@ func (r *recovery) open(o Options) error {
 	if err := r.identify(o, r.inv, r.mem); err != nil {
 		return err
 	}
-	current, err := r.current()
-	if err != nil {
-		return err
-	}
-	if !current {
-		if r.findings.Shadow == ShadowCurrent {
+	if r.findings.Shadow == ShadowCurrent {
+		current, err := r.current()
+		switch {
+		case err != nil:
+			return err
+		case r.mem.store != r.keys.store:
+			r.findings.Shadow = ShadowForeign
+			r.mem = r.mem.forget()
+		case !current:
 			r.findings.Shadow = ShadowStale
+			r.mem = r.mem.forget()
 		}
-		r.mem = r.mem.forget()
 	}
 	if err := r.run(); err != nil {
 		return err
@@ -121,7 +124,10 @@ func (r *recovery) recreate(label string, value []byte) (pkcs11.Handle, error) {
 		}
 	}
 	handle, err := r.dev.Create(label, application, value)
-	if err != nil {
+	switch class := pkcs11.ClassOf(err); {
+	case class == pkcs11.ClassFull, class == pkcs11.ClassTooLarge:
+		return 0, &Error{Reason: Full, Message: fmt.Sprintf("the token lost object %q, and refuses to take it back from the shadow. Make room on it, or move the shadow away to go on without what was lost", label), Err: err}
+	case err != nil:
 		return 0, fmt.Errorf("the token lost object %q, and it could not be created again from the shadow: %w", label, err)
 	}
 	r.objects++

@@ -151,14 +151,13 @@ func (m *memory) forget() *memory {
 	return empty
 }
 
-// readShadow is what the shadow says, nothing if there is none. One of another
-// store than those wanted is of no use.
-func (s *Store) readShadow(o Options) (*memory, error) {
+// readShadow is what the shadow says, nothing if there is none.
+func (s *Store) readShadow() (*memory, error) {
 	m, err := remember(nil)
-	if o.Shadow == nil {
+	if s.shadow == nil {
 		return m, err
 	}
-	entries, err := o.Shadow.Read()
+	entries, err := s.shadow.Read()
 	if err == nil {
 		m, err = remember(entries)
 	}
@@ -168,10 +167,6 @@ func (s *Store) readShadow(o Options) (*memory, error) {
 	s.findings.Shadow = ShadowNew
 	if m.keyring != nil {
 		s.findings.Shadow = ShadowCurrent
-		if o.StoreID != "" && m.store.String() != o.StoreID && (o.Adopt == nil || m.store.String() != o.Adopt.From) {
-			s.findings.Shadow = ShadowForeign
-			m = m.forget()
-		}
 	}
 	return m, nil
 }

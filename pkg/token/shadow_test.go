@@ -211,6 +211,17 @@ func TestShadowOfAnotherStore(t *testing.T) {
 	if f := s.Findings(); f.Shadow != token.ShadowCurrent {
 		t.Errorf("the second time %+v", f)
 	}
+	// The same for an agent that has served none yet.
+	fresh := &stick{t: t, token: faulttoken.New(faulttoken.Pico66)}
+	made, err := fresh.open(token.Options{Provision: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	fresh.dir = s.dir
+	again, err := fresh.open(token.Options{Provision: true})
+	if err != nil || again.ID() != made.ID() || again.Findings().Shadow != token.ShadowForeign || len(read(t, again)) > 0 {
+		t.Errorf("a store made just now with the shadow of another: %v, %v", again, err)
+	}
 	// A blank token is begun anew, whatever the shadow says.
 	blank := &stick{t: t, token: faulttoken.New(faulttoken.Pico66), dir: s.dir}
 	store, err := blank.open(token.Options{Provision: true})

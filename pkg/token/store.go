@@ -138,7 +138,7 @@ func Open(dev Device, o Options) (*Store, error) {
 		return nil, err
 	}
 	s.objects, s.foreign, s.legacy = len(objects), inv.foreign, inv.legacy
-	mem, err := s.readShadow(o)
+	mem, err := s.readShadow()
 	if err != nil {
 		return nil, err
 	}
