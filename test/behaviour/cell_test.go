@@ -84,8 +84,21 @@ func (c cell) turnPolicyRound() {
 
 func (c cell) deleteHSMSecret() {
 	c.Helper()
-	if err := secrets.HsmV1alpha1().HSMSecrets(c.namespace).Delete(c.Context(), c.name, metav1.DeleteOptions{}); err != nil {
+	c.deleteHSMSecretBy(metav1.DeletePropagationBackground)
+}
+
+func (c cell) deleteHSMSecretBy(policy metav1.DeletionPropagation) {
+	c.Helper()
+	if err := secrets.HsmV1alpha1().HSMSecrets(c.namespace).Delete(c.Context(), c.name, metav1.DeleteOptions{PropagationPolicy: &policy}); err != nil {
 		c.Fatal(err)
+	}
+}
+
+// orphaned checks that the garbage collector will not come for the Secret.
+func (c cell) orphaned() {
+	c.Helper()
+	if secret := c.secret(c.name); secret == nil || len(secret.OwnerReferences) > 0 {
+		c.Errorf("%s: the Secret is not orphaned: %v", c.name, secret)
 	}
 }
 

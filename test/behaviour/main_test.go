@@ -18,18 +18,22 @@ import (
 	"time"
 
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
 
 	"j5t.io/hsm/pkg/generated/clientset/versioned"
 	"j5t.io/hsm/test/cluster"
+	"j5t.io/hsm/test/controlplane"
 	"j5t.io/hsm/test/controlplane/assets"
 	"j5t.io/hsm/test/process"
 )
 
-// hsm is the cluster that all tests share, core and secrets its administrator.
+// hsm is the cluster that all tests share, core and secrets its administrator;
+// viewer may see HSMSecrets, but no values, and so does not trouble the token.
 var (
 	hsm     *cluster.Cluster
 	core    kubernetes.Interface
 	secrets versioned.Interface
+	viewer  versioned.Interface
 	// projector is the controller that projects all namespaces, through its proxy.
 	projector *controller
 )
@@ -72,6 +76,21 @@ func prepare(ctx context.Context) (err error) {
 		return err
 	}
 	if secrets, err = versioned.NewForConfig(hsm.Admin); err != nil {
+		return err
+	}
+	kubeconfig, err := hsm.AddUser("viewer")
+	if err != nil {
+		return err
+	}
+	config, err := controlplane.Config(kubeconfig)
+	if err != nil {
+		return err
+	}
+	config.WarningHandler = rest.NoWarnings{} // Of values that are not shown.
+	if viewer, err = versioned.NewForConfig(config); err != nil {
+		return err
+	}
+	if _, _, err := hsm.Kubectl(hsm.AdminKubeconfig).Run(ctx, "create", "clusterrolebinding", "viewer", "--clusterrole=hsm-view", "--user=viewer"); err != nil {
 		return err
 	}
 	for _, manifest := range []string{"controller.yaml", "controller-cluster-rbac.yaml"} {
@@ -185,7 +204,7 @@ func eventually(t testing.TB, timeout time.Duration, condition func() error) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), timeout)
 	defer cancel()
-	ticker := time.NewTicker(20 * time.Millisecond)
+	ticker := time.NewTicker(50 * time.Millisecond)
 	defer ticker.Stop()
 	for {
 		err := condition()

@@ -4,6 +4,8 @@ package behaviour
 
 import (
 	"fmt"
+	"io"
+	"log"
 	"net/http"
 	"net/http/httptest"
 	"net/http/httputil"
@@ -59,6 +61,7 @@ func newProxy(dir, kubeconfig string) (*proxy, error) {
 		Rewrite:       func(r *httputil.ProxyRequest) { r.SetURL(target) },
 		Transport:     transport,
 		FlushInterval: -1, // Watches.
+		ErrorLog:      log.New(io.Discard, "", 0),
 		// What is cut off is what the tests are about.
 		ErrorHandler: func(w http.ResponseWriter, _ *http.Request, _ error) { w.WriteHeader(http.StatusBadGateway) },
 	}

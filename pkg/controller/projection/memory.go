@@ -47,13 +47,14 @@ type memory struct {
 
 	secretName string
 	secret     version
-	shown      bool      // The watch has shown it, in some state.
 	settled    time.Time // From then on the watches show what was written.
 	refused    bool      // It is of others.
 	next       time.Time // The next look without a cause.
 
 	status   *v1alpha1.HSMSecretStatus // As the API server has it; nil is not known.
+	givesWay bool                      // Others go first.
 	failing  bool                      // An event has said so.
+	lost     string                    // An edit, of which no status tells yet.
 	revision string
 	answers  *rate.Limiter
 }
@@ -70,15 +71,15 @@ const (
 	lookAll
 )
 
-// look decides by what the watches show. secret is that of the remembered name.
-func (m *memory) look(h metav1.Object, secret version, now time.Time) look {
-	m.shown = m.shown || m.secret.uid == secret.uid
+// look decides by what the watches show: secret is that of the remembered name,
+// shown the uid of the one that was shown last.
+func (m *memory) look(h metav1.Object, secret version, shown types.UID, now time.Time) look {
 	switch {
 	case !m.known, m.stale, m.uid != h.GetUID(), m.generation < h.GetGeneration(), m.request != h.GetAnnotations()[SyncAnnotation]:
 		return lookAll
 	case m.refused && !now.Before(m.next):
 		return lookRefused
-	case !m.refused && m.secret.uid != "" && secret.uid == "" && !m.shown && now.Before(m.settled):
+	case !m.refused && m.secret.uid != "" && secret.uid == "" && shown != m.secret.uid && now.Before(m.settled):
 		return lookLater
 	case !m.refused && m.secret.isBefore(secret):
 		return lookAll
@@ -105,8 +106,13 @@ func (v version) isBefore(seen version) bool {
 // memories are those of all HSMSecrets that were seen. The work queue sees to it
 // that only one goroutine has that of an HSMSecret.
 type memories struct {
-	mu sync.Mutex
-	of map[types.NamespacedName]*memory
+	mu    sync.Mutex
+	of    map[types.NamespacedName]*memory
+	shown map[types.NamespacedName]types.UID
+}
+
+func newMemories() *memories {
+	return &memories{of: map[types.NamespacedName]*memory{}, shown: map[types.NamespacedName]types.UID{}}
 }
 
 func (m *memories) get(name types.NamespacedName) *memory {
@@ -122,4 +128,18 @@ func (m *memories) forget(name types.NamespacedName) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	delete(m.of, name)
+	delete(m.shown, name)
+}
+
+// show notes that the watch has shown a Secret of an HSMSecret, or its end.
+func (m *memories) show(name types.NamespacedName, secret types.UID) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.shown[name] = secret
+}
+
+func (m *memories) lastShown(name types.NamespacedName) types.UID {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.shown[name]
 }

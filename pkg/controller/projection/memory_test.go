@@ -36,7 +36,7 @@ func TestLook(t *testing.T) {
 			*s, m.settled = version{}, now.Add(time.Second)
 		}, lookLater},
 		{"Secret shown, and deleted", func(m *memory, _ *metav1.PartialObjectMetadata, s *version) {
-			*s, m.settled, m.shown = version{}, now.Add(time.Second), true
+			*s, m.settled, m.secret.uid = version{}, now.Add(time.Second), "shown"
 		}, lookAll},
 		{"Secret made anew", func(_ *memory, _ *metav1.PartialObjectMetadata, s *version) { s.uid = "other" }, lookAll},
 		{"Secret appeared", func(m *memory, _ *metav1.PartialObjectMetadata, _ *version) { m.secret = version{} }, lookAll},
@@ -60,7 +60,7 @@ func TestLook(t *testing.T) {
 		h.ManagedFields = []metav1.ManagedFieldsEntry{{Manager: FieldManager, Subresource: "status"}}
 		secret := version{"s", "100"}
 		c.change(&m, h, &secret)
-		if got := m.look(h, secret, now); got != c.want {
+		if got := m.look(h, secret, "shown", now); got != c.want {
 			t.Errorf("%s: got %d, want %d", c.name, got, c.want)
 		}
 	}

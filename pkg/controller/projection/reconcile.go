@@ -16,6 +16,7 @@ import (
 	"k8s.io/klog/v2"
 	"k8s.io/utils/clock"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/handler"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"j5t.io/hsm/pkg/apis/hsm/v1alpha1"
@@ -28,6 +29,8 @@ const (
 	// againAfter is the time until a pair is looked at again that has changed under
 	// our hands.
 	againAfter = 100 * time.Millisecond
+	// giveWay is enough for others to be taken from the queue first.
+	giveWay = 10 * time.Millisecond
 	// defaultInterval is for objects of an API server that sets no default.
 	defaultInterval = 300 * time.Second
 )
@@ -70,27 +73,32 @@ func (r *reconciler) Reconcile(ctx context.Context, request reconcile.Request) (
 	}
 
 	now := r.clock.Now()
-	why := m.look(seen, secret, now)
+	why := m.look(seen, secret, r.memories.lastShown(request.NamespacedName), now)
 	switch why {
 	case lookNot:
-		return reconcile.Result{RequeueAfter: m.next.Sub(now)}, nil
+		return idle(m.next.Sub(now)), nil
 	case lookLater:
-		return reconcile.Result{RequeueAfter: m.settled.Sub(now)}, nil
+		return idle(m.settled.Sub(now)), nil
+	case lookStatus:
+		// All have lost it at once. What people wait for goes first.
+		if m.givesWay = !m.givesWay; m.givesWay {
+			return idle(giveWay), nil
+		}
 	}
-	if wait := r.outage.wait(); wait > 0 {
-		return reconcile.Result{RequeueAfter: wait}, nil
+	if pause := r.outage.wait(); pause > 0 {
+		return reconcile.Result{RequeueAfter: pause}, nil
 	}
 	switch why {
 	case lookStatus:
-		if err := r.writeStatus(ctx, request.NamespacedName, *m.status); err != nil {
+		if err := r.noted(ctx, r.writeStatus(ctx, request.NamespacedName, *m.status)); err != nil {
 			return r.failed(ctx, request.NamespacedName, m, &outcome{err: err}, *m.status)
 		}
-		return reconcile.Result{RequeueAfter: m.next.Sub(now)}, nil
+		return idle(m.next.Sub(now)), nil
 	case lookRefused:
 		current, err := secretVersion(ctx, r.client, seen.Namespace, m.secretName)
 		if err == nil && current == m.secret {
 			m.next = now.Add(refusedInterval)
-			return reconcile.Result{RequeueAfter: refusedInterval}, nil
+			return idle(refusedInterval), nil
 		}
 	}
 	return r.sync(ctx, request.NamespacedName, m, why)
@@ -99,11 +107,8 @@ func (r *reconciler) Reconcile(ctx context.Context, request reconcile.Request) (
 // sync reads the values, brings them in step, and tells.
 func (r *reconciler) sync(ctx context.Context, name types.NamespacedName, m *memory, why look) (reconcile.Result, error) {
 	valueReads.Inc()
-	o := &outcome{pair: pair{hsm: &v1alpha1.HSMSecret{}}}
-	err := r.client.Get(ctx, name, o.hsm)
-	if r.outage.note(err) {
-		klog.FromContext(ctx).Info("Token or API server", "away", err != nil, "err", err)
-	}
+	o := &outcome{pair: pair{hsm: &v1alpha1.HSMSecret{}}, lost: m.lost}
+	err := r.noted(ctx, r.client.Get(ctx, name, o.hsm))
 	switch {
 	case apierrors.IsNotFound(err):
 		r.memories.forget(name)
@@ -123,7 +128,7 @@ func (r *reconciler) sync(ctx context.Context, name types.NamespacedName, m *mem
 	now := r.clock.Now()
 	if why == lookSource && m.uid == o.hsm.UID && m.generation == o.hsm.Generation && m.revision == o.hsm.Status.DataVersion && isSame(*m.status, o.hsm.Status) {
 		m.next = now.Add(interval(o.hsm))
-		return reconcile.Result{RequeueAfter: m.next.Sub(now)}, nil
+		return idle(m.next.Sub(now)), nil
 	}
 
 	o.err = r.settle(ctx, m, o, previous)
@@ -143,12 +148,26 @@ func (r *reconciler) sync(ctx context.Context, name types.NamespacedName, m *mem
 	}
 	r.tell(m, o, previous)
 	m.remember(o, status, wrote, r.clock.Now())
-	return reconcile.Result{RequeueAfter: m.next.Sub(r.clock.Now())}, nil
+	return idle(m.next.Sub(r.clock.Now())), nil
+}
+
+// idle has an object looked at later, after those to which something happened.
+func idle(after time.Duration) reconcile.Result {
+	return reconcile.Result{RequeueAfter: after, Priority: new(handler.LowPriority)}
+}
+
+// noted tells an outage of a request that needs the token, and gives its error
+// back.
+func (r *reconciler) noted(ctx context.Context, err error) error {
+	if r.outage.note(err) {
+		klog.FromContext(ctx).Info("Token or API server came or went", "away", isAway(err), "err", err)
+	}
+	return err
 }
 
 // failed says what went wrong, once, and when to try again.
 func (r *reconciler) failed(ctx context.Context, name types.NamespacedName, m *memory, o *outcome, previous v1alpha1.HSMSecretStatus) (reconcile.Result, error) {
-	m.stale = true
+	m.stale, m.lost = true, o.lost
 	switch {
 	case apierrors.IsConflict(o.err):
 		return reconcile.Result{RequeueAfter: againAfter}, nil
@@ -179,14 +198,13 @@ func (r *reconciler) failed(ctx context.Context, name types.NamespacedName, m *m
 
 // remember notes what there is now.
 func (m *memory) remember(o *outcome, status v1alpha1.HSMSecretStatus, wrote bool, now time.Time) {
-	m.known, m.stale, m.failing = true, false, false
+	m.known, m.stale, m.failing, m.lost = true, false, false, ""
 	m.uid, m.generation, m.revision = o.hsm.UID, o.hsm.Generation, o.hsm.Status.DataVersion
 	m.request = o.hsm.Annotations[SyncAnnotation]
 	secret := version{}
 	if o.secret != nil {
 		secret = versionOf(o.secret)
 	}
-	m.shown = m.shown && m.secret.uid == secret.uid
 	m.secretName, m.secret = o.hsm.Spec.SecretName, secret
 	m.status = &status
 	if wrote {

@@ -67,14 +67,14 @@ func Add(ctx context.Context, mgr manager.Manager, o Options) error {
 		recorder: o.Recorder,
 		clock:    o.Clock,
 		outage:   &outage{clock: o.Clock},
-		memories: &memories{of: map[types.NamespacedName]*memory{}},
+		memories: newMemories(),
 	}
 	return builder.ControllerManagedBy(mgr).
 		Named("projection").
 		For(metadataOf(hsmSecretKind), builder.WithPredicates(predicate.NewPredicateFuncs(func(h client.Object) bool {
 			return client.ObjectKeyFromObject(h) != key
 		}))).
-		Watches(metadataOf(secretKind), handler.EnqueueRequestsFromMapFunc(sourceOfSecret)).
+		Watches(metadataOf(secretKind), handler.EnqueueRequestsFromMapFunc(r.sourceOf)).
 		WithOptions(controller.Options{
 			MaxConcurrentReconciles: o.Concurrency,
 			RateLimiter:             workqueue.NewTypedItemExponentialFailureRateLimiter[reconcile.Request](failureDelay, maxFailureDelay),
@@ -82,13 +82,15 @@ func Add(ctx context.Context, mgr manager.Manager, o Options) error {
 		Complete(r)
 }
 
-// sourceOfSecret names the HSMSecret of a projected Secret.
-func sourceOfSecret(_ context.Context, secret client.Object) []reconcile.Request {
+// sourceOf names the HSMSecret of a projected Secret to which something happened.
+func (r *reconciler) sourceOf(_ context.Context, secret client.Object) []reconcile.Request {
 	name := secret.GetAnnotations()[SourceNameAnnotation]
 	if name == "" {
 		return nil
 	}
-	return []reconcile.Request{{NamespacedName: types.NamespacedName{Namespace: secret.GetNamespace(), Name: name}}}
+	source := types.NamespacedName{Namespace: secret.GetNamespace(), Name: name}
+	r.memories.show(source, secret.GetUID())
+	return []reconcile.Request{{NamespacedName: source}}
 }
 
 // Cached says which Secrets the cache has to hold, and how little of them.

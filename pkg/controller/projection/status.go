@@ -88,7 +88,9 @@ func (o *outcome) status(previous v1alpha1.HSMSecretStatus, now time.Time) v1alp
 		status.SecretRef = &v1alpha1.SecretReference{Name: o.secret.Name, Namespace: o.secret.Namespace, UID: o.secret.UID}
 		status.SecretChecksum = o.facts.target.sum
 	}
-	if o.moved() {
+	// What a former look has moved, but could not tell, counts as well.
+	moved := o.moved() || reason == reasonInSync && previous.HSMChecksum != "" && previous.HSMChecksum != o.facts.source.sum
+	if moved {
 		status.LastSyncTime = new(metav1.NewTime(now).Rfc3339Copy())
 	} else if status.LastSyncTime == nil && status.SecretRef != nil {
 		// The status was lost: the Secret remembers.
@@ -120,7 +122,7 @@ func (o *outcome) status(previous v1alpha1.HSMSecretStatus, now time.Time) v1alp
 		set(v1alpha1.HSMSecretConflict, metav1.ConditionTrue, reason, message)
 	case o.lost != "":
 		set(v1alpha1.HSMSecretConflict, metav1.ConditionTrue, reasonBothChanged, o.lost)
-	case o.moved() || !hasReason(status.Conditions, v1alpha1.HSMSecretConflict, reasonBothChanged):
+	case moved || !hasReason(status.Conditions, v1alpha1.HSMSecretConflict, reasonBothChanged):
 		// A conflict that was settled is told until the next sync.
 		set(v1alpha1.HSMSecretConflict, metav1.ConditionFalse, reasonNoConflict, "")
 	}

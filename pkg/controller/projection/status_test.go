@@ -70,6 +70,7 @@ func TestStatus(t *testing.T) {
 		{"first", v1alpha1.HSMSecretStatus{}, []func(*outcome){projected}, "InSync True/Projected True/InSync False/NoConflict", true, testLater, ""},
 		{"nothing new", synced, nil, "InSync True/Projected True/InSync False/NoConflict", true, testNow, ""},
 		{"lost, and found in the Secret", v1alpha1.HSMSecretStatus{}, nil, "InSync True/Projected True/InSync False/NoConflict", true, testNow.Add(-time.Minute), ""},
+		{"moved before, and not told", withSum(synced, "B"), nil, "InSync True/Projected True/InSync False/NoConflict", true, testLater, ""},
 		{"left alone", synced, []func(*outcome){rests(reasonAutoSyncOff)}, "OutOfSync True/Projected False/AutoSyncOff False/NoConflict", true, testNow, ""},
 		{"deleted", synced, []func(*outcome){rests(reasonSecretDeleted), noSecret}, "OutOfSync False/SecretDeleted False/SecretDeleted False/NoConflict", false, testNow, ""},
 		{"exists", v1alpha1.HSMSecretStatus{}, []func(*outcome){rests(reasonSecretExists)}, "Error False/SecretExists False/SecretExists True/SecretExists", false, time.Time{}, "why"},
@@ -114,6 +115,11 @@ func TestStatus(t *testing.T) {
 			t.Errorf("%s: looked at again, the status is another", c.name)
 		}
 	}
+}
+
+func withSum(s v1alpha1.HSMSecretStatus, sum string) v1alpha1.HSMSecretStatus {
+	s.HSMChecksum = sum
+	return s
 }
 
 func testOutcome() *outcome {
