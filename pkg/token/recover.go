@@ -304,7 +304,12 @@ func (r *recovery) readUnit(id uint64, objects []numberedObject, b *backup) (*un
 func (r *recovery) assemble(u *unit, parts int, copies map[uint16]segmentCopy, b *backup) (content []byte, err error) {
 	for i := range parts {
 		c, ok := copies[uint16(i)]
-		if !ok && b != nil {
+		switch {
+		case ok:
+			r.count(len(c.value))
+		case b == nil:
+			return nil, errorf(Corrupt, "of the %d parts of commit %016x, number %d is missing. Nothing was changed; restore it from the shadow or a mirror", parts, u.id, i)
+		default:
 			h, piece, err := r.keys.open(b.parts[i])
 			if err == nil && (h.commit != u.id || int(h.part) != i) {
 				err = fmt.Errorf("it holds part %d of commit %016x", h.part, h.commit)
@@ -315,10 +320,6 @@ func (r *recovery) assemble(u *unit, parts int, copies map[uint16]segmentCopy, b
 			c.Object = pkcs11.Object{Label: segmentLabel(u.id, uint16(i)), Application: application}
 			c.value, c.piece = b.parts[i], piece
 			r.lost[u] = append(r.lost[u], i)
-		} else if !ok {
-			return nil, errorf(Corrupt, "of the %d parts of commit %016x, number %d is missing. Nothing was changed; restore it from the shadow or a mirror", parts, u.id, i)
-		} else {
-			r.count(len(c.value))
 		}
 		u.parts = append(u.parts, part{object{c.Object, len(c.value)}, len(content), len(c.piece)})
 		r.sealed[u] = append(r.sealed[u], c.value)
