@@ -74,7 +74,7 @@ func (c cell) turnPolicyRound() {
 			h.Spec.DeletionPolicy = v1alpha1.DeletionPolicyRetain
 		}
 	})
-	c.await(10*time.Second, func() error {
+	c.await(time.Minute, func() error {
 		if owned := len(c.secret(c.name).OwnerReferences) > 0; owned != c.retain {
 			return fmt.Errorf("the Secret has an owner: %t", owned)
 		}
@@ -234,7 +234,7 @@ func (c cell) awaitReason(is bool, yes, no string) {
 	if is {
 		reason = yes
 	}
-	c.await(10*time.Second, func() error {
+	c.await(time.Minute, func() error {
 		h, err := secrets.HsmV1alpha1().HSMSecrets(c.namespace).Get(c.Context(), c.name, metav1.GetOptions{})
 		if err != nil {
 			return err
@@ -249,7 +249,7 @@ func (c cell) awaitReason(is bool, yes, no string) {
 // holds waits until a Secret has data.
 func (c cell) holds(name, state string) {
 	c.Helper()
-	c.await(10*time.Second, func() error {
+	c.await(time.Minute, func() error {
 		if secret := c.secret(name); secret == nil || stateOf(secret.Data) != state {
 			return fmt.Errorf("Secret %s is %v, want %s", name, secret, state)
 		}
@@ -260,7 +260,7 @@ func (c cell) holds(name, state string) {
 // dressedRight waits until all that the Secret is besides its data is right.
 func (c cell) dressedRight() {
 	c.Helper()
-	c.await(10*time.Second, c.undressed)
+	c.await(time.Minute, c.undressed)
 }
 
 // undressed says what is not right.
@@ -333,7 +333,7 @@ func (c cell) lossTold() {
 		c.Fatal(err)
 	}
 	told := []string{meta.FindStatusCondition(h.Status.Conditions, v1alpha1.HSMSecretConflict).Message}
-	c.await(10*time.Second, func() error {
+	c.await(time.Minute, func() error {
 		events, err := core.CoreV1().Events(c.namespace).List(c.Context(), metav1.ListOptions{FieldSelector: "reason=Conflict"})
 		if err != nil {
 			return err

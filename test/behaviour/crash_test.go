@@ -57,7 +57,7 @@ func crashAt(t *testing.T, n int, carriedOut, again bool) bool {
 	if _, err := secrets.HsmV1alpha1().HSMSecrets(namespace).Create(t.Context(), h, metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	awaitSynced(t, namespace, 1, 20*time.Second)
+	awaitSynced(t, namespace, 1, time.Minute)
 	calls := func() int { return projector.proxy.count(func(c call) bool { return c.namespace == namespace }) }
 	settled(t, calls)
 	_, writesBefore := tokenCalls(t, namespace)
@@ -111,7 +111,7 @@ func crashAt(t *testing.T, n int, carriedOut, again bool) bool {
 			t.Fatal(err)
 		}
 	}
-	c.check("in the end", 20*time.Second, want(finally+" "+finally+" InSync NoConflict"))
+	c.check("in the end", time.Minute, want(finally+" "+finally+" InSync NoConflict"))
 	settled(t, calls)
 
 	_, writes := tokenCalls(t, namespace)

@@ -30,7 +30,7 @@ func TestFailure(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, 30*time.Second, func() error {
+	eventually(t, time.Minute, func() error {
 		_, err := core.CoreV1().Secrets(namespace).Create(t.Context(), &corev1.Secret{ObjectMeta: metav1.ObjectMeta{GenerateName: "try-"}}, metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
 		if !apierrors.IsForbidden(err) {
 			return fmt.Errorf("the quota does not hold yet: %w", err)
@@ -46,7 +46,7 @@ func TestFailure(t *testing.T) {
 		}
 		return h
 	}
-	eventually(t, 20*time.Second, func() error {
+	eventually(t, time.Minute, func() error {
 		status := get().Status
 		synced := meta.FindStatusCondition(status.Conditions, v1alpha1.HSMSecretSynced)
 		if status.SyncStatus != v1alpha1.SyncStatusError || !strings.Contains(status.LastError, "no-secrets") ||
@@ -64,7 +64,7 @@ func TestFailure(t *testing.T) {
 	}
 	// It is tried again, ever later, and without a word.
 	writesBefore, triesBefore := statusWrites(), tries()
-	eventually(t, 30*time.Second, func() error {
+	eventually(t, time.Minute, func() error {
 		if tries() < triesBefore+2 {
 			return fmt.Errorf("it is not tried again")
 		}
@@ -112,7 +112,7 @@ func TestInsistence(t *testing.T) {
 			t.Parallel()
 			cell := cell{t, c.config, newNamespace(t), "db"}
 			cell.create()
-			cell.check("at first", 20*time.Second, inStep)
+			cell.check("at first", time.Minute, inStep)
 			c.insist(cell)
 			answers := 0
 			tick := time.NewTicker(50 * time.Millisecond)
@@ -176,7 +176,7 @@ stringData:
   password: second
 `)
 	run("apply", "--server-side", "--filename=-")
-	eventually(t, 20*time.Second, func() error {
+	eventually(t, time.Minute, func() error {
 		secret, err := core.CoreV1().Secrets(namespace).Get(t.Context(), "db", metav1.GetOptions{})
 		if err != nil {
 			return err

@@ -75,7 +75,7 @@ func TestUninstall(t *testing.T) {
 	namespace, doomed := newNamespace(t), newNamespace(t, "doomed")
 	for _, namespace := range []string{namespace, doomed} {
 		createMany(t, namespace, 3, 300)
-		awaitSynced(t, namespace, 3, 20*time.Second)
+		awaitSynced(t, namespace, 3, time.Minute)
 	}
 	for i := range 3 {
 		name := fmt.Sprintf("db-%d", i)
@@ -102,7 +102,7 @@ func TestUninstall(t *testing.T) {
 	if err := secrets.HsmV1alpha1().HSMSecrets(namespace).Delete(t.Context(), "db-0", metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, 20*time.Second, func() error {
+	eventually(t, time.Minute, func() error {
 		return gone(core.CoreV1().Secrets(namespace).Get(t.Context(), "db-0", metav1.GetOptions{}))
 	})
 	if err := core.CoreV1().Namespaces().Delete(t.Context(), doomed, metav1.DeleteOptions{}); err != nil {
@@ -149,7 +149,7 @@ func TestUninstall(t *testing.T) {
 		return projector.proxy.count(func(c call) bool { return c.resource == "hsmsecrets" && (c.method == "LIST" || c.method == "WATCH") })
 	}
 	before := lists()
-	eventually(t, 30*time.Second, func() error {
+	eventually(t, time.Minute, func() error {
 		if lists() < before+2 {
 			return fmt.Errorf("the controller does not look")
 		}

@@ -55,7 +55,7 @@ func TestWorkloads(t *testing.T) {
 	check := func(what string) {
 		t.Helper()
 		settled(t, calls)
-		eventually(t, 20*time.Second, func() error {
+		eventually(t, time.Minute, func() error {
 			for i, generation := range generations() {
 				if got := generation - first[i]; got != restarts {
 					return fmt.Errorf("%s: workload %d was restarted %d times, want %d", what, i, got, restarts)
@@ -82,18 +82,18 @@ func TestWorkloads(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c.check("at first", 20*time.Second, inStep)
+	c.check("at first", time.Minute, inStep)
 	check("made")
 
 	c.changeToken()
-	c.check("changed", 20*time.Second, "t2 t2 InSync NoConflict")
+	c.check("changed", time.Minute, "t2 t2 InSync NoConflict")
 	restarts++
 	check("token changed")
 	event(t, namespace, "HSMSecret", "db", "RestartFailed")
 	event(t, namespace, "Secret", "db", "Restarted")
 
 	c.editSecret()
-	c.await(20*time.Second, func() error {
+	c.await(time.Minute, func() error {
 		if state := stateOf(c.secret("db").Data); state != "t2" {
 			return fmt.Errorf("the Secret is %s", state)
 		}
@@ -106,7 +106,7 @@ func TestWorkloads(t *testing.T) {
 		t.Fatal(err)
 	}
 	before := calls()
-	c.await(20*time.Second, func() error {
+	c.await(time.Minute, func() error {
 		if calls() == before {
 			return fmt.Errorf("the controller has not begun")
 		}
@@ -115,7 +115,7 @@ func TestWorkloads(t *testing.T) {
 	check("controller restarted")
 
 	c.deleteSecret()
-	c.check("deleted", 20*time.Second, "t2 t2 InSync NoConflict")
+	c.check("deleted", time.Minute, "t2 t2 InSync NoConflict")
 	check("Secret made again")
 
 	// While nobody looks, the Secret is deleted and the token changed.
@@ -125,7 +125,7 @@ func TestWorkloads(t *testing.T) {
 	if err := projector.again(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	c.check("deleted and changed", 20*time.Second, inStep)
+	c.check("deleted and changed", time.Minute, inStep)
 	restarts++
 	check("token changed meanwhile")
 }
@@ -133,7 +133,7 @@ func TestWorkloads(t *testing.T) {
 // event waits for an event on an object.
 func event(t testing.TB, namespace, kind, name, reason string) {
 	t.Helper()
-	eventually(t, 20*time.Second, func() error {
+	eventually(t, time.Minute, func() error {
 		events, err := core.CoreV1().Events(namespace).List(t.Context(), metav1.ListOptions{
 			FieldSelector: "reason=" + reason + ",involvedObject.kind=" + kind + ",involvedObject.name=" + name,
 		})

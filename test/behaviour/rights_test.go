@@ -51,7 +51,7 @@ func TestRights(t *testing.T) {
 	createDeployment(t, namespace, "web")
 	c := cell{t, config{auto: true, both: true}, namespace, "db"}
 	c.create()
-	c.check("at first", 20*time.Second, inStep)
+	c.check("at first", time.Minute, inStep)
 	c.update(func(h *v1alpha1.HSMSecret) {
 		for _, kind := range []v1alpha1.WorkloadKind{v1alpha1.WorkloadKindDeployment, v1alpha1.WorkloadKindStatefulSet, v1alpha1.WorkloadKindDaemonSet} {
 			h.Spec.RolloutRestartTargets = append(h.Spec.RolloutRestartTargets, v1alpha1.RolloutRestartTarget{Kind: kind, Name: "web"})
@@ -60,10 +60,10 @@ func TestRights(t *testing.T) {
 	// Two events that are the same are one that is patched.
 	for _, state := range []string{"t2", "v1"} {
 		c.update(func(h *v1alpha1.HSMSecret) { h.Data = states[state] })
-		c.check(state, 20*time.Second, want(state+" "+state+" InSync NoConflict"))
+		c.check(state, time.Minute, want(state+" "+state+" InSync NoConflict"))
 	}
 	c.editSecret()
-	c.check("edited", 20*time.Second, "s2 s2 InSync NoConflict")
+	c.check("edited", time.Minute, "s2 s2 InSync NoConflict")
 	c.update(func(h *v1alpha1.HSMSecret) { h.Spec.SecretName = "new" })
 	c.holds("new", "s2")
 
@@ -80,7 +80,7 @@ func TestRights(t *testing.T) {
 				if verb == "list" {
 					continue // In place of a watch, where that is not to be had.
 				}
-				c.await(20*time.Second, func() error {
+				c.await(time.Minute, func() error {
 					if projector.proxy.count(func(c call) bool { return c.resource == resource && c.method == methods[verb] }) == 0 {
 						return fmt.Errorf("the right to %s %s is not used", verb, resource)
 					}
@@ -123,7 +123,7 @@ func TestNamespaces(t *testing.T) {
 	}
 	// Roles hold a moment later.
 	client := controllerClient(t)
-	eventually(t, 20*time.Second, func() error {
+	eventually(t, time.Minute, func() error {
 		if may(t, client, two, "list", "") != nil {
 			return fmt.Errorf("the Roles do not hold yet")
 		}
@@ -143,12 +143,12 @@ func TestNamespaces(t *testing.T) {
 	for _, namespace := range []string{one, two} {
 		c := cell{t, config{auto: true, both: true}, namespace, "db"}
 		c.create()
-		c.check("listed", 20*time.Second, inStep)
+		c.check("listed", time.Minute, inStep)
 		c.editSecret()
-		c.check("edited", 20*time.Second, "s2 s2 InSync NoConflict")
+		c.check("edited", time.Minute, "s2 s2 InSync NoConflict")
 	}
 	// It was made before the others, and nobody has looked at it.
-	outside.check("not listed", 20*time.Second, "v1 - -(not yet) -")
+	outside.check("not listed", time.Minute, "v1 - -(not yet) -")
 	if calls := few.proxy.count(func(c call) bool {
 		return !slices.Contains([]string{one, two, cluster.SystemNamespace}, c.namespace)
 	}); calls > 0 {
@@ -198,7 +198,7 @@ func TestHiddenValues(t *testing.T) {
 	namespace := newNamespace(t)
 	c := cell{t, config{auto: true, both: true}, namespace, "db"}
 	c.create()
-	c.check("at first", 20*time.Second, inStep)
+	c.check("at first", time.Minute, inStep)
 	roles := core.RbacV1().ClusterRoles()
 	change := func(rules func([]rbacv1.PolicyRule) []rbacv1.PolicyRule) {
 		role, err := roles.Get(t.Context(), "hsm-controller", metav1.GetOptions{})
@@ -265,5 +265,5 @@ func TestHiddenValues(t *testing.T) {
 		}
 		return nil
 	})
-	awaitSynced(t, namespace, 1, 20*time.Second)
+	awaitSynced(t, namespace, 1, time.Minute)
 }

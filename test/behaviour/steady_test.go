@@ -164,7 +164,7 @@ func statusRestored(t *testing.T, namespace string, objects int) {
 		t.Fatal(err)
 	}
 	getsBefore, began := gets(), time.Now()
-	awaitSynced(t, namespace, objects, 10*time.Second)
+	awaitSynced(t, namespace, objects, time.Minute)
 	if n, net := gets()-getsBefore, objects+int(float64(objects)*time.Since(began).Seconds()/10); n > net {
 		t.Errorf("%d values were read to restore the statuses, want none beyond the %d of the safety net", n, net)
 	}
@@ -195,7 +195,7 @@ func nothingWritten(t *testing.T, namespace string, objects int) {
 	if err := projector.again(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, 30*time.Second, func() error {
+	eventually(t, time.Minute, func() error {
 		// An HSMSecret and a Secret each.
 		if n := gets() - getsBefore; n < 2*objects {
 			return fmt.Errorf("%d GETs", n)
@@ -228,7 +228,7 @@ func quiet(t testing.TB, count func() int) {
 func TestLastSyncTime(t *testing.T) {
 	namespace := newNamespace(t)
 	createMany(t, namespace, 1, 300)
-	awaitSynced(t, namespace, 1, 20*time.Second)
+	awaitSynced(t, namespace, 1, time.Minute)
 	get := func() *v1alpha1.HSMSecret {
 		h, err := secrets.HsmV1alpha1().HSMSecrets(namespace).Get(t.Context(), "db-0", metav1.GetOptions{})
 		if err != nil {
@@ -247,7 +247,7 @@ func TestLastSyncTime(t *testing.T) {
 	if err := projector.again(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	awaitSynced(t, namespace, 1, 20*time.Second)
+	awaitSynced(t, namespace, 1, time.Minute)
 	if after := get(); after.Status.LastSyncTime.Sub(before.Status.LastSyncTime.Time).Abs() > time.Second/2 {
 		t.Errorf("lastSyncTime was %s, is %s", before.Status.LastSyncTime, after.Status.LastSyncTime)
 	}

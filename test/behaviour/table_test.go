@@ -155,7 +155,7 @@ var scenarios = []scenario{
 		want: always("v1 - InSync NoConflict"), also: func(c cell) { c.holds(c.name+"-new", "v1") }},
 	{name: "made immutable", act: func(c cell) { c.update(func(h *v1alpha1.HSMSecret) { h.Immutable = new(true) }) },
 		want: always(inStep), also: func(c cell) {
-			c.await(10*time.Second, func() error {
+			c.await(time.Minute, func() error {
 				if secret := c.secret(c.name); secret == nil || secret.Immutable == nil || !*secret.Immutable {
 					return fmt.Errorf("the Secret is not immutable: %v", secret)
 				}
@@ -219,7 +219,7 @@ func (s scenario) run(t *testing.T) int32 {
 		s.projected = inStep
 	}
 	for _, c := range all {
-		c.check("at first", 20*time.Second, s.projected)
+		c.check("at first", time.Minute, s.projected)
 	}
 	end := func() {}
 	if s.while != nil {
@@ -232,7 +232,7 @@ func (s scenario) run(t *testing.T) int32 {
 	}
 	if s.meanwhile != nil {
 		for _, c := range all {
-			c.check("meanwhile", 10*time.Second, s.meanwhile(c.config))
+			c.check("meanwhile", time.Minute, s.meanwhile(c.config))
 		}
 	}
 	end()
