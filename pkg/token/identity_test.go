@@ -181,15 +181,20 @@ func otherKeyring(s *stick) faulttoken.Object {
 	return c.Flash()[0]
 }
 
-// TestNothingInTheClear looks for names and values in what the token keeps.
+// TestNothingInTheClear looks for names and values in what the token keeps, and in
+// its shadow.
 func TestNothingInTheClear(t *testing.T) {
 	t.Parallel()
-	s := provision(t, faulttoken.Pico66)
+	s := provisionWithShadow(t, faulttoken.Pico66)
 	const canary = "canary-7f3a"
 	s.commit(token.Change{Record: token.Record{Key: canary, Address: canary, Meta: []byte(canary), Data: []byte(canary), Revision: 1, DataRevision: 1}})
 	for _, o := range s.token.Flash() {
 		if strings.Contains(o.Label+o.Application+string(o.Value), canary) {
 			t.Errorf("object %q shows what it holds", o.Label)
 		}
+	}
+	content, err := os.ReadFile(s.shadowPath())
+	if err != nil || len(content) < 300 || strings.Contains(string(content), canary) {
+		t.Errorf("the shadow of %d bytes shows what it holds: %v", len(content), err)
 	}
 }

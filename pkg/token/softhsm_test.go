@@ -4,10 +4,13 @@ package token_test
 
 import (
 	"fmt"
+	"path/filepath"
 	"testing"
 
+	"j5t.io/hsm/pkg/atomicfile"
 	"j5t.io/hsm/pkg/pkcs11"
 	"j5t.io/hsm/pkg/token"
+	"j5t.io/hsm/pkg/token/shadow"
 	"j5t.io/hsm/test/softhsm"
 )
 
@@ -28,8 +31,9 @@ func TestSoftHSM(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// open is what an agent does after each loss of its token.
-	open := func(o token.Options) *token.Store {
+	path := filepath.Join(t.TempDir(), "shadow")
+	// connect is what an agent does after each loss of its token.
+	connect := func() *pkcs11.Session {
 		t.Helper()
 		if err := module.Reinitialize(); err != nil {
 			t.Fatal(err)
@@ -44,7 +48,12 @@ func TestSoftHSM(t *testing.T) {
 		if err := session.Login([]byte(soft.PIN)); err != nil {
 			t.Fatal(err)
 		}
-		store, err := token.Open(session, o)
+		return session
+	}
+	open := func(o token.Options) *token.Store {
+		t.Helper()
+		o.Shadow = shadow.New(atomicfile.OS{}, path)
+		store, err := token.Open(connect(), o)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -81,5 +90,28 @@ func TestSoftHSM(t *testing.T) {
 		if got := read(t, store); !got.equal(want) {
 			t.Fatalf("round %d: opened again, the store holds %v, expected %v", round, got, want)
 		}
+	}
+
+	// What somebody destroys is there again after a scrub.
+	session := connect()
+	objects, err := session.Objects()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, o := range objects[1:] {
+		if err := session.Destroy(o.Handle); err != nil {
+			t.Fatal(err)
+		}
+	}
+	f, err := store.Scrub(connect())
+	if err != nil || len(f.Restored) < len(objects)-1-f.Superseded || len(f.Restored) == 0 {
+		t.Fatalf("scrubbing found %+v, %v", f, err)
+	}
+	if got := read(t, store); !got.equal(want) {
+		t.Fatalf("scrubbed, the store holds %v, expected %v", got, want)
+	}
+	store = open(token.Options{StoreID: id})
+	if got := read(t, store); !got.equal(want) || len(store.Findings().Restored) > 0 {
+		t.Fatalf("opened at last, the store holds %v, expected %v", got, want)
 	}
 }
