@@ -39,8 +39,7 @@ var (
 
 const (
 	// While a call waits, the agent is asked every probeInterval whether it is
-	// alive at all. So a busy token is waited for, and a dead agent is not. With
-	// one more attempt to connect an outage is told within 5 s.
+	// alive at all. So a busy token is waited for, and a dead agent is not.
 	probeInterval = time.Second
 	probeTimeout  = 1500 * time.Millisecond
 )
@@ -114,7 +113,7 @@ func (c *Client) Watch(ctx context.Context, in *agentv1.WatchRequest) (*agentv1.
 		if errors.Is(err, io.EOF) {
 			err = status.Error(codes.Unavailable, "the agent has ended the watch")
 		}
-		return response, apiError(address, orLost(ctx, err), isRead)
+		return response, apiError(address, orSilent(ctx, err), isRead)
 	}, nil
 }
 
@@ -153,7 +152,7 @@ func (c *Client) begin(ctx context.Context, m method, f call) (address string, e
 		}
 		guarded, disarm := connection.guard(ctx)
 		var sentTo peer.Peer
-		err = orLost(guarded, f(guarded, connection.store, grpc.Peer(&sentTo)))
+		err = orSilent(guarded, f(guarded, connection.store, grpc.Peer(&sentTo)))
 		disarm()
 		switch {
 		case err == nil:
@@ -173,11 +172,12 @@ func (c *Client) begin(ctx context.Context, m method, f call) (address string, e
 	}
 }
 
-// orLost gives the error of a lost connection for that of a call that was
-// cancelled, but not by its caller: another call has given up the connection.
-func orLost(ctx context.Context, err error) error {
+// orSilent is errSilent for the error of a call that was cancelled, but not by
+// its caller: another call has given up the connection, because the agent did
+// not answer on it.
+func orSilent(ctx context.Context, err error) error {
 	if status.Code(err) == codes.Canceled && ctx.Err() == nil {
-		return status.Error(codes.Unavailable, "the connection was given up, because the agent did not answer on it")
+		return errSilent
 	}
 	return err
 }
