@@ -291,7 +291,12 @@ func (c *ControlPlane) startControllerManager(ctx context.Context, o Options, bi
 	if err != nil {
 		return err
 	}
-	client, err := httpsClient(c.ca.Bundle, cert, key)
+	// It refuses whoever shows a certificate that is not for clients.
+	clientCert, clientKey, err := c.ca.Issue("kube-controller-manager-probe", pki.Client)
+	if err != nil {
+		return err
+	}
+	client, err := httpsClient(c.ca.Bundle, clientCert, clientKey)
 	if err != nil {
 		return err
 	}
