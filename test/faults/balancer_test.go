@@ -93,14 +93,14 @@ func startReplicas(t *testing.T, n int) *balancer {
 		}
 		spec.Args = append(spec.Args, "--shutdown-delay-duration="+drainTime.String())
 		r := &replica{spec: spec, port: port}
-		if r.process, err = process.Start(t.Context(), spec); err != nil {
+		if r.process, err = process.Start(soon(t), spec); err != nil {
 			t.Fatal(err)
 		}
 		b.replicas = append(b.replicas, r)
 		b.work.Go(func() { r.probe(ctx) })
 	}
 	b.work.Go(b.accept)
-	if err := hsm.ServeFrom(t.Context(), listener.Addr().(*net.TCPAddr).Port); err != nil {
+	if err := hsm.ServeFrom(soon(t), listener.Addr().(*net.TCPAddr).Port); err != nil {
 		t.Fatal(err)
 	}
 	return b

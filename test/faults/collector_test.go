@@ -48,7 +48,7 @@ func TestGarbageCollector(t *testing.T) {
 
 	hsm.Agent.Kill()
 	log := newLogTail(t, filepath.Join(hsm.ControlPlane.LogDir, controllerManager+".log"))
-	if err := hsm.Restart(t.Context(), controllerManager); err != nil {
+	if err := hsm.Restart(soon(t), controllerManager); err != nil {
 		t.Fatal(err)
 	}
 	eventually(t, 90*time.Second, func(context.Context) error {

@@ -134,6 +134,14 @@ func createSecret(t *testing.T, namespace, name string) *v1alpha1.HSMSecret {
 	return created
 }
 
+// soon bounds the start of a process.
+func soon(t *testing.T) context.Context {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	t.Cleanup(cancel)
+	return ctx
+}
+
 // eventually waits until the condition returns nil.
 func eventually(t *testing.T, timeout time.Duration, condition func(context.Context) error) {
 	t.Helper()

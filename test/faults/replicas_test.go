@@ -66,7 +66,7 @@ func TestReplicas(t *testing.T) {
 			return nil
 		})
 		stopped := time.Now()
-		if err := r.stop(t.Context(), gracefully); err != nil {
+		if err := r.stop(soon(t), gracefully); err != nil {
 			t.Error(err)
 		}
 		if gracefully {
@@ -74,7 +74,7 @@ func TestReplicas(t *testing.T) {
 		} else {
 			l.killed(stopped)
 		}
-		if err := r.start(t.Context()); err != nil {
+		if err := r.start(soon(t)); err != nil {
 			t.Fatal(err)
 		}
 		eventually(t, 10*time.Second, func(context.Context) error {

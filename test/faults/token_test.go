@@ -149,7 +149,7 @@ func startAgent(t *testing.T, reason agentv1.Reason, change func(*process.Spec))
 	if change != nil {
 		change(&spec)
 	}
-	if hsm.Agent, err = process.Start(t.Context(), spec); err != nil {
+	if hsm.Agent, err = process.Start(soon(t), spec); err != nil {
 		t.Fatal(err)
 	}
 	waitForReason(t, reason)
@@ -173,7 +173,7 @@ func waitForReason(t *testing.T, reason agentv1.Reason) {
 func restartAgent(t *testing.T) {
 	t.Helper()
 	hsm.Agent.Kill()
-	if err := hsm.StartAgent(t.Context()); err != nil {
+	if err := hsm.StartAgent(soon(t)); err != nil {
 		t.Fatal(err)
 	}
 }
