@@ -290,10 +290,12 @@ func (t *Token) powerCut() {
 		case c.created && creates > 0 && t.files[c.number] == c.file:
 			creates--
 			t.files[c.number] = nil
-		case !c.created && destroys > 0 && t.files[c.number] == nil:
+		case !c.created && destroys > 0:
 			destroys--
-			c.file.described, c.file.broken = true, t.forgets.Broken
-			t.files[c.number] = c.file
+			if t.files[c.number] == nil { // Else its place was taken, and it cannot come back.
+				c.file.described, c.file.broken = true, t.forgets.Broken
+				t.files[c.number] = c.file
+			}
 		}
 	}
 	t.journal = nil

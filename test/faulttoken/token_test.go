@@ -249,6 +249,20 @@ func TestPowerCutForgets(t *testing.T) {
 	if labels != "1 true 2 true 3 false 4 false " {
 		t.Errorf("there is left %s", labels)
 	}
+	// An object whose place was taken does not come back, and no older one for it.
+	s = open(t, tok)
+	for range 2 {
+		if err := s.Destroy(list(t, s)[0].Handle); err != nil {
+			t.Fatal(err)
+		}
+	}
+	create(t, s, "first place", 1)
+	create(t, s, "second place", 1)
+	tok.Forget(Forgets{Destroys: 1})
+	tok.PowerCut()
+	if got := len(tok.Flash()); got != 4 {
+		t.Errorf("there are left %d objects", got)
+	}
 }
 
 func TestRemovalAndLogin(t *testing.T) {
