@@ -256,11 +256,12 @@ func TestPowerCutForgets(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	create(t, s, "first place", 1)
-	create(t, s, "second place", 1)
+	for i := range 3 {
+		create(t, s, fmt.Sprint("new ", i), 1)
+	}
 	tok.Forget(Forgets{Destroys: 1})
 	tok.PowerCut()
-	if got := len(tok.Flash()); got != 4 {
+	if got := len(tok.Flash()); got != 5 {
 		t.Errorf("there are left %d objects", got)
 	}
 }
