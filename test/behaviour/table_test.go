@@ -170,7 +170,8 @@ var scenarios = []scenario{
 		c.patchSecret(`{"metadata":{"labels":{"` + projection.ManagedByLabel + `":null},"annotations":{"` + projection.ChecksumAnnotation + `":null}}}`)
 	}, want: always(inStep), also: cell.dressedRight},
 
-	{name: "token away", while: agentAway, want: always(inStep), meanwhile: always("? v1 ? ?")},
+	// The statuses of all other objects are restored with theirs.
+	{name: "token away", while: agentAway, want: always(inStep), meanwhile: always("? v1 ? ?"), limit: 60 * time.Second},
 	{name: "token away, Secret edited", while: agentAway, act: cell.editSecret, meanwhile: always("? s2 ? ?"), limit: 5 * time.Second,
 		want: byConfig("s2 s2 InSync NoConflict", inStep, "v1 s2"+leftAlone, "v1 s2"+leftAlone)},
 	{name: "token away, Secret deleted", while: agentAway, act: cell.deleteSecret, meanwhile: always("? - ? ?"), limit: 5 * time.Second,
