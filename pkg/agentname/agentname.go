@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package agentname owns how the agent of a token is called: one name for its
+// Deployment, its Service and its certificate, made of the token's serial number
+// alone. It keeps no list of names, and asks nobody.
+package agentname
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"strings"
+)
+
+const (
+	prefix = "hsm-agent-"
+	// slugLength and hashLength keep a name within the 63 characters of a DNS
+	// label, with room for what a Deployment adds to the names of its pods.
+	slugLength = 20
+	hashLength = 10
+)
+
+// For gives the name of the agent of the token with a serial number. It is a DNS
+// label (RFC 1123) of at most 41 characters. Its end is a hash of the whole serial
+// number: numbers that differ in case, in odd characters or beyond the first
+// characters only have different names.
+func For(serial string) string {
+	sum := sha256.Sum256([]byte(serial))
+	return prefix + slug(serial) + hex.EncodeToString(sum[:])[:hashLength]
+}
+
+// ServerName is the name in the certificate of the agent of a token: that of its
+// Service in the namespace.
+func ServerName(serial, namespace string) string {
+	return For(serial) + "." + namespace + ".svc"
+}
+
+// slug is the readable part of a name, with a hyphen at its end, or empty.
+func slug(serial string) string {
+	var b strings.Builder
+	for _, r := range strings.ToLower(serial) {
+		if r >= 'a' && r <= 'z' || r >= '0' && r <= '9' {
+			b.WriteRune(r)
+		}
+		if b.Len() == slugLength {
+			break
+		}
+	}
+	if b.Len() > 0 {
+		b.WriteByte('-')
+	}
+	return b.String()
+}
