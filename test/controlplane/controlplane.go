@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package controlplane runs a real Kubernetes control plane on the loopback interface: etcd,
-// kube-apiserver with its aggregation layer and, where wanted, kube-controller-manager.
+// kube-apiserver with its aggregation layer and, where wanted, kube-controller-manager and kube-scheduler.
 // It owns one folder and the processes, none of which outlives the caller. It never runs a kubelet.
 package controlplane
 
@@ -33,6 +33,9 @@ type Options struct {
 	Dir string
 	// ControllerManager starts kube-controller-manager with all its controllers.
 	ControllerManager bool
+	// Scheduler starts kube-scheduler. Nodes are made by the test: a new one is tainted as not
+	// ready until somebody says otherwise.
+	Scheduler bool
 	// AuditPolicyFile turns the audit log on (see ControlPlane.AuditLog).
 	AuditPolicyFile string
 	// Verbosity is the -v of the Kubernetes binaries.
@@ -72,6 +75,9 @@ func Start(ctx context.Context, o Options) (*ControlPlane, error) {
 	names := []string{assets.Etcd, assets.KubeAPIServer, assets.Kubectl}
 	if o.ControllerManager {
 		names = append(names, assets.KubeControllerManager)
+	}
+	if o.Scheduler {
+		names = append(names, assets.KubeScheduler)
 	}
 	if o.Progress == nil {
 		o.Progress = io.Discard
@@ -134,10 +140,7 @@ func (c *ControlPlane) start(ctx context.Context, o Options, binaries map[string
 	if err := c.startAPIServer(ctx, o, binaries[assets.KubeAPIServer], etcdFlags); err != nil {
 		return err
 	}
-	if o.ControllerManager {
-		return c.startControllerManager(ctx, o, binaries[assets.KubeControllerManager])
-	}
-	return nil
+	return c.startClients(ctx, o, binaries)
 }
 
 // startEtcd returns the flags with which kube-apiserver reaches it. etcd's authority is its own, as in
@@ -276,50 +279,6 @@ func (c *ControlPlane) apiServerReady(ctx context.Context) error {
 		}
 	}
 	return nil
-}
-
-func (c *ControlPlane) startControllerManager(ctx context.Context, o Options, binary string) error {
-	kubeconfig, err := c.AddUser("system:kube-controller-manager")
-	if err != nil {
-		return err
-	}
-	port, err := process.FreePort()
-	if err != nil {
-		return err
-	}
-	cert, key, err := c.ca.Issue("kube-controller-manager", pki.Server)
-	if err != nil {
-		return err
-	}
-	// It refuses whoever shows a certificate that is not for clients.
-	clientCert, clientKey, err := c.ca.Issue("kube-controller-manager-probe", pki.Client)
-	if err != nil {
-		return err
-	}
-	client, err := httpsClient(c.ca.Bundle, clientCert, clientKey)
-	if err != nil {
-		return err
-	}
-	return c.run(ctx, process.Spec{
-		Name: "kube-controller-manager",
-		Path: binary,
-		Args: []string{
-			"--bind-address=127.0.0.1",
-			"--secure-port=" + strconv.Itoa(port),
-			"--tls-cert-file=" + cert,
-			"--tls-private-key-file=" + key,
-			"--kubeconfig=" + kubeconfig,
-			"--authentication-kubeconfig=" + kubeconfig,
-			"--authorization-kubeconfig=" + kubeconfig,
-			"--root-ca-file=" + c.ca.CertFile,
-			"--service-account-private-key-file=" + c.serviceAccountKey,
-			// Each controller is a ServiceAccount with its own rights, as in production.
-			"--use-service-account-credentials",
-			"--leader-elect=false",
-			"--v=" + strconv.Itoa(o.Verbosity),
-		},
-		Ready: answers(client, "https://"+net.JoinHostPort("127.0.0.1", strconv.Itoa(port))+"/healthz"),
-	})
 }
 
 func (c *ControlPlane) run(ctx context.Context, spec process.Spec) error {

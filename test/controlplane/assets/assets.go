@@ -25,6 +25,7 @@ const (
 	Etcd                  = "etcd"
 	KubeAPIServer         = "kube-apiserver"
 	KubeControllerManager = "kube-controller-manager"
+	KubeScheduler         = "kube-scheduler"
 	Kubectl               = "kubectl"
 )
 
@@ -42,6 +43,7 @@ var mainPackages = map[string]string{
 	Etcd:                  "go.etcd.io/etcd/server/v3",
 	KubeAPIServer:         "k8s.io/kubernetes/cmd/kube-apiserver",
 	KubeControllerManager: "k8s.io/kubernetes/cmd/kube-controller-manager",
+	KubeScheduler:         "k8s.io/kubernetes/cmd/kube-scheduler",
 	Kubectl:               "k8s.io/kubernetes/cmd/kubectl",
 }
 

@@ -26,7 +26,7 @@ func main() {
 
 func run(ctx context.Context, names []string) error {
 	if len(names) == 0 {
-		names = []string{assets.Etcd, assets.KubeAPIServer, assets.KubeControllerManager, assets.Kubectl}
+		names = []string{assets.Etcd, assets.KubeAPIServer, assets.KubeControllerManager, assets.KubeScheduler, assets.Kubectl}
 	}
 	found, err := assets.Find(ctx, os.Stderr, names...)
 	if err != nil {
