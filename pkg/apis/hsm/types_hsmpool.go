@@ -77,23 +77,61 @@ const (
 
 // AggregatedDevice is a token that discovery found.
 type AggregatedDevice struct {
-	SerialNumber string
-	NodeName     string
-	DevicePath   string
-	Available    bool
-	LastSeen     *metav1.Time
+	SerialNumber       string
+	NodeName           string
+	DevicePath         string
+	HSMDeviceName      string
+	Available          bool
+	Reason             string
+	Message            string
+	LastTransitionTime *metav1.Time
+	LastSeen           *metav1.Time
 }
 
 // PoolMember is a token as its agent sees it.
 type PoolMember struct {
-	SerialNumber    string
-	Role            string
-	InSync          bool
-	Objects         Capacity
-	Bytes           Capacity
-	FirmwareVersion string
-	AgentEndpoint   string
+	SerialNumber       string
+	NodeName           string
+	AgentEndpoint      string
+	State              MemberState
+	Message            string
+	StoreID            string
+	Revision           string
+	Role               string
+	InSync             bool
+	Objects            Capacity
+	ReservedObjects    int64
+	QuarantinedObjects int64
+	Bytes              Capacity
+	FirmwareVersion    string
+	PINState           PINState
+	LastScrubTime      *metav1.Time
+	ScrubInterval      *metav1.Duration
+	CertificateExpiry  *metav1.Time
 }
+
+// MemberState is Serving, or why a token is not served.
+type MemberState string
+
+// The member states that the controller itself knows.
+const (
+	MemberStateServing          MemberState = "Serving"
+	MemberStateStarting         MemberState = "Starting"
+	MemberStateAgentUnreachable MemberState = "AgentUnreachable"
+	MemberStateLoading          MemberState = "Loading"
+)
+
+// PINState is what is known of the PIN in the PIN Secret.
+type PINState string
+
+// The states of a PIN.
+const (
+	PINStateAccepted      PINState = "Accepted"
+	PINStateChanged       PINState = "Changed"
+	PINStateChangeRefused PINState = "ChangeRefused"
+	PINStateRejected      PINState = "Rejected"
+	PINStateLocked        PINState = "Locked"
+)
 
 // Capacity is used and free room of a token.
 type Capacity struct {

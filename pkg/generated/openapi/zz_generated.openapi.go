@@ -127,27 +127,53 @@ func schema_pkg_apis_hsm_v1alpha1_AggregatedDevice(ref common.ReferenceCallback)
 					},
 					"devicePath": {
 						SchemaProps: spec.SchemaProps{
-							Description: "devicePath is the path of its device file on that node.",
-							Default:     "",
+							Description: "devicePath is the path of its device file on that node; empty if the kernel does not tell. It changes when the token is plugged in again.",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"hsmDeviceName": {
+						SchemaProps: spec.SchemaProps{
+							Description: "hsmDeviceName is the name of the HSMDevice that describes it, in the namespace of the pool.",
 							Type:        []string{"string"},
 							Format:      "",
 						},
 					},
 					"available": {
 						SchemaProps: spec.SchemaProps{
-							Description: "available is true if it can be used.",
+							Description: "available is true if it is there and an agent may use it.",
 							Type:        []string{"boolean"},
 							Format:      "",
 						},
 					},
+					"reason": {
+						SchemaProps: spec.SchemaProps{
+							Description: "reason is why it is not available, in one word; empty if it is. A reason of the discovery report, such as SerialMissing or PermissionsDiffer, or one of the pool: Unplugged, it is not there any more; NodeNotReporting, its node has not reported for gracePeriod; NodeNotSelected, nodeSelector excludes its node; SerialAmbiguous, several tokens tell this serial number; OverMaxDevices, maxDevices others are served.",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"message": {
+						SchemaProps: spec.SchemaProps{
+							Description: "message says the same for people, and what to do.",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"lastTransitionTime": {
+						SchemaProps: spec.SchemaProps{
+							Description: "lastTransitionTime is when available or reason last changed.",
+							Ref:         ref(v1.Time{}.OpenAPIModelName()),
+						},
+					},
 					"lastSeen": {
 						SchemaProps: spec.SchemaProps{
-							Description: "lastSeen is when it was last reported.",
+							Description: "lastSeen is when it was last reported, as of the last change here: a report that tells the same does not move it.",
 							Ref:         ref(v1.Time{}.OpenAPIModelName()),
 						},
 					},
 				},
-				Required: []string{"nodeName", "devicePath"},
+				Required: []string{"nodeName"},
 			},
 		},
 		Dependencies: []string{
@@ -664,7 +690,7 @@ func schema_pkg_apis_hsm_v1alpha1_HSMPoolStatus(ref common.ReferenceCallback) co
 				Properties: map[string]spec.Schema{
 					"phase": {
 						SchemaProps: spec.SchemaProps{
-							Description: "phase sums up the pool: Pending, no report yet; Aggregating, reports are coming in; Ready, every expected pod has reported and every token is available; Partial, some are missing; Error, none can be used. Written by the controller.\n\nPossible enum values:\n - `\"Aggregating\"` : reports are coming in.\n - `\"Error\"` : no token can be used.\n - `\"Partial\"` : some pods or tokens are missing.\n - `\"Pending\"` : no report yet.\n - `\"Ready\"` : every expected pod has reported, every token is available.",
+							Description: "phase sums up the pool: Pending, no report yet; Aggregating, reports of discovery pods or of agents are coming in; Ready, every expected pod has reported, and every token is available and, if agents are to serve it, served; Partial, some are missing; Error, none can be used. Written by the controller.\n\nPossible enum values:\n - `\"Aggregating\"` : reports of discovery pods or of agents are coming in.\n - `\"Error\"` : no token can be used.\n - `\"Partial\"` : some pods or tokens are missing.\n - `\"Pending\"` : no report yet.\n - `\"Ready\"` : every expected pod has reported, every token is available and served.",
 							Type:        []string{"string"},
 							Format:      "",
 							Enum:        []interface{}{"Aggregating", "Error", "Partial", "Pending", "Ready"},
@@ -672,21 +698,21 @@ func schema_pkg_apis_hsm_v1alpha1_HSMPoolStatus(ref common.ReferenceCallback) co
 					},
 					"totalDevices": {
 						SchemaProps: spec.SchemaProps{
-							Description: "totalDevices is the number of tokens found. Written by the controller.",
+							Description: "totalDevices is the number of tokens found: the length of aggregatedDevices. Written by the controller.",
 							Type:        []string{"integer"},
 							Format:      "int32",
 						},
 					},
 					"availableDevices": {
 						SchemaProps: spec.SchemaProps{
-							Description: "availableDevices is the number of tokens that can be used. Written by the controller.",
+							Description: "availableDevices is the number of tokens that are available, as aggregatedDevices says. Written by the controller.",
 							Type:        []string{"integer"},
 							Format:      "int32",
 						},
 					},
 					"expectedPods": {
 						SchemaProps: spec.SchemaProps{
-							Description: "expectedPods is the number of discovery pods that should report. Written by the controller.",
+							Description: "expectedPods is the number of discovery pods that should report: those that the DaemonSet wants, without those on nodes that the HSMDevices do not select. Written by the controller.",
 							Type:        []string{"integer"},
 							Format:      "int32",
 						},
@@ -701,7 +727,7 @@ func schema_pkg_apis_hsm_v1alpha1_HSMPoolStatus(ref common.ReferenceCallback) co
 							},
 						},
 						SchemaProps: spec.SchemaProps{
-							Description: "reportingPods are the discovery pods that have reported. Written by the controller.",
+							Description: "reportingPods are the discovery pods that have reported, one a node. A pod that is gone is kept until its successor reports or its last report is older than gracePeriod. Written by the controller.",
 							Type:        []string{"array"},
 							Items: &spec.SchemaOrArray{
 								Schema: &spec.Schema{
@@ -719,7 +745,7 @@ func schema_pkg_apis_hsm_v1alpha1_HSMPoolStatus(ref common.ReferenceCallback) co
 							},
 						},
 						SchemaProps: spec.SchemaProps{
-							Description: "aggregatedDevices are the tokens that discovery has found. Written by the controller.",
+							Description: "aggregatedDevices are the tokens that discovery has found. One that is gone is kept for gracePeriod, as not available. Written by the controller.",
 							Type:        []string{"array"},
 							Items: &spec.SchemaOrArray{
 								Schema: &spec.Schema{
@@ -740,7 +766,7 @@ func schema_pkg_apis_hsm_v1alpha1_HSMPoolStatus(ref common.ReferenceCallback) co
 							},
 						},
 						SchemaProps: spec.SchemaProps{
-							Description: "members are the tokens as their agents see them. Written by the controller, from the agents.",
+							Description: "members are the tokens as their agents see them. A change of state is here at once, mere figures once a minute. Written by the controller, from the agents.",
 							Type:        []string{"array"},
 							Items: &spec.SchemaOrArray{
 								Schema: &spec.Schema{
@@ -1256,6 +1282,48 @@ func schema_pkg_apis_hsm_v1alpha1_PoolMember(ref common.ReferenceCallback) commo
 							Format:      "",
 						},
 					},
+					"nodeName": {
+						SchemaProps: spec.SchemaProps{
+							Description: "nodeName is the name of the node that its agent runs on.",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"agentEndpoint": {
+						SchemaProps: spec.SchemaProps{
+							Description: "agentEndpoint is host:port of the agent that owns the token; empty while it has no address.",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"state": {
+						SchemaProps: spec.SchemaProps{
+							Description: "state is Serving, or in one word why the token is not served: Starting, its agent does not run yet; AgentUnreachable, its agent does not answer; or what the agent itself tells, such as Loading, TokenAbsent, TokenBlank, TokenForeign, PinRejected, PinLocked, Corrupt or StateDir.",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"message": {
+						SchemaProps: spec.SchemaProps{
+							Description: "message says why the token is not served, or what is wrong with its PIN, and what to do. Empty when all is well.",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"storeId": {
+						SchemaProps: spec.SchemaProps{
+							Description: "storeId is the id, in hexadecimal digits, of the store on the token. Empty until the agent has opened it once.",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"revision": {
+						SchemaProps: spec.SchemaProps{
+							Description: "revision is that of the last change of the store, as a resourceVersion.",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
 					"role": {
 						SchemaProps: spec.SchemaProps{
 							Description: "role is the token's part in the pool: the primary takes writes, the backups mirror it. The primary is called as spec.mirroring.primaryRole says.",
@@ -1272,9 +1340,23 @@ func schema_pkg_apis_hsm_v1alpha1_PoolMember(ref common.ReferenceCallback) commo
 					},
 					"objects": {
 						SchemaProps: spec.SchemaProps{
-							Description: "objects is the room of the token in PKCS#11 objects.",
+							Description: "objects is the room of the token in PKCS#11 objects. Those of other applications are used ones.",
 							Default:     map[string]interface{}{},
 							Ref:         ref(v1alpha1.Capacity{}.OpenAPIModelName()),
+						},
+					},
+					"reservedObjects": {
+						SchemaProps: spec.SchemaProps{
+							Description: "reservedObjects is the number of objects that are neither used nor free: they are kept back for updates and deletes.",
+							Type:        []string{"integer"},
+							Format:      "int64",
+						},
+					},
+					"quarantinedObjects": {
+						SchemaProps: spec.SchemaProps{
+							Description: "quarantinedObjects is the number of objects of the store's format that are not of this store: damaged, or of another one. They are left alone.",
+							Type:        []string{"integer"},
+							Format:      "int64",
 						},
 					},
 					"bytes": {
@@ -1291,11 +1373,30 @@ func schema_pkg_apis_hsm_v1alpha1_PoolMember(ref common.ReferenceCallback) commo
 							Format:      "",
 						},
 					},
-					"agentEndpoint": {
+					"pinState": {
 						SchemaProps: spec.SchemaProps{
-							Description: "agentEndpoint is host:port of the agent that owns the token.",
+							Description: "pinState is what is known of the PIN in the PIN Secret: Accepted; Changed, the token got the new PIN, write it to the Secret; ChangeRefused, the token did not get the new PIN; Rejected, it is not sent again until it was changed; Locked, the token takes no PIN any more, or only one more. Empty while the agent has not logged in.\n\nPossible enum values:\n - `\"Accepted\"` : the token took the PIN.\n - `\"ChangeRefused\"` : the token did not get the new PIN.\n - `\"Changed\"` : the token got the new PIN; write it to the PIN Secret.\n - `\"Locked\"` : the token takes no PIN any more, or only one more.\n - `\"Rejected\"` : the PIN is not sent again until it was changed.",
 							Type:        []string{"string"},
 							Format:      "",
+							Enum:        []interface{}{"Accepted", "ChangeRefused", "Changed", "Locked", "Rejected"},
+						},
+					},
+					"lastScrubTime": {
+						SchemaProps: spec.SchemaProps{
+							Description: "lastScrubTime is when the whole store was last read from the token itself, past what its PKCS#11 module remembers.",
+							Ref:         ref(v1.Time{}.OpenAPIModelName()),
+						},
+					},
+					"scrubInterval": {
+						SchemaProps: spec.SchemaProps{
+							Description: "scrubInterval is the longest time between two such readings.",
+							Ref:         ref(v1.Duration{}.OpenAPIModelName()),
+						},
+					},
+					"certificateExpiry": {
+						SchemaProps: spec.SchemaProps{
+							Description: "certificateExpiry is when the certificate that the agent shows expires.",
+							Ref:         ref(v1.Time{}.OpenAPIModelName()),
 						},
 					},
 				},
@@ -1303,7 +1404,7 @@ func schema_pkg_apis_hsm_v1alpha1_PoolMember(ref common.ReferenceCallback) commo
 			},
 		},
 		Dependencies: []string{
-			v1alpha1.Capacity{}.OpenAPIModelName()},
+			v1alpha1.Capacity{}.OpenAPIModelName(), v1.Duration{}.OpenAPIModelName(), v1.Time{}.OpenAPIModelName()},
 	}
 }
 
@@ -1368,7 +1469,7 @@ func schema_pkg_apis_hsm_v1alpha1_ReportingPod(ref common.ReferenceCallback) com
 					},
 					"lastReportTime": {
 						SchemaProps: spec.SchemaProps{
-							Description: "lastReportTime is when it last reported something new.",
+							Description: "lastReportTime is when it last reported something new. It does not move with reports that tell the same.",
 							Ref:         ref(v1.Time{}.OpenAPIModelName()),
 						},
 					},

@@ -79,35 +79,39 @@ type PoolMirroring struct {
 
 // HSMPoolStatus is what discovery and the agents reported.
 type HSMPoolStatus struct {
-	// phase sums up the pool: Pending, no report yet; Aggregating, reports are
-	// coming in; Ready, every expected pod has reported and every token is available;
+	// phase sums up the pool: Pending, no report yet; Aggregating, reports of
+	// discovery pods or of agents are coming in; Ready, every expected pod has
+	// reported, and every token is available and, if agents are to serve it, served;
 	// Partial, some are missing; Error, none can be used. Written by the controller.
 	// +optional
 	// +k8s:optional
 	Phase PoolPhase `json:"phase,omitempty"`
 
-	// totalDevices is the number of tokens found. Written by the controller.
+	// totalDevices is the number of tokens found: the length of aggregatedDevices.
+	// Written by the controller.
 	// +optional
 	// +k8s:optional
 	// +k8s:minimum=0
 	TotalDevices int32 `json:"totalDevices,omitempty"`
 
-	// availableDevices is the number of tokens that can be used. Written by the
-	// controller.
+	// availableDevices is the number of tokens that are available, as
+	// aggregatedDevices says. Written by the controller.
 	// +optional
 	// +k8s:optional
 	// +k8s:minimum=0
 	AvailableDevices int32 `json:"availableDevices,omitempty"`
 
-	// expectedPods is the number of discovery pods that should report. Written by
-	// the controller.
+	// expectedPods is the number of discovery pods that should report: those that
+	// the DaemonSet wants, without those on nodes that the HSMDevices do not select.
+	// Written by the controller.
 	// +optional
 	// +k8s:optional
 	// +k8s:minimum=0
 	ExpectedPods int32 `json:"expectedPods,omitempty"`
 
-	// reportingPods are the discovery pods that have reported. Written by the
-	// controller.
+	// reportingPods are the discovery pods that have reported, one a node. A pod that
+	// is gone is kept until its successor reports or its last report is older than
+	// gracePeriod. Written by the controller.
 	// +optional
 	// +listType=map
 	// +listMapKey=podName
@@ -116,16 +120,16 @@ type HSMPoolStatus struct {
 	// +k8s:listMapKey=podName
 	ReportingPods []ReportingPod `json:"reportingPods,omitempty"`
 
-	// aggregatedDevices are the tokens that discovery has found. Written by the
-	// controller.
+	// aggregatedDevices are the tokens that discovery has found. One that is gone is
+	// kept for gracePeriod, as not available. Written by the controller.
 	// +optional
 	// +listType=atomic
 	// +k8s:optional
 	// +k8s:listType=atomic
 	AggregatedDevices []AggregatedDevice `json:"aggregatedDevices,omitempty"`
 
-	// members are the tokens as their agents see them. Written by the controller,
-	// from the agents.
+	// members are the tokens as their agents see them. A change of state is here at
+	// once, mere figures once a minute. Written by the controller, from the agents.
 	// +optional
 	// +listType=map
 	// +listMapKey=serialNumber
@@ -167,9 +171,9 @@ type PoolPhase string
 const (
 	// PoolPhasePending: no report yet.
 	PoolPhasePending PoolPhase = "Pending"
-	// PoolPhaseAggregating: reports are coming in.
+	// PoolPhaseAggregating: reports of discovery pods or of agents are coming in.
 	PoolPhaseAggregating PoolPhase = "Aggregating"
-	// PoolPhaseReady: every expected pod has reported, every token is available.
+	// PoolPhaseReady: every expected pod has reported, every token is available and served.
 	PoolPhaseReady PoolPhase = "Ready"
 	// PoolPhasePartial: some pods or tokens are missing.
 	PoolPhasePartial PoolPhase = "Partial"
@@ -197,7 +201,8 @@ type ReportingPod struct {
 	// +k8s:minimum=0
 	DevicesFound int32 `json:"devicesFound,omitempty"`
 
-	// lastReportTime is when it last reported something new.
+	// lastReportTime is when it last reported something new. It does not move with
+	// reports that tell the same.
 	// +optional
 	// +k8s:optional
 	// +k8s:opaqueType
@@ -246,17 +251,47 @@ type AggregatedDevice struct {
 	// +k8s:format=k8s-long-name
 	NodeName string `json:"nodeName"`
 
-	// devicePath is the path of its device file on that node.
-	// +required
-	// +k8s:required
-	DevicePath string `json:"devicePath"`
+	// devicePath is the path of its device file on that node; empty if the kernel
+	// does not tell. It changes when the token is plugged in again.
+	// +optional
+	// +k8s:optional
+	DevicePath string `json:"devicePath,omitempty"`
 
-	// available is true if it can be used.
+	// hsmDeviceName is the name of the HSMDevice that describes it, in the namespace
+	// of the pool.
+	// +optional
+	// +k8s:optional
+	// +k8s:format=k8s-long-name
+	HSMDeviceName string `json:"hsmDeviceName,omitempty"`
+
+	// available is true if it is there and an agent may use it.
 	// +optional
 	// +k8s:optional
 	Available bool `json:"available,omitempty"`
 
-	// lastSeen is when it was last reported.
+	// reason is why it is not available, in one word; empty if it is. A reason of the
+	// discovery report, such as SerialMissing or PermissionsDiffer, or one of the
+	// pool: Unplugged, it is not there any more; NodeNotReporting, its node has not
+	// reported for gracePeriod; NodeNotSelected, nodeSelector excludes its node;
+	// SerialAmbiguous, several tokens tell this serial number; OverMaxDevices,
+	// maxDevices others are served.
+	// +optional
+	// +k8s:optional
+	Reason string `json:"reason,omitempty"`
+
+	// message says the same for people, and what to do.
+	// +optional
+	// +k8s:optional
+	Message string `json:"message,omitempty"`
+
+	// lastTransitionTime is when available or reason last changed.
+	// +optional
+	// +k8s:optional
+	// +k8s:opaqueType
+	LastTransitionTime *metav1.Time `json:"lastTransitionTime,omitempty"`
+
+	// lastSeen is when it was last reported, as of the last change here: a report that
+	// tells the same does not move it.
 	// +optional
 	// +k8s:optional
 	// +k8s:opaqueType
@@ -270,6 +305,43 @@ type PoolMember struct {
 	// +k8s:required
 	SerialNumber string `json:"serialNumber"`
 
+	// nodeName is the name of the node that its agent runs on.
+	// +optional
+	// +k8s:optional
+	// +k8s:format=k8s-long-name
+	NodeName string `json:"nodeName,omitempty"`
+
+	// agentEndpoint is host:port of the agent that owns the token; empty while it has
+	// no address.
+	// +optional
+	// +k8s:optional
+	AgentEndpoint string `json:"agentEndpoint,omitempty"`
+
+	// state is Serving, or in one word why the token is not served: Starting, its
+	// agent does not run yet; AgentUnreachable, its agent does not answer; or what
+	// the agent itself tells, such as Loading, TokenAbsent, TokenBlank, TokenForeign,
+	// PinRejected, PinLocked, Corrupt or StateDir.
+	// +optional
+	// +k8s:optional
+	State MemberState `json:"state,omitempty"`
+
+	// message says why the token is not served, or what is wrong with its PIN, and
+	// what to do. Empty when all is well.
+	// +optional
+	// +k8s:optional
+	Message string `json:"message,omitempty"`
+
+	// storeId is the id, in hexadecimal digits, of the store on the token. Empty until
+	// the agent has opened it once.
+	// +optional
+	// +k8s:optional
+	StoreID string `json:"storeId,omitempty"`
+
+	// revision is that of the last change of the store, as a resourceVersion.
+	// +optional
+	// +k8s:optional
+	Revision string `json:"revision,omitempty"`
+
 	// role is the token's part in the pool: the primary takes writes, the backups
 	// mirror it. The primary is called as spec.mirroring.primaryRole says.
 	// +optional
@@ -282,9 +354,24 @@ type PoolMember struct {
 	// +k8s:optional
 	InSync bool `json:"inSync,omitempty"`
 
-	// objects is the room of the token in PKCS#11 objects.
+	// objects is the room of the token in PKCS#11 objects. Those of other applications
+	// are used ones.
 	// +optional
 	Objects Capacity `json:"objects,omitempty"`
+
+	// reservedObjects is the number of objects that are neither used nor free: they
+	// are kept back for updates and deletes.
+	// +optional
+	// +k8s:optional
+	// +k8s:minimum=0
+	ReservedObjects int64 `json:"reservedObjects,omitempty"`
+
+	// quarantinedObjects is the number of objects of the store's format that are not
+	// of this store: damaged, or of another one. They are left alone.
+	// +optional
+	// +k8s:optional
+	// +k8s:minimum=0
+	QuarantinedObjects int64 `json:"quarantinedObjects,omitempty"`
 
 	// bytes is the room of the token in bytes.
 	// +optional
@@ -295,11 +382,67 @@ type PoolMember struct {
 	// +k8s:optional
 	FirmwareVersion string `json:"firmwareVersion,omitempty"`
 
-	// agentEndpoint is host:port of the agent that owns the token.
+	// pinState is what is known of the PIN in the PIN Secret: Accepted; Changed, the
+	// token got the new PIN, write it to the Secret; ChangeRefused, the token did not
+	// get the new PIN; Rejected, it is not sent again until it was changed; Locked, the
+	// token takes no PIN any more, or only one more. Empty while the agent has not
+	// logged in.
 	// +optional
 	// +k8s:optional
-	AgentEndpoint string `json:"agentEndpoint,omitempty"`
+	PINState PINState `json:"pinState,omitempty"`
+
+	// lastScrubTime is when the whole store was last read from the token itself, past
+	// what its PKCS#11 module remembers.
+	// +optional
+	// +k8s:optional
+	// +k8s:opaqueType
+	LastScrubTime *metav1.Time `json:"lastScrubTime,omitempty"`
+
+	// scrubInterval is the longest time between two such readings.
+	// +optional
+	// +k8s:optional
+	// +k8s:opaqueType
+	ScrubInterval *metav1.Duration `json:"scrubInterval,omitempty"`
+
+	// certificateExpiry is when the certificate that the agent shows expires.
+	// +optional
+	// +k8s:optional
+	// +k8s:opaqueType
+	CertificateExpiry *metav1.Time `json:"certificateExpiry,omitempty"`
 }
+
+// MemberState is Serving, or why a token is not served. Agents may tell more words
+// than those of this version.
+type MemberState string
+
+const (
+	// MemberStateServing: the agent serves the store on the token.
+	MemberStateServing MemberState = "Serving"
+	// MemberStateStarting: there is no running agent yet.
+	MemberStateStarting MemberState = "Starting"
+	// MemberStateAgentUnreachable: the agent does not answer.
+	MemberStateAgentUnreachable MemberState = "AgentUnreachable"
+	// MemberStateLoading: the agent has not read the whole store yet.
+	MemberStateLoading MemberState = "Loading"
+)
+
+// PINState is what is known of the PIN in the PIN Secret.
+// +enum
+// +k8s:enum
+type PINState string
+
+const (
+	// PINStateAccepted: the token took the PIN.
+	PINStateAccepted PINState = "Accepted"
+	// PINStateChanged: the token got the new PIN; write it to the PIN Secret.
+	PINStateChanged PINState = "Changed"
+	// PINStateChangeRefused: the token did not get the new PIN.
+	PINStateChangeRefused PINState = "ChangeRefused"
+	// PINStateRejected: the PIN is not sent again until it was changed.
+	PINStateRejected PINState = "Rejected"
+	// PINStateLocked: the token takes no PIN any more, or only one more.
+	PINStateLocked PINState = "Locked"
+)
 
 // Capacity is used and free room of a token.
 type Capacity struct {

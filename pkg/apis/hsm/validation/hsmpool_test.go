@@ -70,11 +70,15 @@ func TestHSMPoolStatus(t *testing.T) {
 
 		row("device's node name is required", "Required value: status.aggregatedDevices[0].nodeName", func(s *hsm.HSMPoolStatus) { s.AggregatedDevices[0].NodeName = "" }),
 		row("device's node name is a DNS subdomain", "Invalid value: status.aggregatedDevices[0].nodeName", func(s *hsm.HSMPoolStatus) { s.AggregatedDevices[0].NodeName = "N_ode" }),
-		row("device path is required", "Required value: status.aggregatedDevices[0].devicePath", func(s *hsm.HSMPoolStatus) { s.AggregatedDevices[0].DevicePath = "" }),
+		row("device's HSMDevice is a DNS subdomain", "Invalid value: status.aggregatedDevices[0].hsmDeviceName", func(s *hsm.HSMPoolStatus) { s.AggregatedDevices[0].HSMDeviceName = "P_ico" }),
 
 		row("member's serial number is required", "Required value: status.members[0].serialNumber", func(s *hsm.HSMPoolStatus) { s.Members[0].SerialNumber = "" }),
 		row("member is there once", "Duplicate value: status.members[1]", func(s *hsm.HSMPoolStatus) { s.Members = append(s.Members, s.Members[0]) }),
 		row("member's role is a label value", "Invalid value: status.members[0].role", func(s *hsm.HSMPoolStatus) { s.Members[0].Role = "the first" }),
+		row("member's node name is a DNS subdomain", "Invalid value: status.members[0].nodeName", func(s *hsm.HSMPoolStatus) { s.Members[0].NodeName = "N_ode" }),
+		row("PIN state is known", "Unsupported value: status.members[0].pinState", func(s *hsm.HSMPoolStatus) { s.Members[0].PINState = "Fine" }),
+		row("reserved objects are not negative", "Invalid value: status.members[0].reservedObjects", func(s *hsm.HSMPoolStatus) { s.Members[0].ReservedObjects = -1 }),
+		row("quarantined objects are not negative", "Invalid value: status.members[0].quarantinedObjects", func(s *hsm.HSMPoolStatus) { s.Members[0].QuarantinedObjects = -1 }),
 		row("objects used are not negative", "Invalid value: status.members[0].objects.used", func(s *hsm.HSMPoolStatus) { s.Members[0].Objects.Used = -1 }),
 		row("objects free are not negative", "Invalid value: status.members[0].objects.free", func(s *hsm.HSMPoolStatus) { s.Members[0].Objects.Free = -1 }),
 		row("bytes used are not negative", "Invalid value: status.members[0].bytes.used", func(s *hsm.HSMPoolStatus) { s.Members[0].Bytes.Used = -1 }),

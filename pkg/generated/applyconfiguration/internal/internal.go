@@ -34,14 +34,25 @@ var schemaYAML = typed.YAMLObject(`types:
     - name: devicePath
       type:
         scalar: string
-      default: ""
+    - name: hsmDeviceName
+      type:
+        scalar: string
     - name: lastSeen
       type:
         namedType: io.k8s.apimachinery.pkg.apis.meta.v1.Time
+    - name: lastTransitionTime
+      type:
+        namedType: io.k8s.apimachinery.pkg.apis.meta.v1.Time
+    - name: message
+      type:
+        scalar: string
     - name: nodeName
       type:
         scalar: string
       default: ""
+    - name: reason
+      type:
+        scalar: string
     - name: serialNumber
       type:
         scalar: string
@@ -405,23 +416,56 @@ var schemaYAML = typed.YAMLObject(`types:
       type:
         namedType: io.j5t.hsm.pkg.apis.hsm.v1alpha1.Capacity
       default: {}
+    - name: certificateExpiry
+      type:
+        namedType: io.k8s.apimachinery.pkg.apis.meta.v1.Time
     - name: firmwareVersion
       type:
         scalar: string
     - name: inSync
       type:
         scalar: boolean
+    - name: lastScrubTime
+      type:
+        namedType: io.k8s.apimachinery.pkg.apis.meta.v1.Time
+    - name: message
+      type:
+        scalar: string
+    - name: nodeName
+      type:
+        scalar: string
     - name: objects
       type:
         namedType: io.j5t.hsm.pkg.apis.hsm.v1alpha1.Capacity
       default: {}
+    - name: pinState
+      type:
+        scalar: string
+    - name: quarantinedObjects
+      type:
+        scalar: numeric
+    - name: reservedObjects
+      type:
+        scalar: numeric
+    - name: revision
+      type:
+        scalar: string
     - name: role
       type:
         scalar: string
+    - name: scrubInterval
+      type:
+        namedType: io.k8s.apimachinery.pkg.apis.meta.v1.Duration
     - name: serialNumber
       type:
         scalar: string
       default: ""
+    - name: state
+      type:
+        scalar: string
+    - name: storeId
+      type:
+        scalar: string
 - name: io.j5t.hsm.pkg.apis.hsm.v1alpha1.PoolMirroring
   map:
     fields:

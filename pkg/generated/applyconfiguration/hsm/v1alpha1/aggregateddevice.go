@@ -17,11 +17,27 @@ type AggregatedDeviceApplyConfiguration struct {
 	SerialNumber *string `json:"serialNumber,omitempty"`
 	// nodeName is the name of the node that it is plugged into.
 	NodeName *string `json:"nodeName,omitempty"`
-	// devicePath is the path of its device file on that node.
+	// devicePath is the path of its device file on that node; empty if the kernel
+	// does not tell. It changes when the token is plugged in again.
 	DevicePath *string `json:"devicePath,omitempty"`
-	// available is true if it can be used.
+	// hsmDeviceName is the name of the HSMDevice that describes it, in the namespace
+	// of the pool.
+	HSMDeviceName *string `json:"hsmDeviceName,omitempty"`
+	// available is true if it is there and an agent may use it.
 	Available *bool `json:"available,omitempty"`
-	// lastSeen is when it was last reported.
+	// reason is why it is not available, in one word; empty if it is. A reason of the
+	// discovery report, such as SerialMissing or PermissionsDiffer, or one of the
+	// pool: Unplugged, it is not there any more; NodeNotReporting, its node has not
+	// reported for gracePeriod; NodeNotSelected, nodeSelector excludes its node;
+	// SerialAmbiguous, several tokens tell this serial number; OverMaxDevices,
+	// maxDevices others are served.
+	Reason *string `json:"reason,omitempty"`
+	// message says the same for people, and what to do.
+	Message *string `json:"message,omitempty"`
+	// lastTransitionTime is when available or reason last changed.
+	LastTransitionTime *v1.Time `json:"lastTransitionTime,omitempty"`
+	// lastSeen is when it was last reported, as of the last change here: a report that
+	// tells the same does not move it.
 	LastSeen *v1.Time `json:"lastSeen,omitempty"`
 }
 
@@ -55,11 +71,43 @@ func (b *AggregatedDeviceApplyConfiguration) WithDevicePath(value string) *Aggre
 	return b
 }
 
+// WithHSMDeviceName sets the HSMDeviceName field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the HSMDeviceName field is set to the value of the last call.
+func (b *AggregatedDeviceApplyConfiguration) WithHSMDeviceName(value string) *AggregatedDeviceApplyConfiguration {
+	b.HSMDeviceName = &value
+	return b
+}
+
 // WithAvailable sets the Available field in the declarative configuration to the given value
 // and returns the receiver, so that objects can be built by chaining "With" function invocations.
 // If called multiple times, the Available field is set to the value of the last call.
 func (b *AggregatedDeviceApplyConfiguration) WithAvailable(value bool) *AggregatedDeviceApplyConfiguration {
 	b.Available = &value
+	return b
+}
+
+// WithReason sets the Reason field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the Reason field is set to the value of the last call.
+func (b *AggregatedDeviceApplyConfiguration) WithReason(value string) *AggregatedDeviceApplyConfiguration {
+	b.Reason = &value
+	return b
+}
+
+// WithMessage sets the Message field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the Message field is set to the value of the last call.
+func (b *AggregatedDeviceApplyConfiguration) WithMessage(value string) *AggregatedDeviceApplyConfiguration {
+	b.Message = &value
+	return b
+}
+
+// WithLastTransitionTime sets the LastTransitionTime field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the LastTransitionTime field is set to the value of the last call.
+func (b *AggregatedDeviceApplyConfiguration) WithLastTransitionTime(value v1.Time) *AggregatedDeviceApplyConfiguration {
+	b.LastTransitionTime = &value
 	return b
 }
 

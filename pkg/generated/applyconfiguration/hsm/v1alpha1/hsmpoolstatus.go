@@ -15,26 +15,30 @@ import (
 //
 // HSMPoolStatus is what discovery and the agents reported.
 type HSMPoolStatusApplyConfiguration struct {
-	// phase sums up the pool: Pending, no report yet; Aggregating, reports are
-	// coming in; Ready, every expected pod has reported and every token is available;
+	// phase sums up the pool: Pending, no report yet; Aggregating, reports of
+	// discovery pods or of agents are coming in; Ready, every expected pod has
+	// reported, and every token is available and, if agents are to serve it, served;
 	// Partial, some are missing; Error, none can be used. Written by the controller.
 	Phase *hsmv1alpha1.PoolPhase `json:"phase,omitempty"`
-	// totalDevices is the number of tokens found. Written by the controller.
+	// totalDevices is the number of tokens found: the length of aggregatedDevices.
+	// Written by the controller.
 	TotalDevices *int32 `json:"totalDevices,omitempty"`
-	// availableDevices is the number of tokens that can be used. Written by the
-	// controller.
+	// availableDevices is the number of tokens that are available, as
+	// aggregatedDevices says. Written by the controller.
 	AvailableDevices *int32 `json:"availableDevices,omitempty"`
-	// expectedPods is the number of discovery pods that should report. Written by
-	// the controller.
+	// expectedPods is the number of discovery pods that should report: those that
+	// the DaemonSet wants, without those on nodes that the HSMDevices do not select.
+	// Written by the controller.
 	ExpectedPods *int32 `json:"expectedPods,omitempty"`
-	// reportingPods are the discovery pods that have reported. Written by the
-	// controller.
+	// reportingPods are the discovery pods that have reported, one a node. A pod that
+	// is gone is kept until its successor reports or its last report is older than
+	// gracePeriod. Written by the controller.
 	ReportingPods []ReportingPodApplyConfiguration `json:"reportingPods,omitempty"`
-	// aggregatedDevices are the tokens that discovery has found. Written by the
-	// controller.
+	// aggregatedDevices are the tokens that discovery has found. One that is gone is
+	// kept for gracePeriod, as not available. Written by the controller.
 	AggregatedDevices []AggregatedDeviceApplyConfiguration `json:"aggregatedDevices,omitempty"`
-	// members are the tokens as their agents see them. Written by the controller,
-	// from the agents.
+	// members are the tokens as their agents see them. A change of state is here at
+	// once, mere figures once a minute. Written by the controller, from the agents.
 	Members []PoolMemberApplyConfiguration `json:"members,omitempty"`
 	// lastAggregationTime is when the reports last changed something here. Written
 	// by the controller.

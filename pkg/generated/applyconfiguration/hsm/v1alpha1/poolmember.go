@@ -4,6 +4,11 @@
 
 package v1alpha1
 
+import (
+	hsmv1alpha1 "j5t.io/hsm/pkg/apis/hsm/v1alpha1"
+	v1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
 // PoolMemberApplyConfiguration represents a declarative configuration of the PoolMember type for use
 // with apply.
 //
@@ -11,19 +16,55 @@ package v1alpha1
 type PoolMemberApplyConfiguration struct {
 	// serialNumber is the serial number of the token.
 	SerialNumber *string `json:"serialNumber,omitempty"`
+	// nodeName is the name of the node that its agent runs on.
+	NodeName *string `json:"nodeName,omitempty"`
+	// agentEndpoint is host:port of the agent that owns the token; empty while it has
+	// no address.
+	AgentEndpoint *string `json:"agentEndpoint,omitempty"`
+	// state is Serving, or in one word why the token is not served: Starting, its
+	// agent does not run yet; AgentUnreachable, its agent does not answer; or what
+	// the agent itself tells, such as Loading, TokenAbsent, TokenBlank, TokenForeign,
+	// PinRejected, PinLocked, Corrupt or StateDir.
+	State *hsmv1alpha1.MemberState `json:"state,omitempty"`
+	// message says why the token is not served, or what is wrong with its PIN, and
+	// what to do. Empty when all is well.
+	Message *string `json:"message,omitempty"`
+	// storeId is the id, in hexadecimal digits, of the store on the token. Empty until
+	// the agent has opened it once.
+	StoreID *string `json:"storeId,omitempty"`
+	// revision is that of the last change of the store, as a resourceVersion.
+	Revision *string `json:"revision,omitempty"`
 	// role is the token's part in the pool: the primary takes writes, the backups
 	// mirror it. The primary is called as spec.mirroring.primaryRole says.
 	Role *string `json:"role,omitempty"`
 	// inSync is true if the token holds every acknowledged write.
 	InSync *bool `json:"inSync,omitempty"`
-	// objects is the room of the token in PKCS#11 objects.
+	// objects is the room of the token in PKCS#11 objects. Those of other applications
+	// are used ones.
 	Objects *CapacityApplyConfiguration `json:"objects,omitempty"`
+	// reservedObjects is the number of objects that are neither used nor free: they
+	// are kept back for updates and deletes.
+	ReservedObjects *int64 `json:"reservedObjects,omitempty"`
+	// quarantinedObjects is the number of objects of the store's format that are not
+	// of this store: damaged, or of another one. They are left alone.
+	QuarantinedObjects *int64 `json:"quarantinedObjects,omitempty"`
 	// bytes is the room of the token in bytes.
 	Bytes *CapacityApplyConfiguration `json:"bytes,omitempty"`
 	// firmwareVersion is the version of the token's firmware.
 	FirmwareVersion *string `json:"firmwareVersion,omitempty"`
-	// agentEndpoint is host:port of the agent that owns the token.
-	AgentEndpoint *string `json:"agentEndpoint,omitempty"`
+	// pinState is what is known of the PIN in the PIN Secret: Accepted; Changed, the
+	// token got the new PIN, write it to the Secret; ChangeRefused, the token did not
+	// get the new PIN; Rejected, it is not sent again until it was changed; Locked, the
+	// token takes no PIN any more, or only one more. Empty while the agent has not
+	// logged in.
+	PINState *hsmv1alpha1.PINState `json:"pinState,omitempty"`
+	// lastScrubTime is when the whole store was last read from the token itself, past
+	// what its PKCS#11 module remembers.
+	LastScrubTime *v1.Time `json:"lastScrubTime,omitempty"`
+	// scrubInterval is the longest time between two such readings.
+	ScrubInterval *v1.Duration `json:"scrubInterval,omitempty"`
+	// certificateExpiry is when the certificate that the agent shows expires.
+	CertificateExpiry *v1.Time `json:"certificateExpiry,omitempty"`
 }
 
 // PoolMemberApplyConfiguration constructs a declarative configuration of the PoolMember type for use with
@@ -37,6 +78,54 @@ func PoolMember() *PoolMemberApplyConfiguration {
 // If called multiple times, the SerialNumber field is set to the value of the last call.
 func (b *PoolMemberApplyConfiguration) WithSerialNumber(value string) *PoolMemberApplyConfiguration {
 	b.SerialNumber = &value
+	return b
+}
+
+// WithNodeName sets the NodeName field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the NodeName field is set to the value of the last call.
+func (b *PoolMemberApplyConfiguration) WithNodeName(value string) *PoolMemberApplyConfiguration {
+	b.NodeName = &value
+	return b
+}
+
+// WithAgentEndpoint sets the AgentEndpoint field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the AgentEndpoint field is set to the value of the last call.
+func (b *PoolMemberApplyConfiguration) WithAgentEndpoint(value string) *PoolMemberApplyConfiguration {
+	b.AgentEndpoint = &value
+	return b
+}
+
+// WithState sets the State field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the State field is set to the value of the last call.
+func (b *PoolMemberApplyConfiguration) WithState(value hsmv1alpha1.MemberState) *PoolMemberApplyConfiguration {
+	b.State = &value
+	return b
+}
+
+// WithMessage sets the Message field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the Message field is set to the value of the last call.
+func (b *PoolMemberApplyConfiguration) WithMessage(value string) *PoolMemberApplyConfiguration {
+	b.Message = &value
+	return b
+}
+
+// WithStoreID sets the StoreID field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the StoreID field is set to the value of the last call.
+func (b *PoolMemberApplyConfiguration) WithStoreID(value string) *PoolMemberApplyConfiguration {
+	b.StoreID = &value
+	return b
+}
+
+// WithRevision sets the Revision field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the Revision field is set to the value of the last call.
+func (b *PoolMemberApplyConfiguration) WithRevision(value string) *PoolMemberApplyConfiguration {
+	b.Revision = &value
 	return b
 }
 
@@ -64,6 +153,22 @@ func (b *PoolMemberApplyConfiguration) WithObjects(value *CapacityApplyConfigura
 	return b
 }
 
+// WithReservedObjects sets the ReservedObjects field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the ReservedObjects field is set to the value of the last call.
+func (b *PoolMemberApplyConfiguration) WithReservedObjects(value int64) *PoolMemberApplyConfiguration {
+	b.ReservedObjects = &value
+	return b
+}
+
+// WithQuarantinedObjects sets the QuarantinedObjects field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the QuarantinedObjects field is set to the value of the last call.
+func (b *PoolMemberApplyConfiguration) WithQuarantinedObjects(value int64) *PoolMemberApplyConfiguration {
+	b.QuarantinedObjects = &value
+	return b
+}
+
 // WithBytes sets the Bytes field in the declarative configuration to the given value
 // and returns the receiver, so that objects can be built by chaining "With" function invocations.
 // If called multiple times, the Bytes field is set to the value of the last call.
@@ -80,10 +185,34 @@ func (b *PoolMemberApplyConfiguration) WithFirmwareVersion(value string) *PoolMe
 	return b
 }
 
-// WithAgentEndpoint sets the AgentEndpoint field in the declarative configuration to the given value
+// WithPINState sets the PINState field in the declarative configuration to the given value
 // and returns the receiver, so that objects can be built by chaining "With" function invocations.
-// If called multiple times, the AgentEndpoint field is set to the value of the last call.
-func (b *PoolMemberApplyConfiguration) WithAgentEndpoint(value string) *PoolMemberApplyConfiguration {
-	b.AgentEndpoint = &value
+// If called multiple times, the PINState field is set to the value of the last call.
+func (b *PoolMemberApplyConfiguration) WithPINState(value hsmv1alpha1.PINState) *PoolMemberApplyConfiguration {
+	b.PINState = &value
+	return b
+}
+
+// WithLastScrubTime sets the LastScrubTime field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the LastScrubTime field is set to the value of the last call.
+func (b *PoolMemberApplyConfiguration) WithLastScrubTime(value v1.Time) *PoolMemberApplyConfiguration {
+	b.LastScrubTime = &value
+	return b
+}
+
+// WithScrubInterval sets the ScrubInterval field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the ScrubInterval field is set to the value of the last call.
+func (b *PoolMemberApplyConfiguration) WithScrubInterval(value v1.Duration) *PoolMemberApplyConfiguration {
+	b.ScrubInterval = &value
+	return b
+}
+
+// WithCertificateExpiry sets the CertificateExpiry field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the CertificateExpiry field is set to the value of the last call.
+func (b *PoolMemberApplyConfiguration) WithCertificateExpiry(value v1.Time) *PoolMemberApplyConfiguration {
+	b.CertificateExpiry = &value
 	return b
 }
