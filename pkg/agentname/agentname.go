@@ -23,9 +23,12 @@ const (
 // label (RFC 1123) of at most 41 characters. Its end is a hash of the whole serial
 // number: numbers that differ in case, in odd characters or beyond the first
 // characters only have different names.
-func For(serial string) string {
+func For(serial string) string { return prefix + Label(serial) }
+
+// Label is what of a name depends on the token: a DNS label of at most 31 characters.
+func Label(serial string) string {
 	sum := sha256.Sum256([]byte(serial))
-	return prefix + slug(serial) + hex.EncodeToString(sum[:])[:hashLength]
+	return slug(serial) + hex.EncodeToString(sum[:])[:hashLength]
 }
 
 // ServerName is the name in the certificate of the agent of a token: that of its

@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package attribute owns how tokens are called in ResourceSlices: the names of their
+// attributes, what values these have, and how a ResourceClaim selects by them. It never
+// talks to Kubernetes.
+package attribute
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"strconv"
+
+	"k8s.io/apimachinery/pkg/types"
+
+	"j5t.io/hsm/pkg/agentname"
+)
+
+// Driver is the name of the DRA driver, and the domain of its attributes.
+const Driver = "hsm.j5t.io"
+
+// The attributes, all of them strings. All but Serial, HSMDevice and DeviceType are
+// absent where the token is not found by USB.
+const (
+	// Serial is the Value of the token's serial number.
+	Serial = "serial"
+	// HSMDevice is the Value of NAMESPACE/NAME of the HSMDevice to which the token belongs.
+	HSMDevice = "hsmDevice"
+	// DeviceType is the HSMDevice's spec.deviceType.
+	DeviceType = "deviceType"
+	// Vendor and Product are USB ids: four lower-case hexadecimal digits.
+	Vendor  = "vendor"
+	Product = "product"
+	// BCDDevice is the release number in the USB device descriptor, such as 4.04. Makers
+	// often keep the firmware's version in it; only the agent knows the firmware itself.
+	BCDDevice = "bcdDevice"
+	// USBPath is the place on the bus, such as 1-1.4: host controller and ports.
+	USBPath = "usbPath"
+)
+
+const (
+	// maxValue is the longest string that an attribute may have (resource.k8s.io
+	// DeviceAttribute).
+	maxValue   = 64
+	hashLength = 32
+)
+
+// Value is a text as the value of an attribute: itself if it is shorter than 64 bytes,
+// and otherwise 64 bytes of its beginning and a hash of all of it. Two printable ASCII
+// texts never have the same value.
+func Value(text string) string {
+	if len(text) < maxValue {
+		return text
+	}
+	sum := sha256.Sum256([]byte(text))
+	return text[:maxValue-hashLength-1] + "-" + hex.EncodeToString(sum[:])[:hashLength]
+}
+
+// HSMDeviceValue is the value of the attribute HSMDevice.
+func HSMDeviceValue(name types.NamespacedName) string { return Value(name.String()) }
+
+// DeviceName is the name of a token in its pool, which is its node's: a DNS label that
+// depends on the serial number only, and so stays the same wherever it is plugged in.
+func DeviceName(serial string) string { return agentname.Label(serial) }
+
+// SerialSelector is the CEL expression with which a ResourceClaim selects the token with
+// a serial number, of printable ASCII characters.
+func SerialSelector(serial string) string {
+	// CEL and Go quote printable ASCII in the same way.
+	return `device.driver == "` + Driver + `" && device.attributes["` + Driver + `"].` + Serial + " == " + strconv.Quote(Value(serial))
+}
