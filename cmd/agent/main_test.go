@@ -36,7 +36,7 @@ func TestMain(m *testing.M) {
 
 func issue(t *testing.T, ca *pki.CA, usage pki.Usage) mtls.Files {
 	t.Helper()
-	cert, key, err := ca.Issue("agent", usage)
+	cert, key, err := ca.Issue(agentv1.ClientAPIServer, usage)
 	if err != nil {
 		t.Fatal(err)
 	}

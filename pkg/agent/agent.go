@@ -40,6 +40,12 @@ const (
 	defaultCallTimeout = 2 * time.Minute
 	// How long requests that were begun may take after the agent was told to stop.
 	drainTimeout = 20 * time.Second
+	// Who a client is, is proven when it connects. After maxConnectionAge it has to
+	// do so again, for its next call: so a certificate that was rotated, or an
+	// authority that was removed, is not good for ever. What runs may go on for
+	// maxConnectionGrace, which is longer than watches of Kubernetes are.
+	maxConnectionAge   = 2 * time.Hour
+	maxConnectionGrace = 2 * time.Hour
 )
 
 // Options say which token an agent serves, and to whom.
@@ -146,13 +152,16 @@ func newAgent(o Options, r reader) (*Agent, error) {
 	}
 	identity.revision = a.supervisor.worker.revisionAbove
 	a.setHealth(false)
-	a.server = grpc.NewServer(
+	a.server = grpc.NewServer(append(authorized(),
 		grpc.Creds(creds),
 		grpc.MaxRecvMsgSize(agentv1.MaxMessageBytes),
 		grpc.MaxSendMsgSize(agentv1.MaxMessageBytes),
-		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 30 * time.Second, Timeout: 10 * time.Second}),
+		grpc.KeepaliveParams(keepalive.ServerParameters{
+			Time: 30 * time.Second, Timeout: 10 * time.Second,
+			MaxConnectionAge: maxConnectionAge, MaxConnectionAgeGrace: maxConnectionGrace,
+		}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
-	)
+	)...)
 	queue := a.supervisor.worker.queue
 	agentv1.RegisterStoreServer(a.server, &storeService{state: state, journal: journal, queue: queue, stopping: a.stopping})
 	agentv1.RegisterDeviceServer(a.server, &deviceService{state: state, queue: queue, adoptions: a.supervisor.adoptions, stopping: a.stopping})

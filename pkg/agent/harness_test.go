@@ -203,8 +203,8 @@ func testOptions(t *testing.T) (Options, mtls.Files) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	issue := func(usage pki.Usage) mtls.Files {
-		cert, key, err := ca.Issue(string(usage), usage)
+	issue := func(name string, usage pki.Usage) mtls.Files {
+		cert, key, err := ca.Issue(name, usage)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -212,10 +212,10 @@ func testOptions(t *testing.T) (Options, mtls.Files) {
 	}
 	o := Options{
 		PINFile: filepath.Join(t.TempDir(), "pin"), StateDir: t.TempDir(), Provision: true,
-		TLS: issue(pki.Server), History: wide,
+		TLS: issue("agent", pki.Server), History: wide,
 	}
 	writePIN(t, o, faulttoken.PIN)
-	return o, issue(pki.Client)
+	return o, issue(agentv1.ClientAPIServer, pki.Client)
 }
 
 func writePIN(t *testing.T, o Options, pin string) {

@@ -65,7 +65,7 @@ func Prepare(t testing.TB, token softhsm.Token, edits ...func(*agent.Options)) *
 	}
 	a := &Agent{
 		Address: "127.0.0.1:0",
-		Client:  files("client", pki.Client),
+		Client:  files(agentv1.ClientAPIServer, pki.Client),
 		CA:      ca,
 		Token:   token,
 		Options: agent.Options{

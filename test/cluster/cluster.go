@@ -17,6 +17,8 @@ import (
 
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
+	agentv1 "j5t.io/hsm/pkg/agent/api/v1"
+	"j5t.io/hsm/pkg/agentname"
 	"j5t.io/hsm/pkg/mtls"
 	"j5t.io/hsm/test/controlplane"
 	"j5t.io/hsm/test/controlplane/assets"
@@ -155,7 +157,7 @@ func (c *Cluster) start(ctx context.Context) error {
 
 	fmt.Fprintln(c.options.Progress, "Starting the API server of hsm.j5t.io ...")
 	c.AgentClient.CAFile = c.agents.CertFile
-	if c.AgentClient.CertFile, c.AgentClient.KeyFile, err = c.agents.Issue("apiserver", pki.Client); err != nil {
+	if c.AgentClient.CertFile, c.AgentClient.KeyFile, err = c.agents.Issue(agentv1.ClientAPIServer, pki.Client); err != nil {
 		return err
 	}
 	port, err := process.FreePort()
@@ -199,7 +201,8 @@ func (c *Cluster) AgentSpec(ctx context.Context, name, address, pinFile string) 
 	if err := os.MkdirAll(state, 0o700); err != nil {
 		return process.Spec{}, err
 	}
-	certFile, keyFile, err := c.agents.Issue("agent", pki.Server)
+	serverName := agentname.ServerName(c.Token.Serial, SystemNamespace)
+	certFile, keyFile, err := c.agents.Issue(agentname.For(c.Token.Serial), pki.Server, serverName)
 	if err != nil {
 		return process.Spec{}, err
 	}

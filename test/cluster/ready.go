@@ -45,7 +45,7 @@ func (c *Cluster) AgentStatus(ctx context.Context, address string) (*agentv1.Sta
 
 // DialAgent connects to an agent as the API server does.
 func (c *Cluster) DialAgent(address string) (*grpc.ClientConn, error) {
-	certFile, keyFile, err := c.agents.Issue("apiserver", pki.Client)
+	certFile, keyFile, err := c.agents.Issue(agentv1.ClientAPIServer, pki.Client)
 	if err != nil {
 		return nil, err
 	}

@@ -63,8 +63,8 @@ func newAgent(t *testing.T) *agent {
 	if err != nil {
 		t.Fatal(err)
 	}
-	issue := func(usage pki.Usage) mtls.Files {
-		cert, key, err := ca.Issue(string(usage), usage)
+	issue := func(name string, usage pki.Usage) mtls.Files {
+		cert, key, err := ca.Issue(name, usage)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -75,8 +75,8 @@ func newAgent(t *testing.T) *agent {
 		t.Fatal(err)
 	}
 	address := fmt.Sprintf("127.0.0.1:%d", port)
-	token, server := softhsm.New(t), issue(pki.Server)
-	creds, err := issue(pki.Client).Client()
+	token, server := softhsm.New(t), issue("agent", pki.Server)
+	creds, err := issue(agentv1.ClientAPIServer, pki.Client).Client()
 	if err != nil {
 		t.Fatal(err)
 	}

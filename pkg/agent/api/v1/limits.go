@@ -15,4 +15,10 @@ const (
 	// a caller says for which request of whom it asks. The agent only logs them.
 	MetadataAuditID = "audit-id"
 	MetadataUser    = "user"
+
+	// ClientAPIServer and ClientController are the common names in the client
+	// certificates that an agent knows: the API server may call everything, the
+	// controller Store.Status, Device.Info and the health service.
+	ClientAPIServer  = "hsm-apiserver"
+	ClientController = "hsm-controller"
 )
