@@ -8,6 +8,7 @@ package controller
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net/http"
 	"time"
 
@@ -16,6 +17,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/record"
@@ -31,6 +33,7 @@ import (
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
 
 	"j5t.io/hsm/pkg/apis/hsm/v1alpha1"
+	"j5t.io/hsm/pkg/controller/certs"
 	"j5t.io/hsm/pkg/controller/projection"
 )
 
@@ -104,8 +107,42 @@ func New(ctx context.Context, base *rest.Config, o *Options) (manager.Manager, e
 	if err != nil {
 		return nil, fmt.Errorf("set up the projection of HSMSecrets: %w", err)
 	}
+	system, err := newSystemCache(mgr, o.SystemNamespace)
+	if err != nil {
+		return nil, fmt.Errorf("set up the cache of namespace %s: %w", o.SystemNamespace, err)
+	}
+	issuer := certs.NewIssuer(mgr.GetClient(), o.SystemNamespace, clock.RealClock{})
+	if err := certs.Add(mgr, system, issuer); err != nil {
+		return nil, fmt.Errorf("set up the certificates: %w", err)
+	}
 	return mgr, nil
 }
+
+// newSystemCache makes the cache of what the system namespace holds, whatever the
+// namespaces are whose HSMSecrets are projected.
+func newSystemCache(mgr manager.Manager, namespace string) (cache.Cache, error) {
+	byObject := map[client.Object]cache.ByObject{}
+	maps.Copy(byObject, certs.Cached())
+	c, err := cache.New(mgr.GetConfig(), cache.Options{
+		Scheme:                      mgr.GetScheme(),
+		Mapper:                      mgr.GetRESTMapper(),
+		DefaultNamespaces:           namespaces([]string{namespace}),
+		ByObject:                    byObject,
+		NewInformer:                 projection.NewInformer,
+		ReaderFailOnMissingInformer: true,
+	})
+	if err != nil {
+		return nil, err
+	}
+	return c, mgr.Add(cacheRunnable{c})
+}
+
+// cacheRunnable is a cache that a manager starts before the controllers, on
+// replicas that wait, too.
+type cacheRunnable struct{ cache.Cache }
+
+// GetCache tells the manager that this is a cache.
+func (c cacheRunnable) GetCache() cache.Cache { return c.Cache }
 
 // newMapper knows the kinds that the controllers use. It asks no API server: one
 // that is away must not keep the controllers from starting.
@@ -116,6 +153,7 @@ func newMapper() meta.RESTMapper {
 	// A cache of listed namespaces asks for the kind of the list.
 	mapper.Add(corev1.SchemeGroupVersion.WithKind("SecretList"), meta.RESTScopeNamespace)
 	mapper.Add(authorizationv1.SchemeGroupVersion.WithKind("SelfSubjectAccessReview"), meta.RESTScopeRoot)
+	mapper.Add(schema.GroupVersionKind{Group: "apiregistration.k8s.io", Version: "v1", Kind: "APIService"}, meta.RESTScopeRoot)
 	for _, kind := range []string{"Deployment", "StatefulSet", "DaemonSet"} {
 		mapper.Add(appsv1.SchemeGroupVersion.WithKind(kind), meta.RESTScopeNamespace)
 	}
