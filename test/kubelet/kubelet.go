@@ -1,0 +1,287 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package kubelet stands in for the kubelet of a node: it runs the programs of pods as
+// processes of this machine. It owns a Node, a folder, the processes, and what kubelet
+// writes of the pods. It isolates nothing and pulls no image.
+//
+// What differs for a program from a container:
+//   - There is no mount namespace. Where the path of a volumeMount stands in an argument,
+//     in the environment or in an exec probe, the path of the volume on this machine is put
+//     in its place; files of the image are those of this machine.
+//   - A pod has an address of its own, but of the loopback interface, and its programs could
+//     listen on others: they must be told to listen on status.podIP.
+//   - A ServiceAccount is given by flags (Program.KubeconfigFlags).
+//   - Security contexts, resources, init containers and the order of restarts are not looked at.
+package kubelet
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"sync"
+	"time"
+
+	coordinationv1 "k8s.io/api/coordination/v1"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/wait"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes"
+	listerscorev1 "k8s.io/client-go/listers/core/v1"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/cache"
+	"k8s.io/klog/v2"
+)
+
+// Heartbeats as kubelet sends them by default: kube-controller-manager takes a node for
+// lost 50 s after the last one.
+const (
+	leaseDuration = 40 * time.Second
+	leaseInterval = 10 * time.Second
+)
+
+// Program is what stands for an image.
+type Program struct {
+	// Path is the binary. It is run whatever the command of a container is.
+	Path string
+	// KubeconfigFlags are the names of flags that take a kubeconfig. Each is added with one
+	// that has the token of the pod's ServiceAccount, bound to the pod.
+	KubeconfigFlags []string
+}
+
+// Options says which node it is.
+type Options struct {
+	// Node is its name, Labels are added to those that every node has.
+	Node   string
+	Labels map[string]string
+	// Config is a client of the cluster with all rights.
+	Config *rest.Config
+	// Dir takes all that the node keeps. It is the same when the node comes back.
+	Dir string
+	// Programs are the images that can be run, by their name without registry and tag.
+	// Pods with others stay pending.
+	Programs map[string]Program
+	// Env is added to the environment of all programs: it stands for the node's hardware.
+	Env []string
+	// Bind binds pods to the node that nobody has bound and that may run here, where there
+	// is no scheduler. Only their nodeSelector and node affinity are looked at.
+	Bind bool
+}
+
+// Kubelet is a running node.
+type Kubelet struct {
+	Options
+
+	client  kubernetes.Interface
+	secrets listerscorev1.SecretLister
+	cancel  context.CancelFunc
+	group   sync.WaitGroup
+
+	mutex sync.Mutex
+	pods  map[types.UID]*pod
+}
+
+// Start makes the node Ready, and runs what is bound to it until Stop. The end of ctx ends
+// the start only.
+func Start(ctx context.Context, o Options) (*Kubelet, error) {
+	config := rest.CopyConfig(o.Config)
+	config.QPS = -1
+	client, err := kubernetes.NewForConfig(config)
+	if err != nil {
+		return nil, err
+	}
+	k := &Kubelet{Options: o, client: client, pods: map[types.UID]*pod{}}
+	if err := k.register(ctx); err != nil {
+		return nil, fmt.Errorf("register node %s: %w", o.Node, err)
+	}
+	life, cancel := context.WithCancel(context.Background())
+	k.cancel = cancel
+	k.group.Go(func() { wait.UntilWithContext(life, k.heartbeat, leaseInterval) })
+	if err := k.watch(ctx, life); err != nil {
+		k.Stop()
+		return nil, err
+	}
+	return k, nil
+}
+
+// Stop is a power cut: what runs is killed, and the cluster is told nothing. Start with
+// the same options is the node that comes back.
+func (k *Kubelet) Stop() {
+	k.cancel()
+	k.group.Wait()
+}
+
+// Root is the root of the node's file system, in which hostPath volumes lie.
+func (k *Kubelet) Root() string { return filepath.Join(k.Dir, "root") }
+
+// Log is the file with the output of all runs of a container.
+func (k *Kubelet) Log(pod, container string) string {
+	return filepath.Join(k.Dir, "logs", pod+"_"+container+".log")
+}
+
+// Kill kills the processes of a pod, as the kernel does when memory is short. They are
+// started again.
+func (k *Kubelet) Kill(namespace, name string) error {
+	k.mutex.Lock()
+	defer k.mutex.Unlock()
+	for _, p := range k.pods {
+		if p.namespace == namespace && p.name == name {
+			p.kill()
+			return nil
+		}
+	}
+	return fmt.Errorf("kill %s/%s: it does not run on %s", namespace, name, k.Node)
+}
+
+func (k *Kubelet) register(ctx context.Context) error {
+	node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: k.Node, Labels: map[string]string{
+		corev1.LabelHostname: k.Node, corev1.LabelOSStable: "linux",
+	}}}
+	for name, value := range k.Labels {
+		node.Labels[name] = value
+	}
+	nodes := k.client.CoreV1().Nodes()
+	if _, err := nodes.Create(ctx, node, metav1.CreateOptions{}); err != nil && !apierrors.IsAlreadyExists(err) {
+		return err
+	}
+	patch := `{"status":{"conditions":[{"type":"Ready","status":"True","reason":"KubeletReady","message":"stand-in for kubelet"}],` +
+		`"capacity":{"pods":"110","cpu":"64","memory":"64Gi"},"allocatable":{"pods":"110","cpu":"64","memory":"64Gi"}}}`
+	_, err := nodes.Patch(ctx, k.Node, types.StrategicMergePatchType, []byte(patch), metav1.PatchOptions{}, "status")
+	return err
+}
+
+// heartbeat renews the node's lease.
+func (k *Kubelet) heartbeat(ctx context.Context) {
+	leases := k.client.CoordinationV1().Leases(corev1.NamespaceNodeLease)
+	now := metav1.NowMicro()
+	lease, err := leases.Get(ctx, k.Node, metav1.GetOptions{})
+	switch {
+	case err == nil:
+		lease.Spec.RenewTime = &now
+		_, err = leases.Update(ctx, lease, metav1.UpdateOptions{})
+	case apierrors.IsNotFound(err):
+		seconds := int32(leaseDuration / time.Second)
+		_, err = leases.Create(ctx, &coordinationv1.Lease{
+			ObjectMeta: metav1.ObjectMeta{Name: k.Node},
+			Spec:       coordinationv1.LeaseSpec{HolderIdentity: &k.Node, LeaseDurationSeconds: &seconds, RenewTime: &now},
+		}, metav1.CreateOptions{})
+	}
+	if err != nil && ctx.Err() == nil {
+		klog.ErrorS(err, "Cannot renew the lease of the node", "node", k.Node)
+	}
+}
+
+// watch runs the pods of the node. start bounds the wait for the first lists.
+func (k *Kubelet) watch(start, life context.Context) error {
+	secrets := informers.NewSharedInformerFactory(k.client, 0)
+	k.secrets = secrets.Core().V1().Secrets().Lister()
+	bound := k.podsWith(k.Node)
+	unbound := k.podsWith("")
+	handlers := map[cache.SharedIndexInformer]cache.ResourceEventHandler{
+		secrets.Core().V1().Secrets().Informer(): everyChange(func(any) { k.changed() }),
+		bound.Core().V1().Pods().Informer():      k.podHandler(life),
+	}
+	factories := []informers.SharedInformerFactory{secrets, bound}
+	if k.Bind {
+		handlers[unbound.Core().V1().Pods().Informer()] = everyChange(func(object any) { k.bind(life, object.(*corev1.Pod)) })
+		factories = append(factories, unbound)
+	}
+	for informer, handler := range handlers {
+		if _, err := informer.AddEventHandler(handler); err != nil {
+			return err
+		}
+	}
+	for _, factory := range factories {
+		factory.StartWithContext(life)
+		k.group.Go(func() {
+			<-life.Done()
+			factory.Shutdown()
+		})
+	}
+	for _, factory := range factories {
+		if result := factory.WaitForCacheSyncWithContext(start); result.Err != nil {
+			return fmt.Errorf("list what node %s runs: %w", k.Node, result.Err)
+		}
+	}
+	return nil
+}
+
+func (k *Kubelet) podsWith(node string) informers.SharedInformerFactory {
+	selector := fields.OneTermEqualSelector("spec.nodeName", node).String()
+	return informers.NewSharedInformerFactoryWithOptions(k.client, 0,
+		informers.WithTweakListOptions(func(o *metav1.ListOptions) { o.FieldSelector = selector }))
+}
+
+func everyChange(f func(object any)) cache.ResourceEventHandler {
+	return cache.ResourceEventHandlerFuncs{
+		AddFunc:    f,
+		UpdateFunc: func(_, object any) { f(object) },
+	}
+}
+
+func (k *Kubelet) podHandler(life context.Context) cache.ResourceEventHandler {
+	handler := everyChange(func(object any) { k.update(life, object.(*corev1.Pod)) }).(cache.ResourceEventHandlerFuncs)
+	handler.DeleteFunc = func(object any) {
+		if tombstone, is := object.(cache.DeletedFinalStateUnknown); is {
+			object = tombstone.Obj
+		}
+		k.mutex.Lock()
+		defer k.mutex.Unlock()
+		if p := k.pods[object.(*corev1.Pod).UID]; p != nil {
+			p.gone()
+		}
+	}
+	return handler
+}
+
+// update runs a pod that is new, and tells one that runs what has changed.
+func (k *Kubelet) update(life context.Context, object *corev1.Pod) {
+	k.mutex.Lock()
+	defer k.mutex.Unlock()
+	if p := k.pods[object.UID]; p != nil {
+		p.update(object)
+		return
+	}
+	// One that has ended, or that was removed by force and is seen late, is not run.
+	if life.Err() != nil || object.Status.Phase == corev1.PodSucceeded || object.Status.Phase == corev1.PodFailed {
+		return
+	}
+	p := newPod(life, k, object)
+	k.pods[object.UID] = p
+	k.group.Go(func() {
+		p.run()
+		k.mutex.Lock()
+		defer k.mutex.Unlock()
+		delete(k.pods, object.UID)
+	})
+}
+
+// changed lets all pods look at their Secrets.
+func (k *Kubelet) changed() {
+	k.mutex.Lock()
+	defer k.mutex.Unlock()
+	for _, p := range k.pods {
+		p.notify()
+	}
+}
+
+// bind takes a pod that may run here. Of several nodes the first that asks has it.
+func (k *Kubelet) bind(ctx context.Context, object *corev1.Pod) {
+	if object.DeletionTimestamp != nil {
+		return
+	}
+	node, err := k.client.CoreV1().Nodes().Get(ctx, k.Node, metav1.GetOptions{})
+	if err == nil && fits(object, node) {
+		err = k.client.CoreV1().Pods(object.Namespace).Bind(ctx, &corev1.Binding{
+			ObjectMeta: metav1.ObjectMeta{Name: object.Name, UID: object.UID},
+			Target:     corev1.ObjectReference{Kind: "Node", Name: k.Node},
+		}, metav1.CreateOptions{})
+	}
+	if err != nil && !apierrors.IsConflict(err) && !apierrors.IsNotFound(err) && !errors.Is(err, context.Canceled) {
+		klog.ErrorS(err, "Cannot bind a pod", "node", k.Node, "pod", klog.KObj(object))
+	}
+}

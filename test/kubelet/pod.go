@@ -1,0 +1,247 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package kubelet
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/util/retry"
+	"k8s.io/component-helpers/scheduling/corev1/nodeaffinity"
+	"k8s.io/klog/v2"
+)
+
+const (
+	// retryInterval is the time to another try to start a pod or to tell its status.
+	retryInterval = time.Second
+	addressTries  = 100
+)
+
+// pod runs one pod: it waits for its volumes, starts its programs, tells its status, and
+// ends them when the pod is deleted.
+type pod struct {
+	kubelet *Kubelet
+	// life ends with the node.
+	life            context.Context
+	namespace, name string
+	// dir takes the pod's volumes.
+	dir string
+	// address is the pod's own, of the loopback interface.
+	address string
+	paths   paths
+	// change tells of something new: the object, a Secret, a program.
+	change chan struct{}
+
+	mutex      sync.Mutex
+	object     *corev1.Pod // as last seen
+	removed    bool        // from the API
+	waiting    error       // why the programs are not started
+	containers []*container
+}
+
+func newPod(life context.Context, k *Kubelet, object *corev1.Pod) *pod {
+	return &pod{
+		kubelet:   k,
+		life:      life,
+		namespace: object.Namespace,
+		name:      object.Name,
+		dir:       filepath.Join(k.Dir, "pods", string(object.UID)),
+		change:    make(chan struct{}, 1),
+		object:    object,
+	}
+}
+
+func fits(object *corev1.Pod, node *corev1.Node) bool {
+	matches, err := nodeaffinity.GetRequiredNodeAffinity(object).Match(node)
+	return err == nil && matches
+}
+
+func (p *pod) notify() {
+	select {
+	case p.change <- struct{}{}:
+	default:
+	}
+}
+
+func (p *pod) update(object *corev1.Pod) {
+	p.mutex.Lock()
+	defer p.mutex.Unlock()
+	p.object = object
+	p.notify()
+}
+
+// gone says that the object is not there any more: it was removed by force.
+func (p *pod) gone() {
+	p.mutex.Lock()
+	defer p.mutex.Unlock()
+	p.removed = true
+	p.notify()
+}
+
+func (p *pod) kill() {
+	p.mutex.Lock()
+	defer p.mutex.Unlock()
+	for _, c := range p.containers {
+		c.kill()
+	}
+}
+
+func (p *pod) current() *corev1.Pod {
+	p.mutex.Lock()
+	defer p.mutex.Unlock()
+	return p.object
+}
+
+// deleted is how long the programs have to end; ok is false if the pod is to run.
+func (p *pod) deleted() (grace time.Duration, ok bool) {
+	p.mutex.Lock()
+	defer p.mutex.Unlock()
+	switch {
+	case p.removed:
+		return 0, true
+	case p.object.DeletionTimestamp == nil:
+		return 0, false
+	case p.object.DeletionGracePeriodSeconds == nil:
+		return 0, true
+	default:
+		return time.Duration(*p.object.DeletionGracePeriodSeconds) * time.Second, true
+	}
+}
+
+// run runs the pod until it is deleted or the node ends.
+func (p *pod) run() {
+	life := p.life
+	programs, end := context.WithCancel(life)
+	defer end()
+	var running sync.WaitGroup
+	tick := time.NewTicker(retryInterval)
+	defer tick.Stop()
+	for {
+		if grace, deleted := p.deleted(); deleted {
+			p.setGrace(grace)
+			end()
+			running.Wait()
+			if life.Err() == nil {
+				p.remove(life)
+			}
+			return
+		}
+		if err := p.sync(programs, &running); err != nil && life.Err() == nil {
+			klog.V(2).InfoS("Pod is not as it should be yet", "pod", klog.KRef(p.namespace, p.name), "err", err)
+		}
+		select {
+		case <-life.Done():
+			running.Wait()
+			return
+		case <-p.change:
+		case <-tick.C:
+		}
+	}
+}
+
+// sync brings the volumes up to date, starts the programs once, and tells the status.
+func (p *pod) sync(programs context.Context, running *sync.WaitGroup) error {
+	err := p.prepare(programs)
+	if err == nil && p.containers == nil {
+		p.start(programs, running)
+	}
+	p.mutex.Lock()
+	p.waiting = err
+	p.mutex.Unlock()
+	return errors.Join(err, p.report(programs))
+}
+
+// prepare is what has to be there before the programs start, and is kept up to date.
+func (p *pod) prepare(ctx context.Context) error {
+	object := p.current()
+	if len(object.Spec.InitContainers) > 0 {
+		return errors.New("init containers cannot be run")
+	}
+	for _, spec := range object.Spec.Containers {
+		if _, known := p.kubelet.Programs[imageName(spec.Image)]; !known {
+			return fmt.Errorf("image %s cannot be run", spec.Image)
+		}
+	}
+	if p.address == "" {
+		address, err := freeAddress(object)
+		if err != nil {
+			return err
+		}
+		p.address = address
+	}
+	where, err := p.mount(ctx, object)
+	if err == nil && p.containers == nil {
+		p.paths = where
+	}
+	return err
+}
+
+func (p *pod) start(ctx context.Context, running *sync.WaitGroup) {
+	object := p.current()
+	containers := make([]*container, 0, len(object.Spec.Containers))
+	for _, spec := range object.Spec.Containers {
+		containers = append(containers, &container{pod: p, spec: spec})
+	}
+	p.mutex.Lock()
+	p.containers = containers
+	p.mutex.Unlock()
+	for _, c := range containers {
+		running.Go(func() { c.run(ctx) })
+	}
+}
+
+// setGrace bounds how long the programs may take to end.
+func (p *pod) setGrace(grace time.Duration) {
+	for _, c := range p.containers {
+		c.grace.Store(int64(grace))
+	}
+}
+
+// remove removes the object and the volumes, after the programs have ended.
+func (p *pod) remove(ctx context.Context) {
+	object := p.current()
+	options := metav1.DeleteOptions{GracePeriodSeconds: new(int64), Preconditions: metav1.NewUIDPreconditions(string(object.UID))}
+	err := retry.OnError(retry.DefaultBackoff, func(error) bool { return ctx.Err() == nil }, func() error {
+		err := p.kubelet.client.CoreV1().Pods(p.namespace).Delete(ctx, p.name, options)
+		if apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
+			return nil
+		}
+		return err
+	})
+	if err := errors.Join(err, os.RemoveAll(p.dir)); err != nil {
+		klog.ErrorS(err, "Cannot remove a pod", "pod", klog.KRef(p.namespace, p.name))
+	}
+}
+
+// freeAddress returns an address of the loopback interface on which the ports of a pod are free.
+func freeAddress(object *corev1.Pod) (string, error) {
+	for range addressTries {
+		address := fmt.Sprintf("127.%d.%d.%d", 1+rand.IntN(254), rand.IntN(256), 1+rand.IntN(254))
+		free := true
+		for _, c := range object.Spec.Containers {
+			for _, port := range c.Ports {
+				listener, err := net.Listen("tcp", net.JoinHostPort(address, strconv.Itoa(int(port.ContainerPort))))
+				if err != nil {
+					free = false
+					continue
+				}
+				_ = listener.Close()
+			}
+		}
+		if free {
+			return address, nil
+		}
+	}
+	return "", errors.New("find an address of 127.0.0.0/8 with the pod's ports free: none found")
+}
