@@ -34,6 +34,7 @@ import (
 
 	"j5t.io/hsm/pkg/apis/hsm/v1alpha1"
 	"j5t.io/hsm/pkg/controller/certs"
+	"j5t.io/hsm/pkg/controller/pool"
 	"j5t.io/hsm/pkg/controller/projection"
 )
 
@@ -55,7 +56,7 @@ func New(ctx context.Context, base *rest.Config, o *Options) (manager.Manager, e
 	work.RateLimiter = flowcontrol.NewTokenBucketRateLimiter(o.QPS, o.Burst)
 
 	scheme := runtime.NewScheme()
-	for _, add := range []func(*runtime.Scheme) error{corev1.AddToScheme, authorizationv1.AddToScheme, v1alpha1.AddToScheme} {
+	for _, add := range []func(*runtime.Scheme) error{corev1.AddToScheme, appsv1.AddToScheme, authorizationv1.AddToScheme, v1alpha1.AddToScheme} {
 		if err := add(scheme); err != nil {
 			return nil, err
 		}
@@ -107,6 +108,15 @@ func New(ctx context.Context, base *rest.Config, o *Options) (manager.Manager, e
 	if err != nil {
 		return nil, fmt.Errorf("set up the projection of HSMSecrets: %w", err)
 	}
+	err = pool.Add(mgr, pool.Options{
+		SystemNamespace: o.SystemNamespace,
+		Agents:          o.Agents,
+		Recorder:        recorder,
+		Clock:           clock.RealClock{},
+	})
+	if err != nil {
+		return nil, fmt.Errorf("set up HSMPools: %w", err)
+	}
 	system, err := newSystemCache(mgr, o.SystemNamespace)
 	if err != nil {
 		return nil, fmt.Errorf("set up the cache of namespace %s: %w", o.SystemNamespace, err)
@@ -148,13 +158,20 @@ func (c cacheRunnable) GetCache() cache.Cache { return c.Cache }
 // that is away must not keep the controllers from starting.
 func newMapper() meta.RESTMapper {
 	mapper := meta.NewDefaultRESTMapper(nil)
-	mapper.Add(v1alpha1.SchemeGroupVersion.WithKind("HSMSecret"), meta.RESTScopeNamespace)
-	mapper.Add(corev1.SchemeGroupVersion.WithKind("Secret"), meta.RESTScopeNamespace)
-	// A cache of listed namespaces asks for the kind of the list.
-	mapper.Add(corev1.SchemeGroupVersion.WithKind("SecretList"), meta.RESTScopeNamespace)
+	for _, kind := range []string{"HSMSecret", "HSMDevice", "HSMPool"} {
+		mapper.Add(v1alpha1.SchemeGroupVersion.WithKind(kind), meta.RESTScopeNamespace)
+	}
+	for _, kind := range []schema.GroupVersionKind{
+		corev1.SchemeGroupVersion.WithKind("Secret"), corev1.SchemeGroupVersion.WithKind("Pod"), appsv1.SchemeGroupVersion.WithKind("DaemonSet"),
+	} {
+		mapper.Add(kind, meta.RESTScopeNamespace)
+		// A cache of listed namespaces asks for the kind of the list.
+		kind.Kind += "List"
+		mapper.Add(kind, meta.RESTScopeNamespace)
+	}
 	mapper.Add(authorizationv1.SchemeGroupVersion.WithKind("SelfSubjectAccessReview"), meta.RESTScopeRoot)
 	mapper.Add(schema.GroupVersionKind{Group: "apiregistration.k8s.io", Version: "v1", Kind: "APIService"}, meta.RESTScopeRoot)
-	for _, kind := range []string{"Deployment", "StatefulSet", "DaemonSet"} {
+	for _, kind := range []string{"Deployment", "StatefulSet"} {
 		mapper.Add(appsv1.SchemeGroupVersion.WithKind(kind), meta.RESTScopeNamespace)
 	}
 	return mapper

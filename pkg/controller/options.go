@@ -12,6 +12,8 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
+
+	"j5t.io/hsm/pkg/mtls"
 )
 
 // Options are what the command line of the controller can say.
@@ -29,6 +31,8 @@ type Options struct {
 	Burst int
 	// Concurrency is how many HSMSecrets are synced at once.
 	Concurrency int
+	// Agents prove the controller to agents, and agents to the controller.
+	Agents mtls.Files
 	// ListenAddress is where /healthz and /metrics are served.
 	ListenAddress string
 }
@@ -56,6 +60,9 @@ func (o *Options) AddFlags(fs *pflag.FlagSet) {
 	fs.Float32Var(&o.QPS, "kube-api-qps", o.QPS, "Requests a second to the API server.")
 	fs.IntVar(&o.Burst, "kube-api-burst", o.Burst, "Requests at once to the API server.")
 	fs.IntVar(&o.Concurrency, "concurrency", o.Concurrency, "HSMSecrets that are synced at once.")
+	fs.StringVar(&o.Agents.CAFile, "agent-ca-file", o.Agents.CAFile, "PEM file of the authorities that sign the agents' certificates.")
+	fs.StringVar(&o.Agents.CertFile, "agent-cert-file", o.Agents.CertFile, "PEM file of the certificate by which agents know the controller.")
+	fs.StringVar(&o.Agents.KeyFile, "agent-key-file", o.Agents.KeyFile, "PEM file of its private key.")
 	fs.StringVar(&o.ListenAddress, "listen-address", o.ListenAddress, "Address (host:port) of /healthz and /metrics.")
 }
 
@@ -76,6 +83,9 @@ func (o *Options) Validate() error {
 		if number < 1 {
 			errs = append(errs, fmt.Errorf("%s %d: must be at least 1", flag, number))
 		}
+	}
+	if set := o.Agents != (mtls.Files{}); set && (o.Agents.CAFile == "" || o.Agents.CertFile == "" || o.Agents.KeyFile == "") {
+		errs = append(errs, errors.New("--agent-ca-file, --agent-cert-file, --agent-key-file: all or none must be set"))
 	}
 	if o.ListenAddress == "" {
 		errs = append(errs, errors.New("--listen-address: must be set"))

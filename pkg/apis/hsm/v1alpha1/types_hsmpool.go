@@ -163,6 +163,20 @@ type HSMPoolStatus struct {
 	Conditions []metav1.Condition `json:"conditions,omitempty" patchStrategy:"merge" patchMergeKey:"type"`
 }
 
+// The types of an HSMPool's conditions.
+const (
+	// HSMPoolReady is true while the phase is Ready.
+	HSMPoolReady = "Ready"
+	// HSMPoolReporting is true while every expected discovery pod reports, without an
+	// error.
+	HSMPoolReporting = "Reporting"
+	// HSMPoolDevicesAvailable is true while every token found is available.
+	HSMPoolDevicesAvailable = "DevicesAvailable"
+	// HSMPoolAgentsServing is true while every token found is served by its agent. It
+	// is absent if no HSMDevice of the pool has spec.pkcs11.
+	HSMPoolAgentsServing = "AgentsServing"
+)
+
 // PoolPhase sums up a pool in one word.
 // +enum
 // +k8s:enum
@@ -311,14 +325,15 @@ type PoolMember struct {
 	// +k8s:format=k8s-long-name
 	NodeName string `json:"nodeName,omitempty"`
 
-	// agentEndpoint is host:port of the agent that owns the token; empty while it has
-	// no address.
+	// agentEndpoint is host:port of the agent that owns the token. Empty while it does
+	// not run, or the token is not to be served.
 	// +optional
 	// +k8s:optional
 	AgentEndpoint string `json:"agentEndpoint,omitempty"`
 
 	// state is Serving, or in one word why the token is not served: Starting, its
-	// agent does not run yet; AgentUnreachable, its agent does not answer; or what
+	// agent does not run yet; AgentUnreachable, its agent does not answer; the reason
+	// of its device in aggregatedDevices, if that keeps it from being served; or what
 	// the agent itself tells, such as Loading, TokenAbsent, TokenBlank, TokenForeign,
 	// PinRejected, PinLocked, Corrupt or StateDir.
 	// +optional

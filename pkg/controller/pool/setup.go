@@ -1,0 +1,213 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package pool makes an HSMPool for each HSMDevice, and owns the whole status of all
+// HSMPools: what discovery pods report and agents answer, in one decision. It never
+// changes the spec of a pool, deploys no agent, and takes no word of other pods.
+package pool
+
+import (
+	"context"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/selection"
+	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
+	"k8s.io/client-go/tools/record"
+	"k8s.io/client-go/util/workqueue"
+	"k8s.io/utils/clock"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller"
+	"sigs.k8s.io/controller-runtime/pkg/event"
+	"sigs.k8s.io/controller-runtime/pkg/handler"
+	"sigs.k8s.io/controller-runtime/pkg/manager"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+	"sigs.k8s.io/controller-runtime/pkg/source"
+
+	"j5t.io/hsm/pkg/apis/hsm/v1alpha1"
+	"j5t.io/hsm/pkg/discovery/report"
+	"j5t.io/hsm/pkg/mtls"
+)
+
+const (
+	// settleTime is how long changes are gathered before a decision: many pods that
+	// report at once make one.
+	settleTime = 200 * time.Millisecond
+	// A decision that cannot be written is made again after failureDelay, and then ever
+	// later.
+	failureDelay    = 200 * time.Millisecond
+	maxFailureDelay = 30 * time.Second
+)
+
+// everything is the only request: all pools are decided on at once.
+var everything = reconcile.Request{NamespacedName: key{Name: "pools"}}
+
+// Options are what Add needs beside the manager.
+type Options struct {
+	// SystemNamespace is where the pods of discovery and of agents are.
+	SystemNamespace string
+	// Agents prove the controller to agents. They are read when an agent is asked, and
+	// need not be there before.
+	Agents mtls.Files
+	// Recorder takes events of HSMPools, and of pods whose reports do not count.
+	Recorder record.EventRecorder
+	// Clock tells the time.
+	Clock clock.PassiveClock
+}
+
+// Add adds the controller to a manager, whose client must ask the API server. It
+// brings caches of its own: they hold no more than is needed, and their rights
+// are not those of other controllers.
+func Add(mgr manager.Manager, o Options) error {
+	objects, err := newCache(mgr, cached(o.SystemNamespace))
+	if err != nil {
+		return err
+	}
+	agents, err := newCache(mgr, cachedAgents(o.SystemNamespace))
+	if err != nil {
+		return err
+	}
+	answers := make(chan event.GenericEvent, 1)
+	r := newReconciler(mgr.GetClient(), objects, agents, o)
+	r.asker = newAsker(o.Agents, askInterval, func() {
+		select {
+		case answers <- event.GenericEvent{Object: &metav1.PartialObjectMetadata{}}:
+		default: // One is waiting.
+		}
+	})
+	if err := mgr.Add(r.asker); err != nil {
+		return err
+	}
+	c, err := controller.New("pool", mgr, controller.Options{
+		MaxConcurrentReconciles: 1,
+		RateLimiter:             workqueue.NewTypedItemExponentialFailureRateLimiter[reconcile.Request](failureDelay, maxFailureDelay),
+		Reconciler:              r,
+	})
+	if err != nil {
+		return err
+	}
+	sources := []source.Source{
+		source.Kind[client.Object](objects, &v1alpha1.HSMDevice{}, soon),
+		source.Kind[client.Object](objects, &v1alpha1.HSMPool{}, soon),
+		source.Kind[client.Object](objects, &appsv1.DaemonSet{}, soon),
+		source.Kind[client.Object](objects, &corev1.Pod{}, soon),
+		source.Kind[client.Object](agents, &corev1.Pod{}, soon),
+		source.Channel(answers, soon),
+	}
+	for _, s := range sources {
+		if err := c.Watch(s); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// soon asks for a decision a little later, one for all that happens until then.
+var soon = handler.Funcs{
+	CreateFunc:  func(_ context.Context, _ event.CreateEvent, q queue) { q.AddAfter(everything, settleTime) },
+	UpdateFunc:  func(_ context.Context, _ event.UpdateEvent, q queue) { q.AddAfter(everything, settleTime) },
+	DeleteFunc:  func(_ context.Context, _ event.DeleteEvent, q queue) { q.AddAfter(everything, settleTime) },
+	GenericFunc: func(_ context.Context, _ event.GenericEvent, q queue) { q.AddAfter(everything, settleTime) },
+}
+
+type queue = workqueue.TypedRateLimitingInterface[reconcile.Request]
+
+func newCache(mgr manager.Manager, byObject map[client.Object]cache.ByObject) (cache.Cache, error) {
+	c, err := cache.New(mgr.GetConfig(), cache.Options{
+		HTTPClient:       mgr.GetHTTPClient(),
+		Scheme:           mgr.GetScheme(),
+		Mapper:           mgr.GetRESTMapper(),
+		ByObject:         byObject,
+		DefaultTransform: cache.TransformStripManagedFields(),
+	})
+	if err != nil {
+		return nil, err
+	}
+	return c, mgr.Add(c)
+}
+
+// cached is of all namespaces only what is there by the dozen.
+func cached(systemNamespace string) map[client.Object]cache.ByObject {
+	return map[client.Object]cache.ByObject{
+		&v1alpha1.HSMDevice{}: {},
+		&v1alpha1.HSMPool{}:   {},
+		&appsv1.DaemonSet{}: {
+			Namespaces: map[string]cache.Config{systemNamespace: {FieldSelector: fields.OneTermEqualSelector(metav1.ObjectNameField, discoveryName)}},
+			Transform:  trimDaemonSet,
+		},
+		&corev1.Pod{}: {
+			Namespaces: map[string]cache.Config{systemNamespace: {LabelSelector: labels.SelectorFromSet(labels.Set{discoveryLabel: discoveryName})}},
+			Transform:  trimPod,
+		},
+	}
+}
+
+func cachedAgents(systemNamespace string) map[client.Object]cache.ByObject {
+	labelled, err := labels.NewRequirement(agentLabel, selection.Exists, nil)
+	utilruntime.Must(err)
+	return map[client.Object]cache.ByObject{
+		&corev1.Pod{}: {
+			Namespaces: map[string]cache.Config{systemNamespace: {LabelSelector: labels.NewSelector().Add(*labelled)}},
+			Transform:  trimPod,
+		},
+	}
+}
+
+// trimDaemonSet keeps who it is, and its figures.
+func trimDaemonSet(object any) (any, error) {
+	d, ok := object.(*appsv1.DaemonSet)
+	if !ok {
+		return object, nil
+	}
+	return &appsv1.DaemonSet{
+		ObjectMeta: metav1.ObjectMeta{Namespace: d.Namespace, Name: d.Name, UID: d.UID, ResourceVersion: d.ResourceVersion},
+		Status:     appsv1.DaemonSetStatus{DesiredNumberScheduled: d.Status.DesiredNumberScheduled},
+	}, nil
+}
+
+// trimPod keeps what is looked at. Of a report that cannot count, only that it is
+// there is kept, and of one that is too large no more than shows it.
+func trimPod(object any) (any, error) {
+	p, ok := object.(*corev1.Pod)
+	if !ok {
+		return object, nil
+	}
+	kept := &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{
+			Namespace: p.Namespace, Name: p.Name, UID: p.UID, ResourceVersion: p.ResourceVersion,
+			CreationTimestamp: p.CreationTimestamp, DeletionTimestamp: p.DeletionTimestamp,
+			Labels: map[string]string{}, OwnerReferences: p.OwnerReferences,
+		},
+		Spec:   corev1.PodSpec{NodeName: p.Spec.NodeName, ServiceAccountName: p.Spec.ServiceAccountName},
+		Status: corev1.PodStatus{Phase: p.Status.Phase, PodIP: p.Status.PodIP},
+	}
+	if name, found := p.Labels[agentLabel]; found {
+		kept.Labels[agentLabel] = name
+	}
+	if value, found := p.Annotations[report.Annotation]; found {
+		if owner := metav1.GetControllerOf(p); owner == nil || owner.Kind != "DaemonSet" {
+			value = ""
+		}
+		if len(value) > report.MaxSize {
+			value = string([]byte(value[:report.MaxSize+1]))
+		}
+		kept.Annotations = map[string]string{report.Annotation: value}
+	}
+	for _, condition := range p.Status.Conditions {
+		if condition.Type == corev1.PodReady {
+			kept.Status.Conditions = append(kept.Status.Conditions, condition)
+		}
+	}
+	for _, container := range p.Status.ContainerStatuses {
+		if w := container.State.Waiting; w != nil {
+			kept.Status.ContainerStatuses = append(kept.Status.ContainerStatuses, corev1.ContainerStatus{
+				Name: container.Name, State: corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: w.Reason}},
+			})
+		}
+	}
+	return kept, nil
+}
