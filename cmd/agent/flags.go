@@ -15,8 +15,9 @@ import (
 )
 
 type options struct {
-	agent  agent.Options
-	listen string
+	agent         agent.Options
+	listen        string
+	metricsListen string
 }
 
 func parse(args []string) (*options, error) {
@@ -39,6 +40,7 @@ func parse(args []string) (*options, error) {
 	fs.StringVar(&profile, "token-profile", "", "What the token can hold: pico, smartcard-hsm, softhsm or generic. Default: by the manufacturer and model that the token gives.")
 	fs.DurationVar(&a.ScrubInterval, "scrub-interval", 24*time.Hour, "How often the whole store is read from the token itself, and repaired. Each time costs a login, which most tokens write to flash.")
 	fs.StringVar(&o.listen, "listen", ":9443", "Address to serve gRPC on.")
+	fs.StringVar(&o.metricsListen, "metrics-listen", "", "Address to serve /metrics on, by plain HTTP and to everybody: no metric names a secret. Default: not served.")
 	fs.StringVar(&a.TLS.CertFile, "tls-cert-file", "", "PEM file with the serving certificate. Required; read again at each connection.")
 	fs.StringVar(&a.TLS.KeyFile, "tls-private-key-file", "", "PEM file with its private key. Required; read again at each connection.")
 	fs.StringVar(&a.TLS.CAFile, "client-ca-file", "", "PEM file with the authorities whose client certificates are accepted. Required; read again at each connection.")

@@ -8,9 +8,11 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/http"
 	"os"
 	"os/signal"
 	"syscall"
+	"time"
 
 	"github.com/spf13/pflag"
 	"k8s.io/klog/v2"
@@ -46,5 +48,16 @@ func run(args []string) error {
 		return fmt.Errorf("--listen: %w", err)
 	}
 	klog.InfoS("Agent listens", "address", listener.Addr())
+	if o.metricsListen != "" {
+		metrics, err := (&net.ListenConfig{}).Listen(ctx, "tcp", o.metricsListen)
+		if err != nil {
+			return fmt.Errorf("--metrics-listen: %w", err)
+		}
+		mux := http.NewServeMux()
+		mux.Handle("/metrics", a.Metrics())
+		server := &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second}
+		go server.Serve(metrics) //nolint:errcheck // It ends by Close only.
+		defer server.Close()
+	}
 	return a.Run(ctx, listener)
 }

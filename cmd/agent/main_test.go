@@ -5,7 +5,9 @@ package main
 import (
 	"context"
 	"fmt"
+	"io"
 	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -104,10 +106,10 @@ func TestAgentProcess(t *testing.T) {
 	t.Parallel()
 	token, ca := softhsm.New(t), newCA(t)
 	server, client, state := issue(t, ca, pki.Server), issue(t, ca, pki.Client), t.TempDir()
-	listen := freeAddress(t)
+	listen, metrics := freeAddress(t), freeAddress(t)
 	conn := dial(t, client, listen)
 	spec := process.Spec{
-		Name: "agent", Path: os.Args[0], Args: args(flags(token, server, state, listen)),
+		Name: "agent", Path: os.Args[0], Args: append(args(flags(token, server, state, listen)), "--metrics-listen="+metrics),
 		Env:     append(token.Env, asAgent+"=1"),
 		LogFile: filepath.Join(t.TempDir(), "log"),
 		Ready: func(ctx context.Context) error {
@@ -149,6 +151,9 @@ func TestAgentProcess(t *testing.T) {
 	if err != nil || string(got.GetRecord().GetData()) != "value" || got.GetRecord().GetRevision() != last || got.GetRevision() != last {
 		t.Errorf("after kill -9 the record is %v, %v; it was written at %d", got, err, last)
 	}
+	if figures := scrape(t, metrics); !strings.Contains(figures, `hsm_token_served{reason="OK"} 1`) || !strings.Contains(figures, "process_resident_memory_bytes") {
+		t.Errorf("metrics are\n%s", figures)
+	}
 	if err := p.Stop(ctx); err != nil {
 		t.Error(err)
 	}
@@ -156,6 +161,24 @@ func TestAgentProcess(t *testing.T) {
 	if err != nil || !strings.Contains(string(log), "Value written") || strings.Contains(string(log), token.PIN) {
 		t.Errorf("log is %s, %v", log, err)
 	}
+}
+
+func scrape(t *testing.T, address string) string {
+	t.Helper()
+	request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+address+"/metrics", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	response, err := http.DefaultClient.Do(request)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer response.Body.Close()
+	content, err := io.ReadAll(response.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(content)
 }
 
 func newCA(t *testing.T) *pki.CA {

@@ -15,6 +15,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/http"
 	"os"
 	"time"
 
@@ -79,6 +80,7 @@ type Agent struct {
 	supervisor *supervisor
 	server     *grpc.Server
 	health     *health.Server
+	metrics    *metrics
 	stopping   chan struct{}
 }
 
@@ -137,6 +139,7 @@ func newAgent(o Options, r reader) (*Agent, error) {
 		reader:   r,
 		journal:  journal,
 		health:   health.NewServer(),
+		metrics:  newMetrics(r.Calls, func() *agentv1.StatusResponse { return statusOf(state, journal) }),
 		stopping: make(chan struct{}),
 	}
 	a.supervisor = &supervisor{
@@ -145,7 +148,7 @@ func newAgent(o Options, r reader) (*Agent, error) {
 		worker: &worker{
 			clock: o.Clock, journal: journal, queue: newQueue(starting.err()), measured: state.setUsage, reported: state.scrubbed,
 			scrubInterval: cmp.Or(o.ScrubInterval, defaultScrubInterval),
-			watchdog:      watchdog{limit: cmp.Or(o.CallTimeout, defaultCallTimeout), bite: o.onHang},
+			watchdog:      watchdog{limit: cmp.Or(o.CallTimeout, defaultCallTimeout), bite: o.onHang, observe: a.metrics.observe},
 		},
 		adoptions: make(chan *adoption),
 		onChange:  a.setHealth,
@@ -226,6 +229,10 @@ func (a *Agent) Run(ctx context.Context, listener net.Listener) error {
 // Compact forgets the history up to a revision, which remains the oldest that a
 // list or a watch can begin from. A revision that has not happened is an error.
 func (a *Agent) Compact(revision uint64) error { return a.journal.compact(revision) }
+
+// Metrics serves what Prometheus asks for: how the token is, and how long it
+// takes. It names no record.
+func (a *Agent) Metrics() http.Handler { return a.metrics.handler() }
 
 // Calls counts what the token was asked for since the agent was made.
 func (a *Agent) Calls() pkcs11.Calls { return a.reader.Calls() }

@@ -73,11 +73,15 @@ func (s *storeService) Commit(ctx context.Context, in *agentv1.CommitRequest) (*
 
 // Status implements the Store service.
 func (s *storeService) Status(context.Context, *agentv1.StatusRequest) (*agentv1.StatusResponse, error) {
-	x, _ := s.journal.now()
-	oldest, last := s.journal.bounds()
+	return statusOf(s.state, s.journal), nil
+}
+
+func statusOf(s *state, j *journal) *agentv1.StatusResponse {
+	x, _ := j.now()
+	oldest, last := j.bounds()
 	out := &agentv1.StatusResponse{Revision: last, CompactRevision: oldest, Records: int64(x.len())}
-	s.state.tell(out)
-	return out, nil
+	s.tell(out)
+	return out
 }
 
 func (s *storeService) ready() error {

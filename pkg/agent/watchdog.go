@@ -10,11 +10,15 @@ import "time"
 type watchdog struct {
 	limit time.Duration
 	bite  func(work string) // Does not return in production.
+	// observe is told how long the work took.
+	observe func(work string, took time.Duration)
 }
 
 // guard does work of a bounded number of token calls.
 func (w watchdog) guard(work string, f func() error) error {
 	timer := time.AfterFunc(w.limit, func() { w.bite(work) })
 	defer timer.Stop()
+	began := time.Now()
+	defer func() { w.observe(work, time.Since(began)) }()
 	return f()
 }
