@@ -88,7 +88,7 @@ type cluster struct {
 
 func newCluster(ctx context.Context, t *testing.T) *cluster {
 	t.Helper()
-	plane, err := controlplane.Start(ctx, controlplane.Options{Dir: t.TempDir(), Progress: os.Stderr})
+	plane, err := controlplane.Start(ctx, controlplane.Options{Dir: t.TempDir(), Scheduler: true, Progress: os.Stderr})
 	must(t, err)
 	t.Cleanup(plane.Stop)
 	c := &cluster{ControlPlane: plane}

@@ -3,16 +3,11 @@
 package main_test
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
-	"os"
-	"os/exec"
-	"path/filepath"
-	"regexp"
 	"strconv"
 	"strings"
 	"testing"
@@ -29,7 +24,6 @@ import (
 	"j5t.io/hsm/pkg/discovery/report"
 	"j5t.io/hsm/pkg/discovery/sysfs/sysfstest"
 	"j5t.io/hsm/test/controlplane"
-	"j5t.io/hsm/test/process"
 )
 
 // TestDiscovery takes what a node has from the kernel's trees to the pod's annotation,
@@ -42,6 +36,8 @@ func TestDiscovery(t *testing.T) {
 	t.Run("a discovery pod writes its own report only", func(t *testing.T) { testPolicy(ctx, t, c) })
 	t.Run("the report is a part of the pod", func(t *testing.T) { testWriter(ctx, t, c) })
 	t.Run("tokens are found and reported", func(t *testing.T) { testBinary(ctx, t, c) })
+	t.Run("a discovery pod publishes tokens of its node only", func(t *testing.T) { testSlicesPolicy(ctx, t, c) })
+	t.Run("pods are given tokens", func(t *testing.T) { testAccess(ctx, t, c) })
 }
 
 func testPolicy(ctx context.Context, t *testing.T, c *cluster) {
@@ -175,35 +171,10 @@ func encode(t *testing.T, object any) string {
 }
 
 func testBinary(ctx context.Context, t *testing.T, c *cluster) {
-	dir := t.TempDir()
-	binary := filepath.Join(dir, "discovery")
-	build := exec.CommandContext(ctx, "go", "build", "-o", binary, ".")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if output, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("build: %v\n%s", err, output)
-	}
-	tree, err := sysfstest.New(dir)
+	tree, err := sysfstest.New(t.TempDir())
 	must(t, err)
 	must(t, tree.Plug(pico("1-1", "E1", 1)))
-	port, err := process.FreePort()
-	must(t, err)
-	address := "127.0.0.1:" + strconv.Itoa(port)
-	log := filepath.Join(dir, "log")
-	discovery, err := process.Start(ctx, process.Spec{
-		Name: "discovery", Path: binary, LogFile: log,
-		Args: []string{
-			"--node-name=" + node, "--pod-name=" + ours, "--pod-namespace=" + namespace, "--kubeconfig=" + c.kubeconfig,
-			"--sysfs-root=" + tree.Sys, "--dev-root=" + tree.Dev, "--listen-address=" + address, "--rescan-interval=1s", "-v=4",
-		},
-		Ready: func(ctx context.Context) error { _, err := get(ctx, "http://"+address+"/healthz"); return err },
-	})
-	must(t, err)
-	t.Cleanup(func() {
-		discovery.Kill()
-		if content, err := os.ReadFile(log); t.Failed() && err == nil {
-			t.Logf("log of discovery:\n%s", content)
-		}
-	})
+	discovery := startDiscovery(ctx, t, c, tree, "--device-access=none")
 
 	reports := func(what string, want ...string) {
 		t.Helper()
@@ -244,35 +215,14 @@ func testBinary(ctx context.Context, t *testing.T, c *cluster) {
 	c.kubectl(ctx, t, device, "apply", "-f", "-")
 	reports("there is one again", selected, "E2 /dev/bus/usb/001/002")
 
-	metrics, err := get(ctx, "http://"+address+"/metrics")
+	metrics, err := get(ctx, discovery.url+"/metrics")
 	must(t, err)
 	for _, line := range []string{`hsm_discovery_devices{reason="Usable"} 1`, `hsm_discovery_report_writes_total{result="ok"}`, `hsm_discovery_scan_duration_seconds_count`} {
 		if !strings.Contains(metrics, line) {
 			t.Errorf("no %s in the metrics:\n%s", line, metrics)
 		}
 	}
-	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", discovery.PID()))
-	must(t, err)
-	rss := regexp.MustCompile(`VmRSS:\s+(\d+) kB`).FindSubmatch(status)
-	if rss == nil {
-		t.Fatalf("no VmRSS in %s", status)
-	}
-	kib, err := strconv.Atoi(string(rss[1]))
-	must(t, err)
-	fmt.Printf("figure: discovery-rss-mib %.1f\n", float64(kib)/1024)
-
-	if err := discovery.Stop(ctx); err != nil {
-		t.Error(err)
-	}
-	if code := discovery.ExitCode(); code != 0 {
-		t.Errorf("exit code %d on SIGTERM", code)
-	}
-	content, err := os.ReadFile(log)
-	must(t, err)
-	if bytes.Contains(content, []byte("forbidden")) {
-		t.Error("the manifests lack a right")
-		t.Logf("%s", content)
-	}
+	discovery.stop(ctx, t)
 }
 
 func pico(place, serial string, number int) sysfstest.USB {
