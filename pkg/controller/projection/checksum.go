@@ -36,6 +36,7 @@ const (
 // does: so it is one for each store, and in the clear nowhere.
 type keys struct {
 	client client.Client
+	values *values
 	name   types.NamespacedName
 
 	mu  sync.Mutex
@@ -55,6 +56,9 @@ func (k *keys) get(ctx context.Context) ([]byte, error) {
 		holder, err = k.create(ctx)
 	}
 	if err != nil {
+		return nil, fmt.Errorf("key of checksums: %w", err)
+	}
+	if err := k.values.areShown(ctx, holder); err != nil {
 		return nil, fmt.Errorf("key of checksums: %w", err)
 	}
 	if len(holder.Data[keyData]) != keySize {

@@ -59,11 +59,12 @@ func Add(ctx context.Context, mgr manager.Manager, o Options) error {
 		return err
 	}
 	key := types.NamespacedName{Namespace: o.SystemNamespace, Name: KeyName}
+	values := &values{client: mgr.GetClient(), clock: o.Clock, denied: o.Clock.Now()}
 	r := &reconciler{
 		client:   mgr.GetClient(),
 		cache:    mgr.GetCache(),
-		keys:     &keys{client: mgr.GetClient(), name: key},
-		values:   &values{client: mgr.GetClient(), clock: o.Clock, denied: o.Clock.Now()},
+		keys:     &keys{client: mgr.GetClient(), values: values, name: key},
+		values:   values,
 		recorder: o.Recorder,
 		clock:    o.Clock,
 		outage:   &outage{clock: o.Clock},
