@@ -58,9 +58,10 @@ fuzz: packages ## Run every fuzz target for FUZZTIME each (default 30s).
 	@hack/fuzz.sh $(FUZZTIME)
 
 HISTORIES ?= 10000
+RESTARTS ?= 20
 .PHONY: soak
-soak: packages ## Compare the token store with its model over HISTORIES random histories (default 10000): minutes.
-	@hack/soak.sh $(HISTORIES)
+soak: packages assets ## Compare the token store with its model over HISTORIES random histories (10000), and watch through RESTARTS restarts (20): minutes.
+	@hack/soak.sh $(HISTORIES) $(RESTARTS)
 
 .PHONY: demo
 demo: packages ## See it work: start everything on this machine and walk through the main job.

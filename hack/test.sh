@@ -13,6 +13,6 @@ packages=("$@")
 if ((${#packages[@]} == 0)); then
   packages=(./...)
 fi
-# One package at a time: many start a cluster, and two of them on two cores time out.
+# Two packages at a time: many start a cluster, and wait half of the time.
 go build -race ./...
-go test -p=1 -race -count=1 -timeout=30m -json "${packages[@]}" | "$report/testreport"
+go test -p=2 -race -count=1 -timeout=30m -json "${packages[@]}" | "$report/testreport"

@@ -6,7 +6,9 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -18,8 +20,11 @@ import (
 
 const (
 	replicaNamespace = "replicas"
-	replicaRestarts  = 4
-	replicaWriters   = 4
+	// replicaRestarts is the variable that says how often replicas are told to
+	// stop, and how often they are killed: fourfold if it is not set. make soak
+	// goes on for minutes.
+	replicaRestarts = "REPLICA_RESTARTS"
+	replicaWriters  = 4
 	// noticed is how long it takes until a killed process is known to be dead by
 	// those who were connected to it: what they send meanwhile is under way on it.
 	noticed = 300 * time.Millisecond
@@ -33,6 +38,13 @@ const (
 // repeat a request with a body that crosses the end of its HTTP/2 connection on
 // the way ("cannot retry err [GOAWAY] after Request.Body was written").
 func TestReplicas(t *testing.T) {
+	restarts := 4
+	if text := os.Getenv(replicaRestarts); text != "" {
+		var err error
+		if restarts, err = strconv.Atoi(text); err != nil {
+			t.Fatalf("%s: %v", replicaRestarts, err)
+		}
+	}
 	createNamespace(t, replicaNamespace)
 	b := startReplicas(t, 2)
 	served(t)
@@ -47,9 +59,9 @@ func TestReplicas(t *testing.T) {
 		writers.Go(func() { l.write(ctx, i) })
 	}
 	missed := 0
-	for i := range 2 * replicaRestarts {
-		gracefully := i < replicaRestarts
-		if i == replicaRestarts {
+	for i := range 2 * restarts {
+		gracefully := i < restarts
+		if i == restarts {
 			for _, o := range observers {
 				if n := o.repeated(); n > 0 {
 					t.Errorf("%s: told %d times of what it knew, though no replica was killed", o.name, n)
@@ -107,7 +119,7 @@ func TestReplicas(t *testing.T) {
 	}
 	endWatching()
 	running.Wait()
-	fmt.Printf("figure: replica-restarts %d\n", 2*replicaRestarts)
+	fmt.Printf("figure: replica-restarts %d\n", 2*restarts)
 	fmt.Printf("figure: replica-requests %d\n", l.requests)
 	fmt.Printf("figure: replica-requests-failed %d\n", len(l.failures))
 	fmt.Printf("figure: replica-writes-crossing-goaway %d\n", crossing)
