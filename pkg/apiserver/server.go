@@ -17,6 +17,7 @@ import (
 	genericapiserver "k8s.io/apiserver/pkg/server"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/component-base/metrics/legacyregistry"
+	"k8s.io/utils/clock"
 
 	hsmapi "j5t.io/hsm/pkg/apis/hsm"
 	"j5t.io/hsm/pkg/apis/hsm/v1alpha1"
@@ -69,7 +70,7 @@ func (c CompletedConfig) New() (*genericapiserver.GenericAPIServer, error) {
 	serializer := withoutProtobuf{Codecs}
 	build := c.generic.BuildHandlerChainFunc
 	c.generic.BuildHandlerChainFunc = func(handler http.Handler, config *genericapiserver.Config) http.Handler {
-		return build(withMetadataOnly(handler, serializer), config)
+		return build(withRetryAfter(withMetadataOnly(handler, serializer), clock.RealClock{}), config)
 	}
 	server, err := c.generic.New("hsm-apiserver", genericapiserver.NewEmptyDelegate())
 	if err != nil {

@@ -8,7 +8,6 @@ package discovery
 import (
 	"context"
 	"fmt"
-	"math"
 	"sync/atomic"
 	"time"
 
@@ -19,15 +18,13 @@ import (
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/klog/v2"
 
+	"j5t.io/hsm/pkg/discovery/inventory"
 	"j5t.io/hsm/pkg/discovery/report"
 	"j5t.io/hsm/pkg/generated/clientset/versioned"
 	hsmlisters "j5t.io/hsm/pkg/generated/listers/hsm/v1alpha1"
 )
 
 const (
-	// defaultGracePeriod is HSMPool's default. While no pool is known it decides how
-	// often a report is renewed.
-	defaultGracePeriod = 5 * time.Minute
 	// minReportAge bounds how often a report is renewed that tells nothing new. A
 	// gracePeriod below twice of it cannot be kept.
 	minReportAge = 5 * time.Second
@@ -37,6 +34,14 @@ const (
 	// of which the kernel sends no event.
 	secondLook = 2 * time.Second
 )
+
+// Access gives pods access to tokens.
+type Access interface {
+	// Run does so until the context ends.
+	Run(ctx context.Context)
+	// Update tells it what a look at the node has found. It does not wait for anybody.
+	Update(ctx context.Context, found inventory.Found)
+}
 
 // Config says where discovery runs, and with what.
 type Config struct {
@@ -52,6 +57,8 @@ type Config struct {
 	// Listen opens the source of the kernel's events.
 	Listen  func() (Source, error)
 	Metrics *Metrics
+	// Access is nil if pods are given no access.
+	Access Access
 }
 
 // Discovery is the discovery of one node.
@@ -81,6 +88,9 @@ func (d *Discovery) Run(ctx context.Context) error {
 	defer cancel()
 
 	group.StartWithContext(ctx, d.listen)
+	if d.config.Access != nil {
+		group.StartWithContext(ctx, d.config.Access.Run)
+	}
 	synced, err := d.watch(ctx, &group)
 	if err != nil {
 		return err
@@ -146,8 +156,8 @@ func (d *Discovery) loop(ctx context.Context, writer *report.Writer) {
 	}
 }
 
-// look looks at the node and reports, if that tells anything new or the pod's report
-// would be too old at the next look.
+// look looks at the node, gives access to what it finds, and reports, if that tells
+// anything new or the pod's report would be too old at the next look.
 func (d *Discovery) look(ctx context.Context, writer *report.Writer, next time.Time) error {
 	node, err := d.node()
 	if err != nil {
@@ -158,9 +168,12 @@ func (d *Discovery) look(ctx context.Context, writer *report.Writer, next time.T
 		return fmt.Errorf("list HSMDevices: %w", err)
 	}
 	begin := time.Now()
-	entries := d.config.Match(ctx, hsmDevices, node.Labels, writer.Last(), report.Time(begin))
+	entries, tokens := d.config.Match(ctx, hsmDevices, node.Labels, writer.Last(), report.Time(begin))
 	d.config.Metrics.looked(entries, time.Since(begin))
 	d.looked.Store(begin.UnixNano())
+	if d.config.Access != nil {
+		d.config.Access.Update(ctx, d.found(entries, tokens, report.Time(begin).Time))
+	}
 	if writer.Fresh(entries, next, d.maxReportAge()) {
 		return nil
 	}
@@ -191,23 +204,6 @@ func (d *Discovery) Healthy() error {
 		return fmt.Errorf("the node was last looked at %s ago", age)
 	}
 	return nil
-}
-
-// maxReportAge is half of the shortest time that a report counts for.
-func (d *Discovery) maxReportAge() time.Duration {
-	pools, err := d.pools.List(labels.Everything())
-	if err != nil || len(pools) == 0 {
-		return defaultGracePeriod / 2
-	}
-	shortest := time.Duration(math.MaxInt64)
-	for _, pool := range pools {
-		grace := defaultGracePeriod
-		if pool.Spec.GracePeriod != nil {
-			grace = pool.Spec.GracePeriod.Duration
-		}
-		shortest = min(shortest, grace)
-	}
-	return max(shortest/2, minReportAge)
 }
 
 // notify makes the loop look at the node soon.

@@ -14,8 +14,10 @@ import (
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/types"
 
 	"j5t.io/hsm/pkg/apis/hsm/v1alpha1"
+	"j5t.io/hsm/pkg/discovery/inventory"
 	"j5t.io/hsm/pkg/discovery/known"
 	"j5t.io/hsm/pkg/discovery/report"
 	"j5t.io/hsm/pkg/discovery/sysfs"
@@ -37,8 +39,9 @@ type match struct {
 }
 
 // Match looks at the node and returns an entry for each HSMDevice, by namespace and
-// name. Devices that the last report had as usable keep their places under maxDevices.
-func (m Matcher) Match(ctx context.Context, hsmDevices []*v1alpha1.HSMDevice, nodeLabels map[string]string, last []report.Entry, now metav1.Time) []report.Entry {
+// name, and the tokens that can be used. Devices that the last report had as usable keep
+// their places under maxDevices.
+func (m Matcher) Match(ctx context.Context, hsmDevices []*v1alpha1.HSMDevice, nodeLabels map[string]string, last []report.Entry, now metav1.Time) ([]report.Entry, []inventory.Token) {
 	usb, usbErr := m.Host.USB(ctx)
 	matches := make([]match, len(hsmDevices))
 	for i, hsmDevice := range hsmDevices {
@@ -52,15 +55,57 @@ func (m Matcher) Match(ctx context.Context, hsmDevices []*v1alpha1.HSMDevice, no
 	}
 	slices.SortFunc(matches, precedence)
 
+	serials := tellers(matches)
 	takenBy := map[string]*v1alpha1.HSMDevice{}
 	entries := make([]report.Entry, len(matches))
+	var tokens []inventory.Token
 	for i, match := range matches {
-		entries[i] = m.entry(match, takenBy, last, now)
+		entries[i] = m.entry(match, takenBy, serials, last, now)
+		tokens = append(tokens, usableTokens(match, entries[i])...)
 	}
 	slices.SortFunc(entries, func(a, b report.Entry) int {
 		return cmp.Or(cmp.Compare(a.HSMDeviceNamespace, b.HSMDeviceNamespace), cmp.Compare(a.HSMDeviceName, b.HSMDeviceName))
 	})
-	return entries
+	return entries, tokens
+}
+
+// tellers counts the devices that tell each serial number, in all matches together.
+func tellers(matches []match) map[string]int {
+	counts := map[string]int{}
+	seen := map[string]bool{}
+	for _, match := range matches {
+		for _, device := range match.devices {
+			if !seen[device.Name] {
+				seen[device.Name] = true
+				counts[device.Serial]++
+			}
+		}
+	}
+	return counts
+}
+
+// usableTokens returns the tokens that an entry reports as usable.
+func usableTokens(match match, entry report.Entry) []inventory.Token {
+	if match.err != nil {
+		return nil // Those of the last report, of which nothing is known now.
+	}
+	usable := map[string]bool{}
+	for _, device := range entry.DiscoveredDevices {
+		if device.Reason == "" {
+			usable[device.SerialNumber] = true
+		}
+	}
+	var tokens []inventory.Token
+	for _, device := range match.devices {
+		if usable[device.Serial] {
+			tokens = append(tokens, inventory.Token{
+				Device:     device,
+				HSMDevice:  types.NamespacedName{Namespace: match.hsmDevice.Namespace, Name: match.hsmDevice.Name},
+				DeviceType: match.hsmDevice.Spec.DeviceType,
+			})
+		}
+	}
+	return tokens
 }
 
 // find returns the devices that an HSMDevice describes.
@@ -121,7 +166,7 @@ func vagueness(spec v1alpha1.HSMDeviceSpec) int {
 }
 
 // entry reports a match. It notes in takenBy to whom its devices belong.
-func (m Matcher) entry(match match, takenBy map[string]*v1alpha1.HSMDevice, last []report.Entry, now metav1.Time) report.Entry {
+func (m Matcher) entry(match match, takenBy map[string]*v1alpha1.HSMDevice, serials map[string]int, last []report.Entry, now metav1.Time) report.Entry {
 	entry := report.Entry{
 		HSMDeviceNamespace: match.hsmDevice.Namespace,
 		HSMDeviceName:      match.hsmDevice.Name,
@@ -145,12 +190,6 @@ func (m Matcher) entry(match match, takenBy map[string]*v1alpha1.HSMDevice, last
 		return entry
 	}
 
-	serials := map[string]int{}
-	for _, device := range match.devices {
-		if takenBy[device.Name] == nil {
-			serials[device.Serial]++
-		}
-	}
 	for _, device := range match.devices {
 		discovered := report.Device{DevicePath: device.Path, LastSeen: now}
 		if sysfs.CheckSerial(device.Serial) == nil {

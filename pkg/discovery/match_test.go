@@ -16,6 +16,7 @@ import (
 
 	"j5t.io/hsm/pkg/apis/hsm/v1alpha1"
 	"j5t.io/hsm/pkg/discovery"
+	"j5t.io/hsm/pkg/discovery/inventory"
 	"j5t.io/hsm/pkg/discovery/known"
 	"j5t.io/hsm/pkg/discovery/report"
 	"j5t.io/hsm/pkg/discovery/sysfs"
@@ -107,6 +108,28 @@ func brief(entry report.Entry) string {
 	return strings.Join(words, " ")
 }
 
+// usable are the tokens that entries report as usable.
+func usable(entries []report.Entry) (tokens []string) {
+	for _, entry := range entries {
+		for _, device := range entry.DiscoveredDevices {
+			if device.Reason == "" {
+				tokens = append(tokens, entry.HSMDeviceName+": "+device.SerialNumber+"@"+device.DevicePath)
+			}
+		}
+	}
+	slices.Sort(tokens)
+	return tokens
+}
+
+// access is what of the node pods are given access to.
+func access(tokens []inventory.Token) (names []string) {
+	for _, token := range tokens {
+		names = append(names, token.HSMDevice.Name+": "+token.Serial+"@"+token.Path)
+	}
+	slices.Sort(names)
+	return names
+}
+
 func TestMatch(t *testing.T) {
 	t.Parallel()
 	null, err := os.Stat("/dev/null")
@@ -149,6 +172,14 @@ func TestMatch(t *testing.T) {
 			hsmDevices: []*v1alpha1.HSMDevice{hsmDevice("a", usb)},
 			want: []string{"a: good@/dev/bus/usb/001/006 @/dev/bus/usb/001/001!SerialMissing @/dev/bus/usb/001/002!SerialInvalid @/dev/bus/usb/001/003!SerialInvalid " +
 				"twin@/dev/bus/usb/001/004!SerialAmbiguous twin@/dev/bus/usb/001/005!SerialAmbiguous"},
+		},
+		"the same serial number in two HSMDevices": {
+			devices: []sysfstest.USB{pico(1, "twin"), nitrokey(2, "twin"), nitrokey(3, "N3")},
+			hsmDevices: []*v1alpha1.HSMDevice{
+				hsmDevice("pico", usb),
+				hsmDevice("smart", v1alpha1.HSMDeviceSpec{DeviceType: v1alpha1.DeviceTypeSmartCardHSM, Discovery: auto}),
+			},
+			want: []string{"pico: twin@/dev/bus/usb/001/001!SerialAmbiguous", "smart: N3@/dev/bus/usb/001/003 twin@/dev/bus/usb/001/002!SerialAmbiguous"},
 		},
 		"path unknown": {
 			devices:    []sysfstest.USB{odd},
@@ -241,7 +272,7 @@ func TestMatch(t *testing.T) {
 			must(t, tree.DeviceFile("1-1", nullNumber, "ttyACM0"))
 			matcher := newMatcher(t, sysfs.Host{Sys: tree.Sys, Dev: "/dev"})
 			labels := map[string]string{"hsm": "true", "zone": ""}
-			entries := matcher.Match(t.Context(), test.hsmDevices, labels, test.last, now)
+			entries, tokens := matcher.Match(t.Context(), test.hsmDevices, labels, test.last, now)
 			var got []string
 			for _, entry := range entries {
 				got = append(got, brief(entry))
@@ -257,13 +288,16 @@ func TestMatch(t *testing.T) {
 			if !slices.Equal(got, test.want) {
 				t.Errorf("got\n  %s\nwant\n  %s", strings.Join(got, "\n  "), strings.Join(test.want, "\n  "))
 			}
+			if got, want := access(tokens), usable(entries); !slices.Equal(got, want) {
+				t.Errorf("gives access to %q, and reports as usable %q", got, want)
+			}
 			if value, err := report.Encode(entries); err != nil {
 				t.Error(err)
 			} else if _, err := report.Decode(value); err != nil {
 				t.Error(err)
 			}
 			slices.Reverse(test.hsmDevices)
-			if again := matcher.Match(t.Context(), test.hsmDevices, labels, test.last, now); !report.Same(again, entries) {
+			if again, _ := matcher.Match(t.Context(), test.hsmDevices, labels, test.last, now); !report.Same(again, entries) {
 				t.Error("the order in which HSMDevices are listed matters")
 			}
 		})
@@ -279,15 +313,18 @@ func TestMatchUnknown(t *testing.T) {
 		hsmDevice("a", v1alpha1.HSMDeviceSpec{Discovery: auto}),
 		hsmDevice("b", v1alpha1.HSMDeviceSpec{Discovery: auto, NodeSelector: map[string]string{"no": "such"}}),
 	}
-	before := matcher.Match(t.Context(), hsmDevices, nil, nil, now)
+	before, _ := matcher.Match(t.Context(), hsmDevices, nil, nil, now)
 	must(t, os.RemoveAll(filepath.Join(tree.Sys, "bus")))
 	later := metav1.NewTime(now.Add(time.Minute))
-	after := matcher.Match(t.Context(), hsmDevices, nil, before, later)
+	after, tokens := matcher.Match(t.Context(), hsmDevices, nil, before, later)
 	if got, want := brief(after[0]), "a: error E1@/dev/bus/usb/001/001"; got != want || after[0].Error == "" {
 		t.Errorf("got %q (%s), want %q", got, after[0].Error, want)
 	}
 	if !after[0].LastReportTime.Equal(&later) || !after[0].DiscoveredDevices[0].LastSeen.Equal(&now) {
 		t.Errorf("got times %+v", after[0])
+	}
+	if len(tokens) != 0 {
+		t.Errorf("gives access to %v, of which nothing is known", tokens)
 	}
 	if got, want := brief(after[1]), "b: not selected"; got != want {
 		t.Errorf("got %q, want %q", got, want)
@@ -299,7 +336,7 @@ func TestMatchNotADevice(t *testing.T) {
 	tree := newTree(t)
 	must(t, os.WriteFile(filepath.Join(tree.Dev, "hsm0"), nil, 0o600))
 	hsmDevices := []*v1alpha1.HSMDevice{hsmDevice("a", v1alpha1.HSMDeviceSpec{Discovery: byPath("/dev/hsm*", "0600")})}
-	entries := newMatcher(t, tree.Host).Match(t.Context(), hsmDevices, nil, nil, now)
+	entries, _ := newMatcher(t, tree.Host).Match(t.Context(), hsmDevices, nil, nil, now)
 	if got, want := brief(entries[0]), "a: @/dev/hsm0!NotADevice"; got != want {
 		t.Errorf("got %q, want %q", got, want)
 	}

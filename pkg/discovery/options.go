@@ -8,17 +8,22 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"github.com/spf13/pflag"
+	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/metadata"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 	"k8s.io/klog/v2"
 
+	"j5t.io/hsm/pkg/discovery/deviceplugin"
+	"j5t.io/hsm/pkg/discovery/dra"
 	"j5t.io/hsm/pkg/discovery/known"
 	"j5t.io/hsm/pkg/discovery/sysfs"
 	"j5t.io/hsm/pkg/generated/clientset/versioned"
@@ -32,7 +37,17 @@ type Options struct {
 	RescanInterval                  time.Duration
 	Kubeconfig                      string
 	ListenAddress                   string
+	// DeviceAccess is how pods are given access to tokens: one of the constants below.
+	DeviceAccess       string
+	KubeletDir, CDIDir string
 }
+
+// How pods are given access to tokens.
+const (
+	AccessByDRA    = "dra"
+	AccessByPlugin = "plugin"
+	AccessByNone   = "none"
+)
 
 // NewOptions returns the defaults.
 func NewOptions() *Options {
@@ -40,6 +55,9 @@ func NewOptions() *Options {
 		Host:           sysfs.DefaultHost(),
 		RescanInterval: 30 * time.Second,
 		ListenAddress:  ":8080",
+		DeviceAccess:   AccessByDRA,
+		KubeletDir:     "/var/lib/kubelet",
+		CDIDir:         "/var/run/cdi",
 	}
 }
 
@@ -55,6 +73,10 @@ func (o *Options) AddFlags(fs *pflag.FlagSet) {
 	fs.DurationVar(&o.RescanInterval, "rescan-interval", o.RescanInterval,
 		"Longest time between two looks at the devices. Hot-plug events of the kernel are followed at once.")
 	fs.StringVar(&o.Kubeconfig, "kubeconfig", o.Kubeconfig, "Kubeconfig of the cluster. Default: the pod's ServiceAccount.")
+	fs.StringVar(&o.DeviceAccess, "device-access", o.DeviceAccess,
+		"How pods are given access to tokens: dra (Dynamic Resource Allocation, Kubernetes 1.34 or later), plugin (a device plugin of kubelet) or none.")
+	fs.StringVar(&o.KubeletDir, "kubelet-dir", o.KubeletDir, "Folder of kubelet, at the same path as on the node.")
+	fs.StringVar(&o.CDIDir, "cdi-dir", o.CDIDir, "Folder where the container runtime looks for CDI files of --device-access=dra.")
 	fs.StringVar(&o.ListenAddress, "listen-address", o.ListenAddress, "Address (host:port) of /healthz and /metrics.")
 }
 
@@ -71,6 +93,14 @@ func (o *Options) Validate() error {
 	} {
 		if flag.value == "" {
 			errs = append(errs, fmt.Errorf("%s: must be set", flag.name))
+		}
+	}
+	if !slices.Contains([]string{AccessByDRA, AccessByPlugin, AccessByNone}, o.DeviceAccess) {
+		errs = append(errs, fmt.Errorf("--device-access %q: must be %s, %s or %s", o.DeviceAccess, AccessByDRA, AccessByPlugin, AccessByNone))
+	}
+	for _, flag := range []struct{ name, value string }{{"--kubelet-dir", o.KubeletDir}, {"--cdi-dir", o.CDIDir}} {
+		if !filepath.IsAbs(flag.value) {
+			errs = append(errs, fmt.Errorf("%s %q: must be an absolute path", flag.name, flag.value))
 		}
 	}
 	if o.RescanInterval < time.Second {
@@ -105,6 +135,10 @@ func (o *Options) Run(ctx context.Context) error {
 		// A node whose list is broken has tokens all the same.
 		klog.FromContext(ctx).Error(err, "Going on without the list of readers")
 	}
+	access, err := o.access(config)
+	if err != nil {
+		return err
+	}
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	discovery := New(Config{
@@ -116,6 +150,7 @@ func (o *Options) Run(ctx context.Context) error {
 		Metadata:       metadataClient,
 		Listen:         KernelEvents,
 		Metrics:        NewMetrics(registry),
+		Access:         access,
 	})
 
 	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", o.ListenAddress)
@@ -126,6 +161,21 @@ func (o *Options) Run(ctx context.Context) error {
 	go server.Serve(listener) //nolint:errcheck // it ends by Close only, or the health check fails
 	defer server.Close()
 	return discovery.Run(ctx)
+}
+
+// access is nil for none.
+func (o *Options) access(config *rest.Config) (Access, error) {
+	switch o.DeviceAccess {
+	case AccessByDRA:
+		client, err := kubernetes.NewForConfig(config)
+		if err != nil {
+			return nil, fmt.Errorf("make a client of Kubernetes: %w", err)
+		}
+		return dra.New(dra.Config{Node: o.NodeName, Client: client, KubeletDir: o.KubeletDir, CDIDir: o.CDIDir, RescanInterval: o.RescanInterval}), nil
+	case AccessByPlugin:
+		return deviceplugin.New(filepath.Join(o.KubeletDir, "device-plugins")), nil
+	}
+	return nil, nil
 }
 
 func (o *Options) restConfig() (*rest.Config, error) {

@@ -103,9 +103,17 @@ func deflate(raw []byte) []byte {
 	return b.Bytes()
 }
 
+// inflaters are kept: one takes 40 KB, and a store is full of descriptions.
+var inflaters = sync.Pool{New: func() any { return flate.NewReader(nil) }}
+
 func inflate(body []byte) ([]byte, error) {
 	in := bytes.NewReader(body)
-	raw, err := io.ReadAll(io.LimitReader(flate.NewReaderDict(in, dictionary1), maxDescriptionBytes+1))
+	inflater := inflaters.Get().(io.Reader)
+	defer inflaters.Put(inflater)
+	if err := inflater.(flate.Resetter).Reset(in, dictionary1); err != nil {
+		return nil, fmt.Errorf("inflating a description: %w", err)
+	}
+	raw, err := io.ReadAll(io.LimitReader(inflater, maxDescriptionBytes+1))
 	switch {
 	case err != nil:
 		return nil, fmt.Errorf("inflating a description: %w", err)

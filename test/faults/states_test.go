@@ -5,6 +5,7 @@ package faults
 import (
 	"context"
 	"fmt"
+	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -15,6 +16,7 @@ import (
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/rest"
 
 	agentv1 "j5t.io/hsm/pkg/agent/api/v1"
 	"j5t.io/hsm/test/process"
@@ -181,6 +183,9 @@ func TestUnavailable(t *testing.T) {
 				others.Go(func() { checkNamespaces(t, empty, waiting) })
 			}
 			answers := askAll(t, id)
+			if !s.partly {
+				checkRetryAfter(t)
+			}
 			others.Wait()
 			leave()
 
@@ -266,6 +271,29 @@ func (a answer) check(t *testing.T, s state) {
 		}
 	default:
 		t.Errorf("%s: %v (%s)", name, a.err, apierrors.ReasonForError(a.err))
+	}
+}
+
+// checkRetryAfter looks for when to ask again, in the form that kubectl does not
+// obey: it is to tell of the outage at once.
+func checkRetryAfter(t *testing.T) {
+	t.Helper()
+	client, err := rest.HTTPClientFor(hsm.Admin)
+	if err != nil {
+		t.Fatal(err)
+	}
+	request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, hsm.URL+"/apis/hsm.j5t.io/v1alpha1/namespaces/"+fullNamespace+"/hsmsecrets", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	response, err := client.Do(request)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = response.Body.Close()
+	when, err := http.ParseTime(response.Header.Get("Retry-After"))
+	if response.StatusCode != http.StatusServiceUnavailable || err != nil || when.Before(time.Now()) {
+		t.Errorf("got %s with Retry-After %q, want 503 with a date to come", response.Status, response.Header.Get("Retry-After"))
 	}
 }
 

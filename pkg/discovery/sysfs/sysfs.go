@@ -28,6 +28,9 @@ type Device struct {
 	Path string
 	// VendorID and ProductID are four lower-case hexadecimal digits; empty if it is not USB.
 	VendorID, ProductID string
+	// Release is bcdDevice of the USB device descriptor, four hexadecimal digits; empty if
+	// the kernel does not tell.
+	Release string
 	// Product and Serial are USB string descriptors; empty if there are none.
 	Product, Serial string
 	// Mode is that of the device file; 0 where the device was not found by its file.

@@ -21,7 +21,7 @@ import (
 
 var pico = sysfstest.USB{
 	Name: "1-1.4", VendorID: "2e8a", ProductID: "10fd", Manufacturer: "Pol Henarejos", Product: "Pico Key",
-	Serial: "E6614C311B4FC726", BusNumber: "1", DeviceNumber: "7",
+	Serial: "E6614C311B4FC726", BusNumber: "1", DeviceNumber: "7", Release: "060A",
 }
 
 func must(t *testing.T, err error) {
@@ -58,7 +58,7 @@ func TestUSB(t *testing.T) {
 	}
 	found := sysfs.Device{
 		Name: "1-1.4", Path: "/dev/bus/usb/001/007", VendorID: "2e8a", ProductID: "10fd",
-		Product: "Pico Key", Serial: "E6614C311B4FC726",
+		Product: "Pico Key", Serial: "E6614C311B4FC726", Release: "060a",
 	}
 	wanted := func(change func(*sysfs.Device)) []sysfs.Device {
 		device := found
@@ -73,6 +73,8 @@ func TestUSB(t *testing.T) {
 		"upper-case ids":       {with(func(d *sysfstest.USB) { d.VendorID, d.ProductID = "2E8A", "10FD" }), []sysfs.Device{found}},
 		"space around":         {with(func(d *sysfstest.USB) { d.Serial = " E6614C311B4FC726\t " }), []sysfs.Device{found}},
 		"no serial":            {with(func(d *sysfstest.USB) { d.Serial = "" }), wanted(func(d *sysfs.Device) { d.Serial = "" })},
+		"no release":           {with(func(d *sysfstest.USB) { d.Release = "" }), wanted(func(d *sysfs.Device) { d.Release = "" })},
+		"release of words":     {with(func(d *sysfstest.USB) { d.Release = "v4.4" }), wanted(func(d *sysfs.Device) { d.Release = "" })},
 		"no strings":           {with(func(d *sysfstest.USB) { d.Serial, d.Product = "", "" }), wanted(func(d *sysfs.Device) { d.Serial, d.Product = "", "" })},
 		"high numbers":         {with(func(d *sysfstest.USB) { d.BusNumber, d.DeviceNumber = "12", "127" }), wanted(func(d *sysfs.Device) { d.Path = "/dev/bus/usb/012/127" })},
 		"old kernel: DEVNAME":  {with(func(d *sysfstest.USB) { d.BusNumber, d.DeviceFileName = "", "bus/usb/001/007" }), []sysfs.Device{found}},

@@ -19,6 +19,7 @@ import (
 // usbDevices is the folder of all USB devices and interfaces (Documentation/ABI/stable/sysfs-bus-usb).
 const usbDevices = "bus/usb/devices"
 
+// usbID is a 16 bit field of a descriptor.
 var usbID = regexp.MustCompile(`^[0-9a-f]{4}$`)
 
 // errVanished says that a device was unplugged while it was read.
@@ -91,6 +92,9 @@ func readUSB(root *os.Root, folder string) (Device, error) {
 	}
 	device.VendorID = strings.ToLower(read("idVendor"))
 	device.ProductID = strings.ToLower(read("idProduct"))
+	if release := strings.ToLower(read("bcdDevice")); usbID.MatchString(release) {
+		device.Release = release
+	}
 	device.Product = read("product")
 	device.Serial = read("serial")
 	bus, number := read("busnum"), read("devnum")

@@ -42,8 +42,8 @@ const (
 )
 
 // apiError maps the error of a call to one that clients of the API can act on.
-// It is the only place that does. 503 never carries a Retry-After: client-go
-// would make ten attempts before it told anybody.
+// It is the only place that does. No error says in how many seconds to ask again:
+// client-go would make ten attempts before it told anybody.
 //
 //	reason of the agent                             error
 //	TOKEN_ABSENT, TOKEN_BLANK, TOKEN_FOREIGN,

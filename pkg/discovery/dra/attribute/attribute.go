@@ -9,6 +9,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"strconv"
+	"strings"
 
 	"k8s.io/apimachinery/pkg/types"
 
@@ -57,6 +58,16 @@ func Value(text string) string {
 
 // HSMDeviceValue is the value of the attribute HSMDevice.
 func HSMDeviceValue(name types.NamespacedName) string { return Value(name.String()) }
+
+// Release is bcdDevice of a USB device descriptor, four decimal digits in hexadecimal,
+// as the value of the attribute BCDDevice: 0404 is 4.04.
+func Release(bcd string) string {
+	major := strings.TrimLeft(bcd[:2], "0")
+	if major == "" {
+		major = "0"
+	}
+	return major + "." + bcd[2:]
+}
 
 // DeviceName is the name of a token in its pool, which is its node's: a DNS label that
 // depends on the serial number only, and so stays the same wherever it is plugged in.

@@ -64,4 +64,9 @@ func TestNames(t *testing.T) {
 	if got := attribute.HSMDeviceValue(types.NamespacedName{Namespace: "hsm-system", Name: "pico"}); got != "hsm-system/pico" {
 		t.Errorf("got %s", got)
 	}
+	for bcd, want := range map[string]string{"0404": "4.04", "0001": "0.01", "1000": "10.00"} {
+		if got := attribute.Release(bcd); got != want {
+			t.Errorf("%s: got %s, want %s", bcd, got, want)
+		}
+	}
 }

@@ -23,6 +23,8 @@ type USB struct {
 	Name                                            string
 	VendorID, ProductID, Manufacturer, Product      string
 	Serial, BusNumber, DeviceNumber, DeviceFileName string
+	// Release is bcdDevice.
+	Release string
 }
 
 // Tree is the two trees of a host.
@@ -51,6 +53,7 @@ func (t Tree) Plug(device USB) error {
 		"serial":       device.Serial,
 		"busnum":       device.BusNumber,
 		"devnum":       device.DeviceNumber,
+		"bcdDevice":    device.Release,
 	} {
 		if value == "" {
 			continue

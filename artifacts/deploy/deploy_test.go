@@ -1,0 +1,245 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package deploy tests the manifests that lie beside it.
+package deploy
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/serializer"
+	"k8s.io/apimachinery/pkg/util/sets"
+	utilyaml "k8s.io/apimachinery/pkg/util/yaml"
+	"k8s.io/client-go/kubernetes/scheme"
+	"sigs.k8s.io/yaml"
+
+	"j5t.io/hsm/pkg/apiserver"
+	"j5t.io/hsm/pkg/controller/certs"
+	"j5t.io/hsm/test/cluster"
+	"j5t.io/hsm/test/controlplane"
+	"j5t.io/hsm/test/controlplane/assets"
+)
+
+// alternative takes the place of controller-cluster-rbac.yaml where a person wants it.
+const alternative = "controller-namespace-rbac.yaml"
+
+var overlays = []string{"overlays/pico"}
+
+// TestAccepted shows every manifest and every sample to a real kube-apiserver, and those
+// of our kinds through it to our API server.
+func TestAccepted(t *testing.T) {
+	t.Parallel()
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
+	defer cancel()
+	hsm, err := cluster.Start(ctx, cluster.Options{Dir: t.TempDir(), Progress: os.Stderr})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(hsm.Stop)
+	dryRun := func(kubectl controlplane.Kubectl, args ...string) int {
+		t.Helper()
+		stdout, stderr, err := kubectl.Run(ctx, append([]string{"apply", "--server-side", "--dry-run=server", "--field-manager=test", "--force-conflicts"}, args...)...)
+		if err != nil {
+			t.Errorf("%s: %v", args, err)
+		}
+		if strings.Contains(stderr, "Warning") {
+			t.Errorf("%s: %s", args, stderr)
+		}
+		return strings.Count(stdout, "(server dry run)")
+	}
+	accepted := 0
+	for _, folder := range append([]string{"base"}, overlays...) {
+		kubectl := hsm.Kubectl(hsm.AdminKubeconfig)
+		manifests := kustomize(ctx, t, folder)
+		kubectl.Stdin = strings.NewReader(manifests)
+		got, want := dryRun(kubectl, "-f", "-"), len(documents(t, manifests))
+		if got != want {
+			t.Errorf("%s: %d of %d objects were accepted", folder, got, want)
+		}
+		accepted += got
+	}
+	samples, err := filepath.Glob("../samples/*.yaml")
+	if err != nil || len(samples) == 0 {
+		t.Fatalf("samples: %q %v", samples, err)
+	}
+	for _, file := range append(samples, filepath.Join("base", alternative)) {
+		got := dryRun(hsm.Kubectl(hsm.AdminKubeconfig), "-f", file)
+		if got == 0 {
+			t.Errorf("%s: nothing was accepted", file)
+		}
+		accepted += got
+	}
+	fmt.Printf("figure: manifests-accepted %d\n", accepted)
+}
+
+// TestBase looks at what kube-apiserver does not check.
+func TestBase(t *testing.T) {
+	t.Parallel()
+	files, err := filepath.Glob("base/*.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	content, err := os.ReadFile("base/kustomization.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var kustomization struct{ Resources []string }
+	if err := yaml.Unmarshal(content, &kustomization); err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range files {
+		name := filepath.Base(file)
+		if name != "kustomization.yaml" && name != alternative && !slices.Contains(kustomization.Resources, name) {
+			t.Errorf("%s is not in kustomization.yaml", name)
+		}
+	}
+
+	pods := map[string]*corev1.PodTemplateSpec{}
+	accounts := sets.New[string]()
+	var selectors []labels.Selector
+	for _, object := range objects(t, kustomize(t.Context(), t, "base")) {
+		switch object := object.(type) {
+		case *appsv1.Deployment:
+			pods[object.Name] = &object.Spec.Template
+		case *appsv1.DaemonSet:
+			pods[object.Name] = &object.Spec.Template
+		case *corev1.ServiceAccount:
+			accounts.Insert(object.Name)
+		case *corev1.Service:
+			selectors = append(selectors, labels.SelectorFromSet(object.Spec.Selector))
+		case *policyv1.PodDisruptionBudget:
+			selector, err := metav1.LabelSelectorAsSelector(object.Spec.Selector)
+			if err != nil {
+				t.Fatal(err)
+			}
+			selectors = append(selectors, selector)
+		}
+	}
+	for _, name := range []string{"hsm-apiserver", "hsm-controller", "hsm-discovery"} {
+		if pods[name] == nil || !accounts.Has(name) {
+			t.Errorf("%s: there are the pods of %v and the ServiceAccounts %v", name, pods, accounts)
+		}
+	}
+	for name, pod := range pods {
+		checkPod(t, name, pod)
+	}
+	for _, selector := range selectors {
+		if !selector.Matches(labels.Set(pods["hsm-apiserver"].Labels)) {
+			t.Errorf("the selector %s does not match the API server", selector)
+		}
+	}
+	checkAPIServer(t, pods["hsm-apiserver"])
+}
+
+// checkPod is what every pod of ours keeps.
+func checkPod(t *testing.T, name string, pod *corev1.PodTemplateSpec) {
+	t.Helper()
+	if pod.Spec.ServiceAccountName != name {
+		t.Errorf("%s has the ServiceAccount %q", name, pod.Spec.ServiceAccountName)
+	}
+	security := pod.Spec.SecurityContext
+	if security == nil || security.SeccompProfile == nil || security.SeccompProfile.Type != corev1.SeccompProfileTypeRuntimeDefault {
+		t.Errorf("%s: seccomp is not RuntimeDefault", name)
+	}
+	if pod.Spec.HostNetwork || pod.Spec.HostPID || pod.Spec.HostIPC {
+		t.Errorf("%s is in a namespace of the host", name)
+	}
+	for _, container := range pod.Spec.Containers {
+		s := container.SecurityContext
+		switch {
+		case s == nil || s.Capabilities == nil || !slices.Equal(s.Capabilities.Drop, []corev1.Capability{"ALL"}) || len(s.Capabilities.Add) > 0:
+			t.Errorf("%s has capabilities", name)
+		case s.AllowPrivilegeEscalation == nil || *s.AllowPrivilegeEscalation:
+			t.Errorf("%s may gain privileges", name)
+		case s.ReadOnlyRootFilesystem == nil || !*s.ReadOnlyRootFilesystem:
+			t.Errorf("%s may write to its root", name)
+		}
+		if strings.ContainsAny(container.Image, "/:") {
+			t.Errorf("%s: the image %s is not a bare name", name, container.Image)
+		}
+		if container.LivenessProbe == nil {
+			t.Errorf("%s has no liveness probe", name)
+		}
+		if container.Resources.Limits.Memory().IsZero() || container.Resources.Requests.Memory().IsZero() {
+			t.Errorf("%s has no bounds of memory", name)
+		}
+	}
+}
+
+func checkAPIServer(t *testing.T, pod *corev1.PodTemplateSpec) {
+	t.Helper()
+	run := apiserver.NewOptions().Run
+	needs := run.ShutdownDelayDuration + run.RequestTimeout + run.ShutdownWatchTerminationGracePeriod
+	if grace := *pod.Spec.TerminationGracePeriodSeconds; time.Duration(grace)*time.Second != needs {
+		t.Errorf("terminationGracePeriodSeconds is %d, the server needs %s", grace, needs)
+	}
+	var secrets []string
+	for _, volume := range pod.Spec.Volumes {
+		secrets = append(secrets, volume.Secret.SecretName)
+	}
+	if want := []string{certs.ServingSecret, certs.APIServerClientSecret}; !slices.Equal(secrets, want) {
+		t.Errorf("the API server mounts %q, and the controller makes %q", secrets, want)
+	}
+}
+
+func kustomize(ctx context.Context, t *testing.T, folder string) string {
+	t.Helper()
+	found, err := assets.Find(ctx, os.Stderr, assets.Kubectl)
+	if err != nil {
+		t.Fatal(err)
+	}
+	manifests, _, err := controlplane.Kubectl{Path: found[assets.Kubectl]}.Run(ctx, "kustomize", folder)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return manifests
+}
+
+func documents(t *testing.T, manifests string) [][]byte {
+	t.Helper()
+	reader := utilyaml.NewYAMLReader(bufio.NewReader(strings.NewReader(manifests)))
+	var all [][]byte
+	for {
+		document, err := reader.Read()
+		if errors.Is(err, io.EOF) {
+			return all
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, document)
+	}
+}
+
+// objects are those of Kubernetes' own kinds.
+func objects(t *testing.T, manifests string) []runtime.Object {
+	t.Helper()
+	decoder := serializer.NewCodecFactory(scheme.Scheme, serializer.EnableStrict).UniversalDeserializer()
+	var all []runtime.Object
+	for _, document := range documents(t, manifests) {
+		object, err := runtime.Decode(decoder, document)
+		if runtime.IsNotRegisteredError(err) {
+			continue
+		}
+		if err != nil {
+			t.Fatalf("%v in\n%s", err, document)
+		}
+		all = append(all, object)
+	}
+	return all
+}
