@@ -5,6 +5,8 @@ package kubelet
 import (
 	"context"
 	"fmt"
+	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -24,6 +26,7 @@ const restartDelay = time.Second
 type container struct {
 	pod  *pod
 	spec corev1.Container
+	init bool
 	// grace is how long the program may take to end, in nanoseconds.
 	grace atomic.Int64
 
@@ -39,6 +42,10 @@ type container struct {
 
 // run runs the program until ctx ends, and then ends it.
 func (c *container) run(ctx context.Context) {
+	if c.absent() {
+		c.set(func() { c.since, c.ready, c.started = metav1.Now(), true, true })
+		return
+	}
 	for {
 		c.runOnce(ctx)
 		select {
@@ -47,6 +54,12 @@ func (c *container) run(ctx context.Context) {
 		case <-time.After(restartDelay):
 		}
 	}
+}
+
+// absent tells whether nothing runs for the container.
+func (c *container) absent() bool {
+	program := c.pod.kubelet.Programs[imageName(c.spec.Image)]
+	return len(c.spec.Command) > 0 && slices.Contains(program.Absent, c.spec.Command[0])
 }
 
 func (c *container) runOnce(ctx context.Context) {
@@ -133,6 +146,9 @@ func (c *container) processSpec() (process.Spec, error) {
 		for _, flag := range program.KubeconfigFlags {
 			spec.Args = append(spec.Args, "--"+flag+"="+c.pod.paths.kubeconfig)
 		}
+	}
+	for flag, path := range program.NodePathFlags {
+		spec.Args = append(spec.Args, "--"+flag+"="+filepath.Join(c.pod.kubelet.Root(), path))
 	}
 	for _, variable := range c.spec.Env {
 		spec.Env = append(spec.Env, variable.Name+"="+paths.rewrite(variables[variable.Name]))

@@ -10,14 +10,19 @@
 //     in its place; files of the image are those of this machine.
 //   - A pod has an address of its own, but of the loopback interface, and its programs could
 //     listen on others: they must be told to listen on status.podIP.
-//   - A ServiceAccount is given by flags (Program.KubeconfigFlags).
-//   - Security contexts, resources, init containers and the order of restarts are not looked at.
+//   - A ServiceAccount, and folders of the node that no argument names, are given by flags
+//     (Program).
+//   - A ResourceClaim is prepared by its driver, but no container runtime does what the
+//     driver says in CDI files.
+//   - Security contexts and resources are not looked at, and of init containers only those
+//     that run beside the others can be used.
 package kubelet
 
 import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"sync"
 	"time"
@@ -35,6 +40,8 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/klog/v2"
+
+	"j5t.io/hsm/pkg/discovery/dra/dratest"
 )
 
 // Heartbeats as kubelet sends them by default: kube-controller-manager takes a node for
@@ -48,9 +55,14 @@ const (
 type Program struct {
 	// Path is the binary. It is run whatever the command of a container is.
 	Path string
+	// Absent are commands of the image that cannot be run here. Containers with them are
+	// said to run.
+	Absent []string
 	// KubeconfigFlags are the names of flags that take a kubeconfig. Each is added with one
 	// that has the token of the pod's ServiceAccount, bound to the pod.
 	KubeconfigFlags []string
+	// NodePathFlags are flags that take a path of the node, and which. They are added.
+	NodePathFlags map[string]string
 }
 
 // Options says which node it is.
@@ -81,8 +93,9 @@ type Kubelet struct {
 	cancel  context.CancelFunc
 	group   sync.WaitGroup
 
-	mutex sync.Mutex
-	pods  map[types.UID]*pod
+	mutex   sync.Mutex
+	pods    map[types.UID]*pod
+	drivers map[string]*dratest.Plugin
 }
 
 // Start makes the node Ready, and runs what is bound to it until Stop. The end of ctx ends
@@ -94,7 +107,10 @@ func Start(ctx context.Context, o Options) (*Kubelet, error) {
 	if err != nil {
 		return nil, err
 	}
-	k := &Kubelet{Options: o, client: client, pods: map[types.UID]*pod{}}
+	k := &Kubelet{Options: o, client: client, pods: map[types.UID]*pod{}, drivers: map[string]*dratest.Plugin{}}
+	if err := k.makeFolders(); err != nil {
+		return nil, err
+	}
 	if err := k.register(ctx); err != nil {
 		return nil, fmt.Errorf("register node %s: %w", o.Node, err)
 	}
@@ -113,6 +129,9 @@ func Start(ctx context.Context, o Options) (*Kubelet, error) {
 func (k *Kubelet) Stop() {
 	k.cancel()
 	k.group.Wait()
+	for _, driver := range k.drivers {
+		driver.Close()
+	}
 }
 
 // Root is the root of the node's file system, in which hostPath volumes lie.
@@ -135,6 +154,18 @@ func (k *Kubelet) Kill(namespace, name string) error {
 		}
 	}
 	return fmt.Errorf("kill %s/%s: it does not run on %s", namespace, name, k.Node)
+}
+
+// dir is kubelet's own folder.
+func (k *Kubelet) dir() string { return filepath.Join(k.Root(), "var/lib/kubelet") }
+
+func (k *Kubelet) makeFolders() error {
+	for _, name := range []string{"plugins", "plugins_registry", "device-plugins"} {
+		if err := os.MkdirAll(filepath.Join(k.dir(), name), 0o755); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (k *Kubelet) register(ctx context.Context) error {

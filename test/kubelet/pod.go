@@ -10,11 +10,13 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	resourcev1 "k8s.io/api/resource/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/util/retry"
@@ -48,6 +50,8 @@ type pod struct {
 	removed    bool        // from the API
 	waiting    error       // why the programs are not started
 	containers []*container
+	// claims are those that are prepared.
+	claims []*resourcev1.ResourceClaim
 }
 
 func newPod(life context.Context, k *Kubelet, object *corev1.Pod) *pod {
@@ -165,10 +169,12 @@ func (p *pod) sync(programs context.Context, running *sync.WaitGroup) error {
 // prepare is what has to be there before the programs start, and is kept up to date.
 func (p *pod) prepare(ctx context.Context) error {
 	object := p.current()
-	if len(object.Spec.InitContainers) > 0 {
-		return errors.New("init containers cannot be run")
+	for _, spec := range object.Spec.InitContainers {
+		if spec.RestartPolicy == nil || *spec.RestartPolicy != corev1.ContainerRestartPolicyAlways {
+			return fmt.Errorf("init container %s cannot be run", spec.Name)
+		}
 	}
-	for _, spec := range object.Spec.Containers {
+	for _, spec := range allContainers(object) {
 		if _, known := p.kubelet.Programs[imageName(spec.Image)]; !known {
 			return fmt.Errorf("image %s cannot be run", spec.Image)
 		}
@@ -181,17 +187,27 @@ func (p *pod) prepare(ctx context.Context) error {
 		p.address = address
 	}
 	where, err := p.mount(ctx, object)
-	if err == nil && p.containers == nil {
-		p.paths = where
+	if err != nil {
+		return err
 	}
-	return err
+	if p.containers == nil {
+		p.paths = where
+		return p.prepareClaims(ctx, object)
+	}
+	return nil
+}
+
+// allContainers are those that run together.
+func allContainers(object *corev1.Pod) []corev1.Container {
+	return slices.Concat(object.Spec.InitContainers, object.Spec.Containers)
 }
 
 func (p *pod) start(ctx context.Context, running *sync.WaitGroup) {
 	object := p.current()
-	containers := make([]*container, 0, len(object.Spec.Containers))
-	for _, spec := range object.Spec.Containers {
-		containers = append(containers, &container{pod: p, spec: spec})
+	specs := allContainers(object)
+	containers := make([]*container, 0, len(specs))
+	for i, spec := range specs {
+		containers = append(containers, &container{pod: p, spec: spec, init: i < len(object.Spec.InitContainers)})
 	}
 	p.mutex.Lock()
 	p.containers = containers
@@ -219,7 +235,7 @@ func (p *pod) remove(ctx context.Context) {
 		}
 		return err
 	})
-	if err := errors.Join(err, os.RemoveAll(p.dir)); err != nil {
+	if err := errors.Join(err, p.unprepareClaims(ctx), os.RemoveAll(p.dir)); err != nil {
 		klog.ErrorS(err, "Cannot remove a pod", "pod", klog.KRef(p.namespace, p.name))
 	}
 }
@@ -229,7 +245,7 @@ func freeAddress(object *corev1.Pod) (string, error) {
 	for range addressTries {
 		address := fmt.Sprintf("127.%d.%d.%d", 1+rand.IntN(254), rand.IntN(256), 1+rand.IntN(254))
 		free := true
-		for _, c := range object.Spec.Containers {
+		for _, c := range allContainers(object) {
 			for _, port := range c.Ports {
 				listener, err := net.Listen("tcp", net.JoinHostPort(address, strconv.Itoa(int(port.ContainerPort))))
 				if err != nil {

@@ -59,11 +59,15 @@ func (p *pod) status(before corev1.PodStatus) *corev1.PodStatus {
 		status.StartTime = &now
 	}
 	ready := len(containers) > 0
-	status.ContainerStatuses = nil
+	status.InitContainerStatuses, status.ContainerStatuses = nil, nil
 	for _, c := range containers {
 		told := c.status()
 		ready = ready && told.Ready
-		status.ContainerStatuses = append(status.ContainerStatuses, told)
+		if c.init {
+			status.InitContainerStatuses = append(status.InitContainerStatuses, told)
+		} else {
+			status.ContainerStatuses = append(status.ContainerStatuses, told)
+		}
 	}
 	if len(containers) > 0 {
 		status.Phase = corev1.PodRunning
@@ -115,7 +119,7 @@ func (c *container) status() corev1.ContainerStatus {
 	if c.restarts > 0 {
 		status.LastTerminationState.Terminated = &corev1.ContainerStateTerminated{ExitCode: c.exitCode, Reason: "Error"}
 	}
-	if c.process != nil {
+	if c.process != nil || c.absent() {
 		status.State.Running = &corev1.ContainerStateRunning{StartedAt: c.since.Rfc3339Copy()}
 		return status
 	}
