@@ -33,9 +33,10 @@ USER 65532:65532
 ENTRYPOINT ["/discovery"]
 
 FROM ${DEBIAN_IMAGE} AS agent
-# OpenSC speaks to smart cards through pcscd of the node; SoftHSM is a token in files.
+# OpenSC speaks to smart cards through pcscd, which runs beside the agent, from the
+# same image; SoftHSM is a token in files.
 RUN apt-get update \
-    && apt-get install --yes --no-install-recommends opensc-pkcs11 libpcsclite1 softhsm2 \
+    && apt-get install --yes --no-install-recommends opensc-pkcs11 libccid libpcsclite1 pcscd softhsm2 \
     && rm -rf /var/lib/apt/lists/*
 COPY --from=build /out/agent /agent
 USER 65532:65532

@@ -18,6 +18,7 @@ type options struct {
 	agent         agent.Options
 	listen        string
 	metricsListen string
+	healthListen  string
 }
 
 func parse(args []string) (*options, error) {
@@ -41,6 +42,7 @@ func parse(args []string) (*options, error) {
 	fs.DurationVar(&a.ScrubInterval, "scrub-interval", 24*time.Hour, "How often the whole store is read from the token itself, and repaired. Each time costs a login, which most tokens write to flash.")
 	fs.StringVar(&o.listen, "listen", ":9443", "Address to serve gRPC on.")
 	fs.StringVar(&o.metricsListen, "metrics-listen", "", "Address to serve /metrics on, by plain HTTP and to everybody: no metric names a secret. Default: not served.")
+	fs.StringVar(&o.healthListen, "health-listen", "", "Address to serve the gRPC health service on, without TLS, for probes. Default: nowhere.")
 	fs.StringVar(&a.TLS.CertFile, "tls-cert-file", "", "PEM file with the serving certificate. Required; read again at each connection.")
 	fs.StringVar(&a.TLS.KeyFile, "tls-private-key-file", "", "PEM file with its private key. Required; read again at each connection.")
 	fs.StringVar(&a.TLS.CAFile, "client-ca-file", "", "PEM file with the authorities whose client certificates are accepted. Required; read again at each connection.")

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/spf13/pflag"
+	"golang.org/x/sync/errgroup"
 	"k8s.io/klog/v2"
 
 	"j5t.io/hsm/pkg/agent"
@@ -47,6 +48,14 @@ func run(args []string) error {
 	if err != nil {
 		return fmt.Errorf("--listen: %w", err)
 	}
+	group, ctx := errgroup.WithContext(ctx)
+	if o.healthListen != "" {
+		health, err := (&net.ListenConfig{}).Listen(ctx, "tcp", o.healthListen)
+		if err != nil {
+			return fmt.Errorf("--health-listen: %w", err)
+		}
+		group.Go(func() error { return a.ServeHealth(ctx, health) })
+	}
 	klog.InfoS("Agent listens", "address", listener.Addr())
 	if o.metricsListen != "" {
 		metrics, err := (&net.ListenConfig{}).Listen(ctx, "tcp", o.metricsListen)
@@ -59,5 +68,6 @@ func run(args []string) error {
 		go server.Serve(metrics) //nolint:errcheck // It ends by Close only.
 		defer server.Close()
 	}
-	return a.Run(ctx, listener)
+	group.Go(func() error { return a.Run(ctx, listener) })
+	return group.Wait()
 }

@@ -16,7 +16,10 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials/insecure"
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/status"
 
 	agentv1 "j5t.io/hsm/pkg/agent/api/v1"
 	"j5t.io/hsm/pkg/mtls"
@@ -179,6 +182,51 @@ func scrape(t *testing.T, address string) string {
 		t.Fatal(err)
 	}
 	return string(content)
+}
+
+// Probes have no certificate: an agent whose token is away is alive and not ready,
+// and tells them nothing else.
+func TestHealth(t *testing.T) {
+	t.Parallel()
+	token, ca := softhsm.New(t), newCA(t)
+	given := flags(token, issue(t, ca, pki.Server), t.TempDir(), "127.0.0.1:0")
+	given["token-serial"] = "absent"
+	given["health-listen"] = freeAddress(t)
+	conn, err := grpc.NewClient(given["health-listen"], grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithDefaultCallOptions(grpc.WaitForReady(true)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close() })
+	says := func(ctx context.Context, service string) (healthv1.HealthCheckResponse_ServingStatus, error) {
+		got, err := healthv1.NewHealthClient(conn).Check(ctx, &healthv1.HealthCheckRequest{Service: service})
+		return got.GetStatus(), err
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	p, err := process.Start(ctx, process.Spec{
+		Name: "agent", Path: os.Args[0], Args: args(given), Env: append(token.Env, asAgent+"=1"), LogFile: filepath.Join(t.TempDir(), "log"),
+		Ready: func(ctx context.Context) error {
+			got, err := says(ctx, agentv1.LivenessService)
+			if err == nil && got != healthv1.HealthCheckResponse_SERVING {
+				err = fmt.Errorf("liveness is %s", got)
+			}
+			return err
+		},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(p.Kill)
+	if got, err := says(ctx, ""); err != nil || got != healthv1.HealthCheckResponse_NOT_SERVING {
+		t.Errorf("the store that is away: %s, %v", got, err)
+	}
+	_, err = agentv1.NewStoreClient(conn).Status(ctx, &agentv1.StatusRequest{})
+	if status.Code(err) != codes.Unimplemented {
+		t.Errorf("without a certificate, Status answers %v", err)
+	}
+	if err := p.Stop(ctx); err != nil {
+		t.Error(err)
+	}
 }
 
 func newCA(t *testing.T) *pki.CA {

@@ -39,6 +39,8 @@ var DefaultHistory = HistoryLimits{Events: 10_000, Bytes: 64 << 20, Age: 10 * ti
 
 const (
 	defaultCallTimeout = 2 * time.Minute
+	// Nobody has anything to say to the health service but a name.
+	maxHealthBytes = 1024
 	// How long requests that were begun may take after the agent was told to stop.
 	drainTimeout = 20 * time.Second
 	// Who a client is, is proven when it connects. After maxConnectionAge it has to
@@ -195,6 +197,16 @@ func (a *Agent) setHealth(ready bool) {
 		status = healthv1.HealthCheckResponse_SERVING
 	}
 	a.health.SetServingStatus("", status)
+	a.health.SetServingStatus(agentv1.LivenessService, healthv1.HealthCheckResponse_SERVING)
+}
+
+// ServeHealth tells everybody whether the store is served, and nothing else, until
+// the context ends. Probes of kubelet have no certificate.
+func (a *Agent) ServeHealth(ctx context.Context, listener net.Listener) error {
+	server := grpc.NewServer(grpc.MaxRecvMsgSize(maxHealthBytes))
+	healthv1.RegisterHealthServer(server, a.health)
+	defer context.AfterFunc(ctx, server.Stop)()
+	return server.Serve(listener)
 }
 
 // Run serves until the context ends: then streams are ended, requests that were

@@ -15,6 +15,7 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	authorizationv1 "k8s.io/api/authorization/v1"
 	corev1 "k8s.io/api/core/v1"
+	resourcev1 "k8s.io/api/resource/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -33,6 +34,7 @@ import (
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
 
 	"j5t.io/hsm/pkg/apis/hsm/v1alpha1"
+	"j5t.io/hsm/pkg/controller/agents"
 	"j5t.io/hsm/pkg/controller/certs"
 	"j5t.io/hsm/pkg/controller/pool"
 	"j5t.io/hsm/pkg/controller/projection"
@@ -125,6 +127,19 @@ func New(ctx context.Context, base *rest.Config, o *Options) (manager.Manager, e
 	if err := certs.Add(mgr, system, issuer); err != nil {
 		return nil, fmt.Errorf("set up the certificates: %w", err)
 	}
+	if o.AgentImage != "" {
+		err = agents.Add(mgr, system, agents.Options{
+			SystemNamespace: o.SystemNamespace,
+			Image:           o.AgentImage,
+			Access:          agents.DeviceAccess(o.DeviceAccess),
+			Issuer:          issuer,
+			Recorder:        recorder,
+			Clock:           clock.RealClock{},
+		})
+		if err != nil {
+			return nil, fmt.Errorf("set up the agents: %w", err)
+		}
+	}
 	return mgr, nil
 }
 
@@ -133,6 +148,7 @@ func New(ctx context.Context, base *rest.Config, o *Options) (manager.Manager, e
 func newSystemCache(mgr manager.Manager, namespace string) (cache.Cache, error) {
 	byObject := map[client.Object]cache.ByObject{}
 	maps.Copy(byObject, certs.Cached())
+	maps.Copy(byObject, agents.Cached())
 	c, err := cache.New(mgr.GetConfig(), cache.Options{
 		Scheme:                      mgr.GetScheme(),
 		Mapper:                      mgr.GetRESTMapper(),
@@ -163,6 +179,8 @@ func newMapper() meta.RESTMapper {
 	}
 	for _, kind := range []schema.GroupVersionKind{
 		corev1.SchemeGroupVersion.WithKind("Secret"), corev1.SchemeGroupVersion.WithKind("Pod"), appsv1.SchemeGroupVersion.WithKind("DaemonSet"),
+		corev1.SchemeGroupVersion.WithKind("ConfigMap"), corev1.SchemeGroupVersion.WithKind("Service"),
+		corev1.SchemeGroupVersion.WithKind("ServiceAccount"), resourcev1.SchemeGroupVersion.WithKind("ResourceClaim"),
 	} {
 		mapper.Add(kind, meta.RESTScopeNamespace)
 		// A cache of listed namespaces asks for the kind of the list.

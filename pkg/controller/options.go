@@ -13,6 +13,7 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 
+	"j5t.io/hsm/pkg/controller/agents"
 	"j5t.io/hsm/pkg/mtls"
 )
 
@@ -20,7 +21,8 @@ import (
 type Options struct {
 	// Kubeconfig names the cluster; empty is the one that this pod runs in.
 	Kubeconfig string
-	// SystemNamespace holds the lease of the leader and the key of checksums.
+	// SystemNamespace holds the lease of the leader, the key of checksums, the agents
+	// and the certificates.
 	SystemNamespace string
 	// Namespaces are those whose HSMSecrets are projected; none is all.
 	Namespaces []string
@@ -33,6 +35,10 @@ type Options struct {
 	Concurrency int
 	// Agents prove the controller to agents, and agents to the controller.
 	Agents mtls.Files
+	// AgentImage is the image of agents; empty is that none are deployed.
+	AgentImage string
+	// DeviceAccess is how agents get at their devices: claim or none.
+	DeviceAccess string
 	// ListenAddress is where /healthz and /metrics are served.
 	ListenAddress string
 }
@@ -45,6 +51,7 @@ func NewOptions() *Options {
 		QPS:             200,
 		Burst:           400,
 		Concurrency:     8,
+		DeviceAccess:    string(agents.AccessClaim),
 		ListenAddress:   ":8080",
 	}
 }
@@ -63,6 +70,9 @@ func (o *Options) AddFlags(fs *pflag.FlagSet) {
 	fs.StringVar(&o.Agents.CAFile, "agent-ca-file", o.Agents.CAFile, "PEM file of the authorities that sign the agents' certificates.")
 	fs.StringVar(&o.Agents.CertFile, "agent-cert-file", o.Agents.CertFile, "PEM file of the certificate by which agents know the controller.")
 	fs.StringVar(&o.Agents.KeyFile, "agent-key-file", o.Agents.KeyFile, "PEM file of its private key.")
+	fs.StringVar(&o.AgentImage, "agent-image", o.AgentImage, "Image of the agents that are deployed, one for each token. Default: none are deployed.")
+	fs.StringVar(&o.DeviceAccess, "device-access", o.DeviceAccess,
+		"How agents get at their devices: claim, by a ResourceClaim, which needs Kubernetes 1.34; or none, for tokens that are no devices, as those of SoftHSM.")
 	fs.StringVar(&o.ListenAddress, "listen-address", o.ListenAddress, "Address (host:port) of /healthz and /metrics.")
 }
 
@@ -86,6 +96,9 @@ func (o *Options) Validate() error {
 	}
 	if set := o.Agents != (mtls.Files{}); set && (o.Agents.CAFile == "" || o.Agents.CertFile == "" || o.Agents.KeyFile == "") {
 		errs = append(errs, errors.New("--agent-ca-file, --agent-cert-file, --agent-key-file: all or none must be set"))
+	}
+	if access := agents.DeviceAccess(o.DeviceAccess); access != agents.AccessClaim && access != agents.AccessNone {
+		errs = append(errs, fmt.Errorf("--device-access %q: must be %s or %s", access, agents.AccessClaim, agents.AccessNone))
 	}
 	if o.ListenAddress == "" {
 		errs = append(errs, errors.New("--listen-address: must be set"))

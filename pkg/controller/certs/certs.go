@@ -14,11 +14,11 @@ import (
 	"encoding/base64"
 	"fmt"
 	"maps"
-	"reflect"
 	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -100,8 +100,9 @@ func NewIssuer(c client.Client, namespace string, k clock.PassiveClock) *Issuer 
 }
 
 // Agent sees to it that there is a certificate for the agent of this name: of a
-// server, good for the name of its Service. Its Secret is removed with the owner.
-func (i *Issuer) Agent(ctx context.Context, agent string, owner metav1.OwnerReference) error {
+// server, good for the name of its Service. Whoever removes the agent removes the
+// Secret.
+func (i *Issuer) Agent(ctx context.Context, agent string, owners []metav1.OwnerReference) error {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	a, _, err := i.load(ctx, agents)
@@ -109,7 +110,7 @@ func (i *Issuer) Agent(ctx context.Context, agent string, owner metav1.OwnerRefe
 		return err
 	}
 	l := i.leafOf(agent)
-	l.owners = []metav1.OwnerReference{owner}
+	l.owners = append([]metav1.OwnerReference{}, owners...)
 	_, err = i.write(ctx, l, agents, a)
 	return err
 }
@@ -249,7 +250,7 @@ func (i *Issuer) write(ctx context.Context, l leaf, id identity, a *authority) (
 		klog.FromContext(ctx).V(1).Info("Secret is of others and left alone", "secret", l.secret)
 		return false, nil
 	}
-	adopted := l.owners != nil && !reflect.DeepEqual(l.owners, secret.OwnerReferences)
+	adopted := l.owners != nil && !equality.Semantic.DeepEqual(l.owners, secret.OwnerReferences)
 	if adopted {
 		secret.OwnerReferences = l.owners
 	}
@@ -257,11 +258,11 @@ func (i *Issuer) write(ctx context.Context, l leaf, id identity, a *authority) (
 	if renewed {
 		err = l.issue(secret, a, now)
 	}
-	trusted := bytes.Equal(secret.Data[bundleKey], a.bundle())
+	trusted := bytes.Equal(secret.Data[BundleKey], a.bundle())
 	if err != nil || trusted && !renewed && !adopted {
 		return true, err
 	}
-	secret.Data[bundleKey] = a.bundle()
+	secret.Data[BundleKey] = a.bundle()
 	if err := i.client.Update(ctx, secret, fieldOwner); err != nil {
 		return true, fmt.Errorf("update Secret %s: %w", l.secret, err)
 	}

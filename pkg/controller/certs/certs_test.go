@@ -132,7 +132,7 @@ func (w *world) verify(leaf, truster, name string, usage x509.ExtKeyUsage) error
 // agent has a certificate issued to an agent, and gives its Secret and its server name.
 func (w *world) agent(serial string) (secret, name string) {
 	w.t.Helper()
-	must(w.t, w.Agent(w.t.Context(), agentname.For(serial), owner))
+	must(w.t, w.Agent(w.t.Context(), agentname.For(serial), []metav1.OwnerReference{owner}))
 	return certs.AgentSecret(agentname.For(serial)), agentname.ServerName(serial, namespace)
 }
 
@@ -177,7 +177,7 @@ func TestIssue(t *testing.T) {
 
 	w.writes = 0
 	w.pass(time.Hour)
-	must(t, w.Agent(t.Context(), agentname.For("E6614C311B4FC726"), owner))
+	must(t, w.Agent(t.Context(), agentname.For("E6614C311B4FC726"), []metav1.OwnerReference{owner}))
 	if w.writes != 0 {
 		t.Errorf("%d writes though nothing was to be done", w.writes)
 	}

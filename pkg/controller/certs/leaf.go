@@ -13,8 +13,9 @@ import (
 )
 
 const (
-	// bundleKey is where a Secret has the authorities to trust.
-	bundleKey = "ca.crt"
+	// BundleKey is where a Secret has the authorities to trust, beside the keys of its
+	// type.
+	BundleKey = "ca.crt"
 
 	leafLifetime    = 90 * 24 * time.Hour
 	leafRenewBefore = 30 * 24 * time.Hour
@@ -27,7 +28,8 @@ type leaf struct {
 	// name is the CN, and the only DNS name.
 	name  string
 	usage x509.ExtKeyUsage
-	// labels and owners are those of the Secret, beside the label of the authority.
+	// labels and owners are those of the Secret, beside the labels of all. Owners that
+	// are nil are not known here.
 	labels map[string]string
 	owners []metav1.OwnerReference
 }
@@ -47,6 +49,6 @@ func (l leaf) issue(secret *corev1.Secret, a *authority, now time.Time) error {
 	if err != nil {
 		return fmt.Errorf("issue the certificate of Secret %s: %w", l.secret, err)
 	}
-	secret.Data = map[string][]byte{corev1.TLSCertKey: cert, corev1.TLSPrivateKeyKey: key, bundleKey: a.bundle()}
+	secret.Data = map[string][]byte{corev1.TLSCertKey: cert, corev1.TLSPrivateKeyKey: key, BundleKey: a.bundle()}
 	return nil
 }

@@ -21,4 +21,8 @@ const (
 	// controller Store.Status, Device.Info and the health service.
 	ClientAPIServer  = "hsm-apiserver"
 	ClientController = "hsm-controller"
+
+	// LivenessService is what the health service calls the process: it serves as
+	// long as it answers. The service without a name is the store on the token.
+	LivenessService = "liveness"
 )

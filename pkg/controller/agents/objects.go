@@ -1,0 +1,126 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agents
+
+import (
+	"context"
+	"maps"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	corev1ac "k8s.io/client-go/applyconfigurations/core/v1"
+	metav1ac "k8s.io/client-go/applyconfigurations/meta/v1"
+	resourcev1ac "k8s.io/client-go/applyconfigurations/resource/v1"
+
+	"j5t.io/hsm/pkg/apis/hsm/v1alpha1"
+	"j5t.io/hsm/pkg/controller/certs"
+	"j5t.io/hsm/pkg/discovery/dra/attribute"
+)
+
+const (
+	// deviceClass is the DeviceClass of all tokens.
+	deviceClass = "hsm.j5t.io"
+	// requestName is how a ResourceClaim calls the token.
+	requestName = "token"
+
+	nameLabel, partOfLabel = "app.kubernetes.io/name", "app.kubernetes.io/part-of"
+	appName, partOf        = "hsm-agent", "hsm"
+)
+
+// ensure brings all objects of an agent to what they are to be. The Deployment is
+// the last: its pods find what they need.
+func (r *reconciler) ensure(ctx context.Context, there present, f *facts, a agent, p pin) error {
+	device, name := f.devices[a.device], a.name()
+	owners := r.owners(device)
+	if secret := there[secretKind][certs.AgentSecret(name)]; secret == nil || !equality.Semantic.DeepEqual(secret.OwnerReferences, owners) {
+		if err := r.Issuer.Agent(ctx, name, owners); err != nil {
+			return err
+		}
+	}
+	if err := r.ensurePIN(ctx, there, a, device, p); err != nil {
+		return err
+	}
+	account := corev1ac.ServiceAccount(name, r.SystemNamespace).WithAutomountServiceAccountToken(false)
+	account.ObjectMetaApplyConfiguration = r.meta(name, a, device)
+	if err := r.apply(ctx, there, serviceAccountKind, name, account); err != nil {
+		return err
+	}
+	service := corev1ac.Service(name, r.SystemNamespace).WithSpec(corev1ac.ServiceSpec().
+		WithSelector(map[string]string{certs.AgentLabel: name}).
+		WithPorts(corev1ac.ServicePort().WithName("grpc").WithPort(Port).WithProtocol(corev1.ProtocolTCP)).
+		// The agent tells by itself why it cannot serve.
+		WithPublishNotReadyAddresses(true))
+	service.ObjectMetaApplyConfiguration = r.meta(name, a, device)
+	if err := r.apply(ctx, there, serviceKind, name, service); err != nil {
+		return err
+	}
+	if err := r.ensureClaim(ctx, there, a, device); err != nil {
+		return err
+	}
+	if old := there[deploymentKind][name]; old != nil {
+		if was, _ := remembered(old); was.node != a.node {
+			// A Deployment waits for its old pod to end, which one on a node that is down
+			// does not. Without its Deployment it does not matter.
+			if err := r.delete(ctx, deploymentKind, old); err != nil {
+				return err
+			}
+			delete(there[deploymentKind], name)
+		}
+	}
+	return r.apply(ctx, there, deploymentKind, name, r.deployment(a, device, p))
+}
+
+func (r *reconciler) ensureClaim(ctx context.Context, there present, a agent, device *v1alpha1.HSMDevice) error {
+	name := a.name()
+	if r.Access != AccessClaim {
+		if old := there[claimKind][name]; old != nil {
+			return r.delete(ctx, claimKind, old)
+		}
+		return nil
+	}
+	claim := resourcev1ac.ResourceClaim(name, r.SystemNamespace).WithSpec(resourcev1ac.ResourceClaimSpec().
+		WithDevices(resourcev1ac.DeviceClaim().WithRequests(resourcev1ac.DeviceRequest().WithName(requestName).
+			WithExactly(resourcev1ac.ExactDeviceRequest().WithDeviceClassName(deviceClass).WithSelectors(
+				resourcev1ac.DeviceSelector().WithCEL(resourcev1ac.CELDeviceSelector().WithExpression(attribute.SerialSelector(a.serial))))))))
+	claim.ObjectMetaApplyConfiguration = r.meta(name, a, device)
+	return r.apply(ctx, there, claimKind, name, claim)
+}
+
+// meta is that of an object of an agent.
+func (r *reconciler) meta(name string, a agent, device *v1alpha1.HSMDevice) *metav1ac.ObjectMetaApplyConfiguration {
+	m := metav1ac.ObjectMeta().WithName(name).WithNamespace(r.SystemNamespace).
+		WithLabels(labelsOf(a)).
+		WithAnnotations(map[string]string{SerialAnnotation: a.serial, DeviceAnnotation: a.device.String()})
+	for _, owner := range r.owners(device) {
+		m.WithOwnerReferences(metav1ac.OwnerReference().WithAPIVersion(owner.APIVersion).WithKind(owner.Kind).
+			WithName(owner.Name).WithUID(owner.UID))
+	}
+	return m
+}
+
+func labelsOf(a agent) map[string]string {
+	return map[string]string{certs.AgentLabel: a.name(), nameLabel: appName, partOfLabel: partOf}
+}
+
+// owners of an agent's objects: the HSMDevice. One of another namespace cannot own
+// them; the controller alone removes them then.
+func (r *reconciler) owners(device *v1alpha1.HSMDevice) []metav1.OwnerReference {
+	if device.Namespace != r.SystemNamespace {
+		return nil
+	}
+	return []metav1.OwnerReference{{
+		APIVersion: v1alpha1.SchemeGroupVersion.String(), Kind: "HSMDevice", Name: device.Name, UID: device.UID,
+	}}
+}
+
+// annotations of a Deployment: what is remembered of its agent.
+func (a agent) annotations() map[string]string {
+	notes := map[string]string{NodeAnnotation: a.node, DevicePathAnnotation: a.path}
+	if !a.absent.IsZero() {
+		notes[AbsentSinceAnnotation] = a.absent.UTC().Format(time.RFC3339)
+	}
+	maps.Copy(notes, map[string]string{SerialAnnotation: a.serial, DeviceAnnotation: a.device.String()})
+	return notes
+}

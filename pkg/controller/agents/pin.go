@@ -1,0 +1,153 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agents
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/types"
+	corev1ac "k8s.io/client-go/applyconfigurations/core/v1"
+
+	"j5t.io/hsm/pkg/apis/hsm/v1alpha1"
+)
+
+// AllowList is the ConfigMap of the system namespace that lists the Secrets of
+// other namespaces which may be used as PINs: a NAMESPACE/NAME on each line of each
+// entry.
+const AllowList = "hsm-pin-secrets"
+
+// pinKey is the key of the PIN in a copy, and the file of it for the agent.
+const pinKey = "pin"
+
+// pin is where an agent's pod finds its PIN, in the system namespace.
+type pin struct {
+	secret, key string
+	// copied is the PIN that the Secret is to hold, if it is a copy; nil if there is no
+	// PIN to copy at the moment.
+	copied []byte
+	isCopy bool
+}
+
+// pinCopySecret is the Secret of an agent that holds a copy of a PIN.
+func pinCopySecret(agent string) string { return agent + "-pin" }
+
+// preparePINs finds the PINs of all agents. An agent whose PIN Secret must not be
+// used is not wanted.
+func (r *reconciler) preparePINs(ctx context.Context, f *facts, p *plan) (map[string]pin, error) {
+	pins, sources := map[string]pin{}, pinSources{reconciler: r}
+	var wanted []agent
+	for _, a := range p.wanted {
+		device := f.devices[a.device]
+		found, notes, err := sources.pinOf(ctx, a, device)
+		if err != nil {
+			return nil, err
+		}
+		p.notes = append(p.notes, notes...)
+		if found == nil {
+			continue
+		}
+		pins[a.serial] = *found
+		wanted = append(wanted, a)
+	}
+	p.wanted = wanted
+	return pins, nil
+}
+
+// pinSources reads the allow-list and the Secrets once for all agents.
+type pinSources struct {
+	*reconciler
+	allowed map[string]bool // nil: not read yet.
+	secrets map[types.NamespacedName]*corev1.Secret
+}
+
+// pinOf gives nil if the agent must not have its PIN.
+func (s *pinSources) pinOf(ctx context.Context, a agent, device *v1alpha1.HSMDevice) (*pin, []note, error) {
+	ref := device.Spec.PKCS11.PINSecret
+	source := types.NamespacedName{Namespace: cmp.Or(ref.Namespace, device.Namespace), Name: ref.Name}
+	key := cmp.Or(ref.Key, pinKey)
+	if source.Namespace == s.SystemNamespace {
+		return &pin{secret: source.Name, key: key}, nil, nil
+	}
+	allowed, err := s.isAllowed(ctx, source)
+	if err != nil {
+		return nil, nil, err
+	}
+	if !allowed {
+		return nil, []note{{a.device, true, "PINSecretNotAllowed", fmt.Sprintf(
+			"Secret %s is of another namespace than %s: to let agents use it, add a line %q to an entry of ConfigMap %s in namespace %s",
+			source, s.SystemNamespace, source, AllowList, s.SystemNamespace)}}, nil
+	}
+	p := &pin{secret: pinCopySecret(a.name()), key: pinKey, isCopy: true}
+	secret, err := s.secret(ctx, source)
+	if err != nil {
+		return nil, nil, err
+	}
+	if secret != nil {
+		p.copied = secret.Data[key]
+	}
+	if len(p.copied) == 0 {
+		return p, []note{{a.device, true, "PINSecretMissing", fmt.Sprintf(
+			"Secret %s with a PIN under key %q does not exist: create it. An agent that has a PIN already keeps it", source, key)}}, nil
+	}
+	return p, nil, nil
+}
+
+func (s *pinSources) isAllowed(ctx context.Context, source types.NamespacedName) (bool, error) {
+	if s.allowed == nil {
+		list := &corev1.ConfigMap{}
+		err := s.client.Get(ctx, types.NamespacedName{Namespace: s.SystemNamespace, Name: AllowList}, list)
+		if err != nil && !apierrors.IsNotFound(err) {
+			return false, fmt.Errorf("read ConfigMap %s: %w", AllowList, err)
+		}
+		s.allowed = map[string]bool{}
+		for _, entry := range list.Data {
+			for line := range strings.Lines(entry) {
+				s.allowed[strings.TrimSpace(line)] = true
+			}
+		}
+	}
+	return s.allowed[source.String()], nil
+}
+
+// secret is nil if there is none.
+func (s *pinSources) secret(ctx context.Context, name types.NamespacedName) (*corev1.Secret, error) {
+	if secret, known := s.secrets[name]; known {
+		return secret, nil
+	}
+	secret := &corev1.Secret{}
+	err := s.client.Get(ctx, name, secret)
+	if apierrors.IsNotFound(err) {
+		secret, err = nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read Secret %s: %w", name, err)
+	}
+	if s.secrets == nil {
+		s.secrets = map[types.NamespacedName]*corev1.Secret{}
+	}
+	s.secrets[name] = secret
+	return secret, nil
+}
+
+// ensurePIN keeps the copy of a PIN in step, and removes one that is of no use.
+func (r *reconciler) ensurePIN(ctx context.Context, there present, a agent, device *v1alpha1.HSMDevice, p pin) error {
+	name := pinCopySecret(a.name())
+	if !p.isCopy {
+		if old := there[secretKind][name]; old != nil {
+			return r.delete(ctx, secretKind, old)
+		}
+		return nil
+	}
+	if len(p.copied) == 0 {
+		return nil
+	}
+	secret := corev1ac.Secret(name, r.SystemNamespace).WithType(corev1.SecretTypeOpaque).WithData(map[string][]byte{pinKey: slices.Clone(p.copied)})
+	secret.ObjectMetaApplyConfiguration = r.meta(name, a, device)
+	return r.apply(ctx, there, secretKind, name, secret)
+}

@@ -1,0 +1,182 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agents
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"k8s.io/apimachinery/pkg/types"
+
+	"j5t.io/hsm/pkg/agentname"
+	"j5t.io/hsm/pkg/apis/hsm/v1alpha1"
+)
+
+// defaultGrace is that of a pool that does not say, or is not there.
+const defaultGrace = 5 * time.Minute
+
+// place is where a token is, and who describes it.
+type place struct {
+	device types.NamespacedName // The HSMDevice.
+	node   string
+	path   string // Of the device file. Another one: the token was enumerated anew.
+}
+
+// agent is the agent of a token as it is to be, or as it is.
+type agent struct {
+	serial string
+	place
+	// absent is since when nobody sees the token; zero: it is seen.
+	absent time.Time
+}
+
+func (a agent) name() string { return agentname.For(a.serial) }
+
+// facts are what a plan is made of.
+type facts struct {
+	now     time.Time
+	devices map[types.NamespacedName]*v1alpha1.HSMDevice
+	pools   []v1alpha1.HSMPool
+	// deployed are the agents that there are.
+	deployed []agent
+}
+
+// plan is which agents are to be.
+type plan struct {
+	wanted []agent // By serial number.
+	// notes are what people are to be told, of an HSMDevice.
+	notes []note
+	// again is when another plan is due; zero: when something has changed.
+	again time.Time
+}
+
+// note is an Event.
+type note struct {
+	device  types.NamespacedName
+	warning bool
+	reason  string
+	message string
+}
+
+// makePlan decides for each token:
+//
+//	seen at one place ──────────────────────────► an agent there
+//	seen at several ──┬─ one of it is the agent's ─► stays there
+//	                  └─ else ──────────────────────► none is made, none is moved
+//	not seen, its agent serves it ──────────────► stays
+//	not seen ─── for less than gracePeriod ─────► stays
+//	         └── for longer ────────────────────► goes
+//	its HSMDevice is gone, or has no pkcs11 ────► goes at once
+func (f *facts) makePlan() plan {
+	p := plan{}
+	seen := f.seen()
+	deployed := map[string]agent{}
+	for _, a := range f.deployed {
+		deployed[a.serial] = a
+	}
+	serials := slices.Collect(maps.Keys(deployed))
+	for serial := range seen {
+		if _, is := deployed[serial]; !is {
+			serials = append(serials, serial)
+		}
+	}
+	slices.Sort(serials)
+	for _, serial := range serials {
+		old, is := deployed[serial]
+		if a, wanted := f.decide(&p, serial, seen[serial], old, is); wanted {
+			p.wanted = append(p.wanted, a)
+		}
+	}
+	return p
+}
+
+func (f *facts) decide(p *plan, serial string, places []place, old agent, is bool) (agent, bool) {
+	if is {
+		old.absent = f.absent(old, len(places) > 0)
+	}
+	switch {
+	case len(places) == 1:
+		return agent{serial: serial, place: places[0]}, true
+	case len(places) > 1:
+		for _, at := range places {
+			p.notes = append(p.notes, note{at.device, true, "SerialAmbiguous", fmt.Sprintf(
+				"the token with serial number %q is seen at several places: %v. No agent is made for it, and none is moved, until it is seen at one only", serial, places)})
+		}
+		return old, is
+	case !is || !f.serves(old.device):
+		return agent{}, false
+	case old.absent.IsZero():
+		return old, true
+	}
+	gone := old.absent.Add(f.grace(old.device))
+	if !f.now.Before(gone) {
+		p.notes = append(p.notes, note{old.device, false, "AgentRemoved", fmt.Sprintf(
+			"the token with serial number %q was not seen on node %s since %s: its agent is removed. The agent's state stays on the node", serial, old.node, old.absent.UTC().Format(time.RFC3339))})
+		return agent{}, false
+	}
+	if p.again.IsZero() || gone.Before(p.again) {
+		p.again = gone
+	}
+	return old, true
+}
+
+// absent is since when nobody has seen the token of an agent. An agent that serves
+// its token sees it, whatever discovery says.
+func (f *facts) absent(old agent, seen bool) time.Time {
+	if seen || f.isServing(old.serial) {
+		return time.Time{}
+	}
+	if old.absent.IsZero() {
+		return f.now
+	}
+	return old.absent
+}
+
+func (f *facts) isServing(serial string) bool {
+	for _, pool := range f.pools {
+		for _, member := range pool.Status.Members {
+			if member.SerialNumber == serial && member.State == v1alpha1.MemberStateServing {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// seen are the places of all tokens that an agent may use. A pool of several
+// HSMDevices lists the same as their own pools do.
+func (f *facts) seen() map[string][]place {
+	seen := map[string][]place{}
+	for _, pool := range f.pools {
+		for _, d := range pool.Status.AggregatedDevices {
+			at := place{
+				device: types.NamespacedName{Namespace: pool.Namespace, Name: cmp.Or(d.HSMDeviceName, pool.Name)},
+				node:   d.NodeName,
+				path:   d.DevicePath,
+			}
+			if d.Available && d.SerialNumber != "" && f.serves(at.device) && !slices.Contains(seen[d.SerialNumber], at) {
+				seen[d.SerialNumber] = append(seen[d.SerialNumber], at)
+			}
+		}
+	}
+	return seen
+}
+
+// serves tells whether agents are to serve the tokens of an HSMDevice.
+func (f *facts) serves(device types.NamespacedName) bool {
+	d := f.devices[device]
+	return d != nil && d.DeletionTimestamp == nil && d.Spec.PKCS11 != nil
+}
+
+// grace is the gracePeriod of the pool that was made for an HSMDevice.
+func (f *facts) grace(device types.NamespacedName) time.Duration {
+	for _, pool := range f.pools {
+		if pool.Namespace == device.Namespace && pool.Name == device.Name && pool.Spec.GracePeriod != nil {
+			return pool.Spec.GracePeriod.Duration
+		}
+	}
+	return defaultGrace
+}

@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agents
+
+import (
+	"context"
+	"slices"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/client-go/util/workqueue"
+	"sigs.k8s.io/controller-runtime/pkg/builder"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller"
+	"sigs.k8s.io/controller-runtime/pkg/event"
+	"sigs.k8s.io/controller-runtime/pkg/handler"
+	"sigs.k8s.io/controller-runtime/pkg/manager"
+	"sigs.k8s.io/controller-runtime/pkg/predicate"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+	"sigs.k8s.io/controller-runtime/pkg/source"
+
+	"j5t.io/hsm/pkg/apis/hsm/v1alpha1"
+	"j5t.io/hsm/pkg/controller/certs"
+)
+
+const (
+	// resync is a safety net: changes come by watches.
+	resync = 10 * time.Minute
+	// copyInterval is how far a copy of a PIN may lag behind.
+	copyInterval = time.Minute
+
+	failureDelay    = 200 * time.Millisecond
+	maxFailureDelay = 30 * time.Second
+)
+
+// everything is the one request of this controller: a serial number must not be
+// found in two pools, so that all are looked at together.
+var everything = reconcile.Request{}
+
+// Add has a manager run the agents. The cache must hold what Cached says and the
+// metadata of Secrets; its watches are waited for, and nothing is read from it.
+func Add(mgr manager.Manager, c cache.Cache, o Options) error {
+	r := &reconciler{Options: o, client: mgr.GetClient(), applied: newApplied()}
+	// Of what is not there yet, no event comes.
+	begin := source.Func(func(_ context.Context, queue workqueue.TypedRateLimitingInterface[reconcile.Request]) error {
+		queue.Add(everything)
+		return nil
+	})
+	b := builder.ControllerManagedBy(mgr).
+		Named("agents").
+		WithOptions(controller.Options{
+			RateLimiter: workqueue.NewTypedItemExponentialFailureRateLimiter[reconcile.Request](failureDelay, maxFailureDelay),
+		}).
+		WatchesRawSource(begin).
+		WatchesRawSource(source.Kind(c, &v1alpha1.HSMPool{}, enqueue[*v1alpha1.HSMPool](), predicate.TypedFuncs[*v1alpha1.HSMPool]{
+			UpdateFunc: func(e event.TypedUpdateEvent[*v1alpha1.HSMPool]) bool { return differ(e.ObjectOld, e.ObjectNew) },
+		})).
+		WatchesRawSource(source.Kind(c, metadataOf(hsmDeviceKind), enqueue[*metav1.PartialObjectMetadata]()))
+	for _, kind := range kinds {
+		b = b.WatchesRawSource(source.Kind(c, metadataOf(kind), enqueue[*metav1.PartialObjectMetadata](),
+			predicate.NewTypedPredicateFuncs(func(o *metav1.PartialObjectMetadata) bool { return o.Labels[certs.AgentLabel] != "" })))
+	}
+	return b.Complete(r)
+}
+
+func enqueue[T client.Object]() handler.TypedEventHandler[T, reconcile.Request] {
+	return handler.TypedEnqueueRequestsFromMapFunc(func(context.Context, T) []reconcile.Request { return []reconcile.Request{everything} })
+}
+
+// differ tells whether two states of a pool can lead to different plans.
+func differ(a, b *v1alpha1.HSMPool) bool {
+	if a.UID != b.UID || a.Generation != b.Generation {
+		return true
+	}
+	sameDevice := func(x, y v1alpha1.AggregatedDevice) bool {
+		return x.SerialNumber == y.SerialNumber && x.NodeName == y.NodeName && x.DevicePath == y.DevicePath &&
+			x.HSMDeviceName == y.HSMDeviceName && x.Available == y.Available
+	}
+	sameMember := func(x, y v1alpha1.PoolMember) bool { return x.SerialNumber == y.SerialNumber && x.State == y.State }
+	return !slices.EqualFunc(a.Status.AggregatedDevices, b.Status.AggregatedDevices, sameDevice) ||
+		!slices.EqualFunc(a.Status.Members, b.Status.Members, sameMember)
+}
+
+// Cached says what the cache has to hold beside Secrets, of which package certs
+// needs some, too.
+func Cached() map[client.Object]cache.ByObject {
+	everywhere := map[string]cache.Config{cache.AllNamespaces: {}}
+	objects := map[client.Object]cache.ByObject{
+		&v1alpha1.HSMPool{}:       {Namespaces: everywhere, Transform: cache.TransformStripManagedFields()},
+		metadataOf(hsmDeviceKind): {Namespaces: everywhere, Transform: cache.TransformStripManagedFields()},
+	}
+	for _, kind := range kinds {
+		if kind != secretKind {
+			objects[metadataOf(kind)] = cache.ByObject{
+				Label:     labels.SelectorFromSet(labels.Set{partOfLabel: partOf, nameLabel: appName}),
+				Transform: cache.TransformStripManagedFields(),
+			}
+		}
+	}
+	return objects
+}
+
+func metadataOf(kind schema.GroupVersionKind) *metav1.PartialObjectMetadata {
+	object := &metav1.PartialObjectMetadata{}
+	object.SetGroupVersionKind(kind)
+	return object
+}
