@@ -40,6 +40,7 @@ type reconciler struct {
 
 	start      time.Time // Of the first decision.
 	memory     memory
+	known      map[key]types.UID // HSMDevices.
 	complaints *complaints
 	targets    map[string]target // By agentname.For.
 	latest     map[key]*v1alpha1.HSMPool
@@ -50,7 +51,7 @@ type reconciler struct {
 func newReconciler(c client.Client, objects, agents client.Reader, o Options) *reconciler {
 	return &reconciler{
 		client: c, objects: objects, agents: agents, namespace: o.SystemNamespace, recorder: o.Recorder, clock: o.Clock,
-		memory: memory{}, complaints: newComplaints(), targets: map[string]target{},
+		memory: memory{}, known: map[key]types.UID{}, complaints: newComplaints(), targets: map[string]target{},
 		latest: map[key]*v1alpha1.HSMPool{}, written: map[key]time.Time{}, strangers: map[types.UID]bool{},
 	}
 }
@@ -145,6 +146,16 @@ func (r *reconciler) keepLatest(f *facts, pools []v1alpha1.HSMPool) {
 
 // recall adds what was heard of nodes whose pods are gone.
 func (r *reconciler) recall(f *facts) {
+	now := map[key]types.UID{}
+	for _, device := range f.devices {
+		now[keyOf(device)] = device.UID
+	}
+	for device, uid := range r.known {
+		if now[device] != uid {
+			r.memory.drop(device)
+		}
+	}
+	r.known = now
 	var known []string
 	grace := defaultGrace
 	for _, pool := range f.pools {

@@ -184,6 +184,14 @@ func (m memory) recall(nodes map[string]*node, known []string, start time.Time) 
 	}
 }
 
+// drop forgets what was reported for an HSMDevice that is gone: another one of its
+// name is not it.
+func (m memory) drop(device key) {
+	for _, last := range m {
+		delete(last.entries, device)
+	}
+}
+
 // forget drops what is older than any pool keeps.
 func (m memory) forget(before time.Time) {
 	for name, last := range m {
