@@ -11,6 +11,10 @@ import (
 	"go.opentelemetry.io/contrib/instrumentation/google.golang.org/grpc/otelgrpc"
 	"go.opentelemetry.io/otel/trace"
 	"google.golang.org/grpc"
+	"k8s.io/apiserver/pkg/authorization/authorizer"
+	"k8s.io/apiserver/pkg/endpoints/request"
+	genericapiserver "k8s.io/apiserver/pkg/server"
+	"k8s.io/component-base/metrics/legacyregistry"
 	"k8s.io/component-base/tracing"
 
 	"j5t.io/hsm/pkg/storage/hsm"
@@ -22,29 +26,104 @@ import (
 // ClusterRole system:monitoring of Kubernetes may read it.
 const agentsPath = "/readyz/agents"
 
-// agentStates answers 200 while at least one agent serves its store, else 503;
-// always with a line for each, in the form of readyz.
-func agentStates(check func(context.Context) []hsm.AgentState) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		var text strings.Builder
-		code := http.StatusServiceUnavailable
-		for _, agent := range check(r.Context()) {
-			if agent.Err != nil {
-				fmt.Fprintf(&text, "[-]%s: %v\n", agent.Address, agent.Err)
-				continue
-			}
-			code = http.StatusOK
-			fmt.Fprintf(&text, "[+]%s: serves the store on token %s\n", agent.Address, agent.Serial)
-		}
-		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
-		w.Header().Set("X-Content-Type-Options", "nosniff")
-		w.WriteHeader(code)
-		_, _ = fmt.Fprint(w, text.String()) // The client may have gone.
-	})
+// newAgents makes the client of the agents, with its metrics.
+func (c *completedConfig) newAgents() (*hsm.Client, error) {
+	pin := hsm.Pin{ConfigMaps: c.extra.Host.CoreV1(), Namespace: c.extra.SystemNamespace}
+	agents, err := hsm.NewClient(pin, c.extra.AgentTLS, traced(c.generic.TracerProvider))
+	if err != nil {
+		return nil, fmt.Errorf("set up the connection to the agents: %w", err)
+	}
+	if err := legacyregistry.CustomRegister(agents.Collector()); err != nil {
+		return nil, fmt.Errorf("register metrics of the agents: %w", err)
+	}
+	return agents, nil
+}
+
+// followAgents tells the client where agents are, and which store is the cluster's.
+func (c *completedConfig) followAgents(server *genericapiserver.GenericAPIServer, agents *hsm.Client) error {
+	namespace := c.extra.SystemNamespace
+	if err := server.AddPostStartHook("agents-store", followPin(agents, c.extra.Host, namespace)); err != nil {
+		return err
+	}
+	if len(c.extra.AgentAddresses) == 0 {
+		return server.AddPostStartHook("agents-of-pools", followPools(agents, namespace))
+	}
+	var static []hsm.Agent
+	for _, address := range c.extra.AgentAddresses {
+		static = append(static, hsm.Agent{Address: address})
+	}
+	agents.SetAgents(static)
+	return nil
 }
 
 // traced makes the calls to agents spans of the request that they are made for.
 func traced(provider trace.TracerProvider) grpc.DialOption {
 	return grpc.WithStatsHandler(otelgrpc.NewClientHandler(
 		otelgrpc.WithTracerProvider(provider), otelgrpc.WithPropagators(tracing.Propagators())))
+}
+
+// states asks how the agents are.
+type states func(context.Context) ([]hsm.AgentState, error)
+
+// agentStates answers 200 while at least one agent serves the store, else 503;
+// always with a line for each, in the form of readyz.
+func agentStates(check states) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		text, serves := lines(check(r.Context()))
+		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+		w.Header().Set("X-Content-Type-Options", "nosniff")
+		if !serves {
+			w.WriteHeader(http.StatusServiceUnavailable)
+		}
+		_, _ = fmt.Fprint(w, text) // The client may have gone.
+	})
+}
+
+func lines(agents []hsm.AgentState, err error) (text string, serves bool) {
+	if err != nil {
+		return fmt.Sprintf("[-]agents: %v\n", err), false
+	}
+	var b strings.Builder
+	for _, agent := range agents {
+		name := agent.Address
+		if agent.Serial != "" {
+			name += " of token " + agent.Serial
+		}
+		if agent.Err != nil {
+			fmt.Fprintf(&b, "[-]agent %s: %v\n", name, agent.Err)
+			continue
+		}
+		serves = true
+		fmt.Fprintf(&b, "[+]agent %s: serves the store\n", name)
+	}
+	return b.String(), serves
+}
+
+// withAgentStates adds to the verbose answers of readyz how the agents are, which
+// decides nothing there. Who may not read agentsPath sees only whether there is a
+// connection: everybody may read readyz, and so nothing is asked for him either.
+func withAgentStates(next http.Handler, agents *hsm.Client, rights authorizer.Authorizer) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		next.ServeHTTP(w, r)
+		if _, verbose := r.URL.Query()["verbose"]; !verbose || r.URL.Path != "/readyz" {
+			return
+		}
+		text := "[-]agents: not connected to one that serves\n"
+		if agents.Connected() {
+			text = "[+]agents: connected to one that serves\n"
+		}
+		if mayReadStates(r, rights) {
+			text, _ = lines(agents.Check(r.Context()))
+		}
+		_, _ = fmt.Fprint(w, text) // The client may have gone.
+	})
+}
+
+func mayReadStates(r *http.Request, rights authorizer.Authorizer) bool {
+	user, ok := request.UserFrom(r.Context())
+	if !ok {
+		return false
+	}
+	decision, _, err := rights.Authorize(r.Context(), authorizer.AttributesRecord{User: user, Verb: "get", Path: agentsPath})
+	return err == nil && decision == authorizer.DecisionAllow
 }

@@ -3,8 +3,8 @@
 package apiserver
 
 import (
-	"errors"
 	"fmt"
+	"net"
 	"time"
 
 	"github.com/spf13/pflag"
@@ -27,7 +27,8 @@ type Options struct {
 	Run         *genericoptions.ServerRunOptions
 	Recommended *genericoptions.RecommendedOptions
 
-	// AgentAddresses are the agents of one pool, as host:port.
+	// AgentAddresses are agents, as host:port. Without any, agents are those of the
+	// HSMPools.
 	AgentAddresses []string
 	// AgentTLS proves this server to the agents, and them to it.
 	AgentTLS mtls.Files
@@ -72,7 +73,8 @@ func (o *Options) AddFlags(fs *pflag.FlagSet) {
 	o.Run.AddUniversalFlags(fs)
 	o.Recommended.AddFlags(fs)
 	fs.StringArrayVar(&o.AgentAddresses, "agent", o.AgentAddresses,
-		"Address (host:port) of an agent that owns a token. Repeat it for further agents of the same store: the first that can be reached serves.")
+		"Address (host:port) of an agent that owns a token, whose certificate has that host; repeat it for further agents. "+
+			"For development: without it, agents are found by the HSMPools, and have to be the very ones of their tokens.")
 	fs.StringVar(&o.AgentTLS.CAFile, "agent-ca-file", o.AgentTLS.CAFile,
 		"CA bundle (PEM) that signed the agents' serving certificates.")
 	fs.StringVar(&o.AgentTLS.CertFile, "agent-cert-file", o.AgentTLS.CertFile,
@@ -86,8 +88,10 @@ func (o *Options) AddFlags(fs *pflag.FlagSet) {
 // Validate says what is wrong with the options, all of it at once.
 func (o *Options) Validate() error {
 	errs := append(o.Run.Validate(), o.Recommended.Validate()...)
-	if len(o.AgentAddresses) == 0 {
-		errs = append(errs, errors.New("--agent: name at least one agent, as host:port"))
+	for _, address := range o.AgentAddresses {
+		if _, _, err := net.SplitHostPort(address); err != nil {
+			errs = append(errs, fmt.Errorf("--agent %q: give host:port: %w", address, err))
+		}
 	}
 	for flag, file := range map[string]string{
 		"--agent-ca-file":   o.AgentTLS.CAFile,

@@ -7,7 +7,6 @@
 package apiserver
 
 import (
-	"fmt"
 	"net/http"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -16,7 +15,6 @@ import (
 	"k8s.io/apiserver/pkg/registry/rest"
 	genericapiserver "k8s.io/apiserver/pkg/server"
 	"k8s.io/client-go/kubernetes"
-	"k8s.io/component-base/metrics/legacyregistry"
 	"k8s.io/utils/clock"
 
 	hsmapi "j5t.io/hsm/pkg/apis/hsm"
@@ -26,7 +24,6 @@ import (
 	"j5t.io/hsm/pkg/registry/hsm/hsmpool"
 	"j5t.io/hsm/pkg/registry/hsm/hsmsecret"
 	"j5t.io/hsm/pkg/storage/configmap"
-	"j5t.io/hsm/pkg/storage/hsm"
 	"j5t.io/hsm/pkg/storage/inventory"
 	"j5t.io/hsm/pkg/storage/records"
 )
@@ -43,7 +40,8 @@ type ExtraConfig struct {
 	Host kubernetes.Interface
 	// SystemNamespace is where HSMDevices and HSMPools are kept, as ConfigMaps.
 	SystemNamespace string
-	// AgentAddresses are the agents of one pool, as host:port.
+	// AgentAddresses are agents, as host:port. Without any, agents are those of the
+	// HSMPools.
 	AgentAddresses []string
 	// AgentTLS proves this server to the agents, and them to it.
 	AgentTLS mtls.Files
@@ -67,9 +65,14 @@ func (c *Config) Complete() CompletedConfig {
 // New makes the server. It connects to the agents when the first request needs
 // them.
 func (c CompletedConfig) New() (*genericapiserver.GenericAPIServer, error) {
+	agents, err := c.newAgents()
+	if err != nil {
+		return nil, err
+	}
 	serializer := withoutProtobuf{Codecs}
 	build := c.generic.BuildHandlerChainFunc
 	c.generic.BuildHandlerChainFunc = func(handler http.Handler, config *genericapiserver.Config) http.Handler {
+		handler = withAgentStates(handler, agents, config.Authorization.Authorizer)
 		return build(withRetryAfter(withMetadataOnly(handler, serializer), clock.RealClock{}), config)
 	}
 	server, err := c.generic.New("hsm-apiserver", genericapiserver.NewEmptyDelegate())
@@ -84,16 +87,12 @@ func (c CompletedConfig) New() (*genericapiserver.GenericAPIServer, error) {
 		}
 	}
 
-	agents, err := hsm.NewClient(c.extra.AgentAddresses, c.extra.AgentTLS, traced(c.generic.TracerProvider))
-	if err != nil {
-		return nil, fmt.Errorf("set up the connection to the agents: %w", err)
-	}
-	if err := legacyregistry.CustomRegister(agents.Collector()); err != nil {
-		return nil, fmt.Errorf("register metrics of the agents: %w", err)
-	}
 	server.Handler.NonGoRestfulMux.Handle(agentsPath, agentStates(agents.Check))
 	// Not before the requests under way have been served.
 	server.RegisterDestroyFunc(func() { _ = agents.Close() })
+	if err := c.followAgents(server, agents); err != nil {
+		return nil, err
+	}
 
 	secretsResource := hsmapi.Resource("hsmsecrets")
 	secretsBackend := inventory.New(agents, "/"+resourcePrefix(secretsResource)+"/", secretsResource.Resource, inventory.Host{

@@ -49,6 +49,9 @@ type Options struct {
 	// KubeAPIServerArgs and APIServerArgs are added to the arguments of
 	// kube-apiserver and of our API server.
 	KubeAPIServerArgs, APIServerArgs []string
+	// Pools lets the API server find agents by HSMPools: it is told of none. The
+	// agent of the token is not started: StartAgent does, with --provision.
+	Pools bool
 	// Verbosity is the -v of all processes.
 	Verbosity int
 	// Progress is told what is being done.
@@ -115,15 +118,17 @@ func (c *Cluster) start(ctx context.Context) error {
 		return err
 	}
 
-	fmt.Fprintln(c.options.Progress, "Starting the agent of the token ...")
 	agentPort, err := process.FreePort()
 	if err != nil {
 		return err
 	}
 	c.AgentAddress = loopback(agentPort)
-	c.AgentAddresses = []string{c.AgentAddress}
-	if err := c.StartAgent(ctx, "--provision"); err != nil {
-		return err
+	if !c.options.Pools {
+		fmt.Fprintln(c.options.Progress, "Starting the agent of the token ...")
+		c.AgentAddresses = []string{c.AgentAddress}
+		if err := c.StartAgent(ctx, "--provision"); err != nil {
+			return err
+		}
 	}
 
 	fmt.Fprintln(c.options.Progress, "Starting etcd and kube-apiserver ...")

@@ -35,7 +35,7 @@ func TestMetrics(t *testing.T) {
 		`hsm_agent_call_duration_seconds_count{method="Get",reason="OK"}`,
 		`hsm_agent_call_duration_seconds_count{method="List",reason="OK"}`,
 		`hsm_agent_call_duration_seconds_count{method="Commit",reason="OK"}`,
-		`hsm_agent_connected{address="` + hsm.AgentAddress + `"} 1`,
+		`hsm_agent_connected{address="` + hsm.AgentAddress + `",serial=""} 1`,
 	} {
 		if !strings.Contains(body, "\n"+metric) {
 			t.Errorf("no metric %s", metric)
@@ -56,7 +56,7 @@ func TestPages(t *testing.T) {
 		"/statusz":        "Emulation version",
 		"/readyz?verbose": "[+]informer-sync ok",
 		"/livez?verbose":  "[+]ping ok",
-		"/readyz/agents":  "[+]" + hsm.AgentAddress + ": serves the store on token " + hsm.Token.Serial,
+		"/readyz/agents":  "[+]agent " + hsm.AgentAddress + " of token " + hsm.Token.Serial + ": serves the store",
 		"/metrics/slis":   "kubernetes_healthcheck",
 	} {
 		said := get(t, config, path, http.Header{"Accept": {"text/plain"}})
@@ -82,7 +82,7 @@ func TestReadyWithoutAgent(t *testing.T) {
 		t.Errorf("want ServiceUnavailable, got %v", err)
 	}
 	said := get(t, config, "/readyz/agents", nil)
-	if said.code != http.StatusServiceUnavailable || !strings.Contains(said.body, "[-]"+hsm.AgentAddress+": ") || !strings.Contains(said.body, "connection refused") {
+	if said.code != http.StatusServiceUnavailable || !strings.Contains(said.body, "[-]agent "+hsm.AgentAddress+": ") || !strings.Contains(said.body, "connection refused") {
 		t.Errorf("the agent is said to be: %d: %s", said.code, said.body)
 	}
 	for _, path := range []string{"/readyz", "/livez", "/healthz"} {
@@ -93,7 +93,7 @@ func TestReadyWithoutAgent(t *testing.T) {
 	body := get(t, config, "/metrics", nil).body
 	for _, metric := range []string{
 		`hsm_agent_call_duration_seconds_count{method="Get",reason="AGENT_UNREACHABLE"}`,
-		`hsm_agent_connected{address="` + hsm.AgentAddress + `"} 0`,
+		`hsm_agent_connected{address="` + hsm.AgentAddress + `",serial=""} 0`,
 	} {
 		if !strings.Contains(body, "\n"+metric) {
 			t.Errorf("no metric %s", metric)

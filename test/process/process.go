@@ -160,7 +160,13 @@ func (p *Process) Stop(ctx context.Context) error {
 }
 
 // Pause stops the process with SIGSTOP: it keeps its sockets and answers nothing, as a hung one does.
-func (p *Process) Pause() error { return p.Signal(syscall.SIGSTOP) }
+// It returns when all of its threads have stopped: on a busy machine some run on for a while.
+func (p *Process) Pause() error {
+	if err := p.Signal(syscall.SIGSTOP); err != nil {
+		return err
+	}
+	return waitUntilStopped(p.PID())
+}
 
 // Resume lets a paused process go on.
 func (p *Process) Resume() error { return p.Signal(syscall.SIGCONT) }

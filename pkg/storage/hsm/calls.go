@@ -99,7 +99,7 @@ func receiveList(ctx context.Context, store agentv1.StoreClient, in *agentv1.Lis
 func (c *Client) Watch(ctx context.Context, in *agentv1.WatchRequest) (*agentv1.WatchResponse, func() (*agentv1.WatchResponse, error), error) {
 	var first *agentv1.WatchResponse
 	var stream grpc.ServerStreamingClient[agentv1.WatchResponse]
-	address, err := c.begin(ctx, methodWatch, func(ctx context.Context, store agentv1.StoreClient, options ...grpc.CallOption) (err error) {
+	connection, err := c.begin(ctx, methodWatch, func(ctx context.Context, store agentv1.StoreClient, options ...grpc.CallOption) (err error) {
 		if stream, err = store.Watch(ctx, in, options...); err == nil {
 			first, err = stream.Recv()
 		}
@@ -108,12 +108,13 @@ func (c *Client) Watch(ctx context.Context, in *agentv1.WatchRequest) (*agentv1.
 	if err != nil {
 		return nil, nil, err
 	}
+	context.AfterFunc(ctx, func() { c.release(connection) })
 	return first, func() (*agentv1.WatchResponse, error) {
 		response, err := stream.Recv()
 		if errors.Is(err, io.EOF) {
 			err = status.Error(codes.Unavailable, "the agent has ended the watch")
 		}
-		return response, apiError(address, orSilent(ctx, err), isRead)
+		return response, apiError(connection.agent.Address, connection.reason(ctx, err), isRead)
 	}, nil
 }
 
@@ -134,52 +135,63 @@ func (c *Client) Revisions(ctx context.Context) (current, oldest uint64, err err
 func (c *Client) do(ctx context.Context, m method, f call) error {
 	ctx, cancel := context.WithTimeout(ctx, m.timeout)
 	defer cancel()
-	_, err := c.begin(ctx, m, f)
+	connection, err := c.begin(ctx, m, f)
+	if err == nil {
+		c.release(connection)
+	}
 	return err
 }
 
-// begin makes a call whose stream may go on until the context ends. It fails
-// when the agent is silent before the call has returned. Its error is one of
-// the API.
-func (c *Client) begin(ctx context.Context, m method, f call) (address string, err error) {
+// begin makes a call whose stream may go on until the context ends; then the
+// connection has to be released. It fails when the agent is silent before the
+// call has returned. Its error is one of the API.
+func (c *Client) begin(ctx context.Context, m method, f call) (_ *connection, err error) {
 	defer func(start time.Time) { observe(m, start, err) }(time.Now())
 	ctx = withCaller(ctx)
-	kind := m.kind
 	for {
 		connection, reused, err := c.connect(ctx)
 		if err != nil {
-			return "", err
+			return nil, err
 		}
 		guarded, disarm := connection.guard(ctx)
 		var sentTo peer.Peer
-		err = orSilent(guarded, f(guarded, connection.store, grpc.Peer(&sentTo)))
+		err = connection.reason(guarded, f(guarded, connection.store, grpc.Peer(&sentTo)))
 		disarm()
-		switch {
-		case err == nil:
-			return connection.address, nil
-		case errors.Is(context.Cause(guarded), errSilent):
-			c.drop(connection)
-			err = errSilent
-		case reused && isLost(err) && (kind == isRead || sentTo.Addr == nil):
-			// It may have been lost before the call. No change was sent.
-			c.drop(connection)
-			continue
+		if err == nil {
+			connection.serves.Store(true)
+			return connection, nil
 		}
+		kind := m.kind
 		if sentTo.Addr == nil {
 			kind = notSent
 		}
-		return "", apiError(connection.address, err, kind)
+		again := false
+		switch {
+		case errors.Is(context.Cause(guarded), errSilent):
+			err = errSilent
+			c.end(connection, err)
+		case errors.Is(err, errMoved), errors.Is(err, errRepinned):
+			again = kind != isChange
+		case isLost(err):
+			// It may have been lost before the call.
+			c.retire(connection)
+			again = reused && kind != isChange
+		case isUnserved(err):
+			// Another agent may serve the store by now.
+			connection.serves.Store(false)
+			again = reused && c.hasSeveral()
+		}
+		c.release(connection)
+		if !again {
+			return nil, apiError(connection.agent.Address, err, kind)
+		}
 	}
 }
 
-// orSilent is errSilent for the error of a call that was cancelled, but not by
-// its caller: another call has given up the connection, because the agent did
-// not answer on it.
-func orSilent(ctx context.Context, err error) error {
-	if status.Code(err) == codes.Canceled && ctx.Err() == nil {
-		return errSilent
-	}
-	return err
+func (c *Client) hasSeveral() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.agents) > 1
 }
 
 // guard gives a context that ends, with the cause errSilent, when the agent

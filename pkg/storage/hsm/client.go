@@ -1,29 +1,25 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package hsm keeps records with the agents of one pool: it owns the connection
-// to them and what their errors mean to clients of the API. It never caches a
-// record, never takes silence for absence, and never changes from one store to
-// another.
+// Package hsm keeps records with the agents of this cluster: it owns the
+// connection to them, which of their stores is the cluster's, and what their
+// errors mean to clients of the API. It never caches a record, never takes
+// silence for absence, and never changes from one store to another by itself.
 package hsm
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"net"
-	"strings"
+	"slices"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"golang.org/x/sync/singleflight"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/connectivity"
 	"google.golang.org/grpc/credentials"
-	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/status"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apiserver/pkg/registry/generic"
@@ -33,23 +29,28 @@ import (
 	"j5t.io/hsm/pkg/storage/records"
 )
 
-// connectTimeout bounds the attempt to reach one agent, its handshake and its
-// first answer included.
-const connectTimeout = 1500 * time.Millisecond
+// Agent says where an agent is, and who it has to be.
+type Agent struct {
+	Address    string // Host and port.
+	ServerName string // In its certificate; empty: the host of the address.
+	Serial     string // Of its token; empty: not known.
+}
 
-// Client keeps records with the agents of one pool, which all have the same
-// store. It connects when it is needed, to the first agent that answers. It is
-// safe for concurrent use.
+// Client keeps records with those of its agents that have the store of the
+// cluster. It connects when it is needed, to the first that serves. It is safe
+// for concurrent use.
 type Client struct {
-	addresses []string
-	creds     credentials.TransportCredentials
-	options   []grpc.DialOption
+	creds   credentials.TransportCredentials
+	options []grpc.DialOption
+	pin     Pin
 
 	connecting singleflight.Group // Calls that need a connection share one attempt.
 
 	mu      sync.Mutex
-	current *connection
-	storeID string // Of the first contact; empty before it.
+	agents  []Agent // nil until they are known.
+	changed chan struct{}
+	current *connection              // Takes new calls.
+	open    map[*connection]struct{} // All that are not closed.
 	closed  bool
 }
 
@@ -58,28 +59,30 @@ var _ records.Backend = (*Client)(nil)
 // connection is one transport connection to one agent, whose store was
 // verified. It never reconnects: who answers next might be another one.
 type connection struct {
-	address string
+	agent   Agent
 	conn    *grpc.ClientConn
 	store   agentv1.StoreClient
+	storeID string
+	serves  atomic.Bool           // By its last answer.
+	cause   atomic.Pointer[error] // Why this client has closed it.
+
+	// Guarded by the client.
+	calls   int  // Under way.
+	retired bool // It takes no more, and is closed after the last one.
 }
 
-// NewClient makes a client of the agents at the addresses (host:port). It
-// connects to none yet. Each must present a certificate of its host name. The
-// options are added to those of each connection.
-func NewClient(addresses []string, files mtls.Files, options ...grpc.DialOption) (*Client, error) {
-	if len(addresses) == 0 {
-		return nil, errors.New("no address of an agent is given")
-	}
-	for _, address := range addresses {
-		if _, _, err := net.SplitHostPort(address); err != nil {
-			return nil, fmt.Errorf("address of an agent: %w", err)
-		}
-	}
+// NewClient makes a client that connects to none yet. Requests are refused until
+// SetAgents has told it of agents. The options are added to those of each
+// connection.
+func NewClient(pin Pin, files mtls.Files, options ...grpc.DialOption) (*Client, error) {
 	creds, err := files.Client()
 	if err != nil {
 		return nil, err
 	}
-	return &Client{addresses: addresses, creds: creds, options: options}, nil
+	return &Client{
+		creds: creds, options: options, pin: pin,
+		changed: make(chan struct{}), open: map[*connection]struct{}{},
+	}, nil
 }
 
 // Decorator lets genericregistry.Store keep its objects with the client, which
@@ -88,152 +91,160 @@ func Decorator(client *Client, layout func(runtime.Codec) records.Layout) generi
 	return records.Decorator(func(schema.GroupResource) records.Backend { return client }, layout)
 }
 
-// Close ends the connection, and with it all calls. Later calls fail.
+// SetAgents replaces the agents. Connections to others are closed: reads that
+// wait for an answer on them are made again elsewhere, watches end.
+func (c *Client) SetAgents(agents []Agent) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.agents != nil && slices.Equal(agents, c.agents) {
+		return
+	}
+	c.agents = append([]Agent{}, agents...)
+	close(c.changed)
+	c.changed = make(chan struct{})
+	for made := range c.open {
+		if !slices.Contains(c.agents, made.agent) {
+			c.endLocked(made, errMoved)
+		}
+	}
+}
+
+// SetPinned tells that another store was pinned, or none: connections to others
+// are closed. What is pinned is read again before the next one is trusted.
+func (c *Client) SetPinned(storeID string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for made := range c.open {
+		if made.storeID != storeID {
+			c.endLocked(made, errRepinned)
+		}
+	}
+}
+
+// Close ends all connections, and with them all calls. Later calls fail.
 func (c *Client) Close() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.closed = true
-	if c.current == nil {
-		return nil
+	for made := range c.open {
+		c.endLocked(made, errClosed)
 	}
-	conn := c.current.conn
-	c.current = nil
-	return conn.Close()
+	return nil
 }
 
-// connect gives a connection to an agent of the store. reused tells that it
-// was there before, and may have been lost meanwhile.
+// connect gives a connection to an agent of the store, which the caller has to
+// release. reused tells that it was there before, and may have been lost meanwhile.
 func (c *Client) connect(ctx context.Context) (_ *connection, reused bool, err error) {
-	if current, err := c.usable(); current != nil || err != nil {
-		return current, true, err
+	if made, err := c.acquireCurrent(); made != nil || err != nil {
+		return made, true, err
 	}
-	// Those who come during an attempt get what comes of it: one after the other
-	// they would wait for long.
-	select {
-	case attempt := <-c.connecting.DoChan("", func() (any, error) { return c.connectAnew() }):
-		made, _ := attempt.Val.(*connection)
-		return made, false, attempt.Err
-	case <-ctx.Done():
-		return nil, false, apiError(strings.Join(c.addresses, ", "), status.FromContextError(ctx.Err()).Err(), notSent)
-	}
-}
-
-// connectAnew makes a connection to the first agent that answers.
-func (c *Client) connectAnew() (*connection, error) {
-	// The attempt before may just have ended.
-	if current, err := c.usable(); current != nil || err != nil {
-		return current, err
-	}
-	var failures []error
-	for _, address := range c.addresses {
-		made, err := c.dial(address)
-		if err == nil {
-			return made, c.adopt(made)
-		}
-		failures = append(failures, err)
-	}
-	return nil, firstSaid(failures)
-}
-
-// usable gives the current connection unless it was lost.
-func (c *Client) usable() (*connection, error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	switch {
-	case c.closed:
-		return nil, errClosed
-	case c.current != nil && c.current.conn.GetState() != connectivity.Ready:
-		_ = c.current.conn.Close()
-		c.current = nil
-	}
-	return c.current, nil
-}
-
-// adopt makes a new connection the current one.
-func (c *Client) adopt(made *connection) error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.closed {
-		_ = made.conn.Close()
-		return errClosed
-	}
-	c.current = made
-	return nil
-}
-
-// drop gives up a connection whose agent does not answer.
-func (c *Client) drop(lost *connection) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.current == lost {
-		c.current = nil
-	}
-	_ = lost.conn.Close()
-}
-
-// dial connects to one agent and verifies its store.
-func (c *Client) dial(address string) (*connection, error) {
-	made, response, err := c.open(context.Background(), address)
-	if err != nil {
-		return nil, err
-	}
-	if err := c.verify(response); err != nil {
-		_ = made.conn.Close()
-		return nil, apiError(address, err, notSent)
-	}
-	return made, nil
-}
-
-// open connects to one agent and asks how it is.
-func (c *Client) open(ctx context.Context, address string) (*connection, *agentv1.StatusResponse, error) {
-	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
-	defer cancel()
-	var dialled atomic.Bool
-	conn, err := grpc.NewClient("passthrough:///"+address, append([]grpc.DialOption{
-		grpc.WithTransportCredentials(c.creds),
-		grpc.WithContextDialer(func(ctx context.Context, address string) (net.Conn, error) {
-			if dialled.Swap(true) {
-				return nil, errors.New("the connection was lost")
+	for {
+		// Those who come during an attempt get what comes of it: one after the other
+		// they would wait for long.
+		select {
+		case attempt := <-c.connecting.DoChan("", func() (any, error) { return c.connectAnew() }):
+			made, _ := attempt.Val.(*connection)
+			if attempt.Err != nil || c.acquire(made) {
+				return made, false, attempt.Err
 			}
-			return (&net.Dialer{}).DialContext(ctx, "tcp", address)
-		}),
-		grpc.WithConnectParams(grpc.ConnectParams{Backoff: backoff.DefaultConfig, MinConnectTimeout: connectTimeout}),
-		// A node that is gone answers no pings; ended by the kernel, its connections would last for minutes.
-		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 10 * time.Second, Timeout: 3 * time.Second, PermitWithoutStream: true}),
-		grpc.WithIdleTimeout(0),
-		grpc.WithDefaultCallOptions(
-			grpc.MaxCallRecvMsgSize(agentv1.MaxMessageBytes), grpc.MaxCallSendMsgSize(agentv1.MaxMessageBytes)),
-	}, c.options...)...)
-	if err != nil {
-		return nil, nil, apiError(address, err, notSent)
-	}
-	made := &connection{address: address, conn: conn, store: agentv1.NewStoreClient(conn)}
-	response, err := made.store.Status(ctx, &agentv1.StatusRequest{})
-	if err != nil {
-		if status.Code(err) == codes.DeadlineExceeded {
-			err = errSilent
+		case <-ctx.Done():
+			return nil, false, apierrors.NewTimeoutError(fmt.Sprintf("no HSM agent was reached: %v", context.Cause(ctx)), 0)
 		}
-		_ = conn.Close()
-		return nil, nil, apiError(address, err, notSent)
 	}
-	return made, response, nil
 }
 
-// verify refuses an agent of another store, and one that does not know its
-// store yet.
-func (c *Client) verify(response *agentv1.StatusResponse) error {
-	if response.GetStoreId() == "" {
-		return agentv1.NewError(codes.Unavailable, response.GetReason(), "%s", response.GetMessage())
-	}
+// acquireCurrent gives the current connection, unless it was lost, or its agent
+// does not serve and another one might.
+func (c *Client) acquireCurrent() (*connection, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.storeID == "" {
-		c.storeID = response.GetStoreId()
+	current, err := c.usableLocked()
+	if current != nil {
+		current.calls++
 	}
-	if c.storeID != response.GetStoreId() {
-		return agentv1.NewError(codes.Unavailable, agentv1.Reason_REASON_TOKEN_FOREIGN,
-			"it serves store %s, and this server has worked with store %s; give it the right agents, or restart it",
-			response.GetStoreId(), c.storeID)
+	return current, err
+}
+
+func (c *Client) usableLocked() (*connection, error) {
+	if c.closed {
+		return nil, errClosed
 	}
-	return nil
+	current := c.current
+	switch {
+	case current == nil:
+		return nil, nil
+	case current.conn.GetState() != connectivity.Ready:
+		// It was lost, or its agent has asked to connect anew: calls that it still
+		// answers go on.
+		c.retireLocked(current)
+		return nil, nil
+	case !current.serves.Load() && len(c.agents) > 1:
+		return nil, nil
+	}
+	return current, nil
+}
+
+// acquire is false for a connection that takes no more calls.
+func (c *Client) acquire(made *connection) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if made.retired {
+		return false
+	}
+	made.calls++
+	return true
+}
+
+// release tells that a call has ended.
+func (c *Client) release(made *connection) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	made.calls--
+	if made.retired && made.calls == 0 {
+		c.closeLocked(made)
+	}
+}
+
+// retire keeps new calls from a connection.
+func (c *Client) retire(made *connection) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.retireLocked(made)
+}
+
+func (c *Client) retireLocked(made *connection) {
+	made.retired = true
+	if c.current == made {
+		c.current = nil
+	}
+	if made.calls == 0 {
+		c.closeLocked(made)
+	}
+}
+
+// end closes a connection, and with it all calls on it, for a reason.
+func (c *Client) end(made *connection, cause error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.endLocked(made, cause)
+}
+
+func (c *Client) endLocked(made *connection, cause error) {
+	made.cause.CompareAndSwap(nil, &cause)
+	c.retireLocked(made)
+	c.closeLocked(made)
+}
+
+func (c *Client) closeLocked(made *connection) {
+	delete(c.open, made)
+	_ = made.conn.Close() // It fails only if it is closed already.
+}
+
+// reason is why a call has failed: that for which this client has closed the
+// connection under it, if it has.
+func (c *connection) reason(ctx context.Context, err error) error {
+	if cause := c.cause.Load(); cause != nil && ctx.Err() == nil && (status.Code(err) == codes.Canceled || isLost(err)) {
+		return *cause
+	}
+	return err
 }

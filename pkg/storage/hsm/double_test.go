@@ -10,6 +10,8 @@ import (
 
 	"google.golang.org/grpc"
 
+	"k8s.io/client-go/kubernetes/fake"
+
 	agentv1 "j5t.io/hsm/pkg/agent/api/v1"
 	"j5t.io/hsm/pkg/mtls"
 	"j5t.io/hsm/pkg/storage/hsm"
@@ -19,6 +21,7 @@ import (
 // double is an agent that fails as it is told.
 type double struct {
 	agentv1.UnimplementedStoreServer
+	mu     sync.Mutex // Guards the status.
 	status agentv1.StatusResponse
 	get    func(context.Context, *agentv1.GetRequest) (*agentv1.GetResponse, error)
 	list   func(*agentv1.ListRequest, grpc.ServerStreamingServer[agentv1.ListResponse]) error
@@ -26,9 +29,18 @@ type double struct {
 }
 
 func (d *double) Status(context.Context, *agentv1.StatusRequest) (*agentv1.StatusResponse, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
 	return &agentv1.StatusResponse{
 		StoreId: d.status.GetStoreId(), Reason: d.status.GetReason(), Message: d.status.GetMessage(), Revision: d.status.GetRevision(),
 	}, nil
+}
+
+// say changes what the double says of itself.
+func (d *double) say(reason agentv1.Reason, message string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.status.Reason, d.status.Message = reason, message
 }
 
 func (d *double) Get(ctx context.Context, in *agentv1.GetRequest) (*agentv1.GetResponse, error) {
@@ -79,23 +91,26 @@ func newAuthority(t *testing.T) authority {
 	return a
 }
 
-func (a authority) files(name string, usage pki.Usage) mtls.Files {
+func (a authority) files(name string, usage pki.Usage, names ...string) mtls.Files {
 	a.t.Helper()
-	cert, key, err := a.ca.Issue(name, usage)
+	cert, key, err := a.ca.Issue(name, usage, names...)
 	if err != nil {
 		a.t.Fatal(err)
 	}
 	return mtls.Files{CertFile: cert, KeyFile: key, CAFile: a.ca.CertFile}
 }
 
+// serverName is in the certificates of all doubles.
+const serverName = "hsm-agent-double.hsm-system.svc"
+
 // serve starts a double at an address, which is free if it has port 0.
-func (a authority) serve(d *double, address string) (_ string, stop func()) {
+func (a authority) serve(d *double, address string, options ...grpc.ServerOption) (_ string, stop func()) {
 	a.t.Helper()
-	creds, err := a.files("agent", pki.Server).Server()
+	creds, err := a.files("agent", pki.Server, serverName).Server()
 	if err != nil {
 		a.t.Fatal(err)
 	}
-	server := grpc.NewServer(grpc.Creds(creds))
+	server := grpc.NewServer(append(options, grpc.Creds(creds))...)
 	agentv1.RegisterStoreServer(server, d)
 	listener, err := net.Listen("tcp", address)
 	if err != nil {
@@ -111,14 +126,35 @@ func (a authority) serve(d *double, address string) (_ string, stop func()) {
 	return listener.Addr().String(), stop
 }
 
+// connect gives a client of agents, of a cluster of its own.
 func (a authority) connect(addresses ...string) *hsm.Client {
 	a.t.Helper()
-	c, err := hsm.NewClient(addresses, a.client)
+	return a.connectIn(newCluster(), addresses...)
+}
+
+// connectIn gives one of several replicas, or one after another.
+func (a authority) connectIn(pin hsm.Pin, addresses ...string) *hsm.Client {
+	a.t.Helper()
+	c, err := hsm.NewClient(pin, a.client)
 	if err != nil {
 		a.t.Fatal(err)
 	}
 	a.t.Cleanup(func() { _ = c.Close() })
+	c.SetAgents(agentsAt(addresses...))
 	return c
+}
+
+// newCluster is where nothing is pinned yet.
+func newCluster() hsm.Pin {
+	return hsm.Pin{ConfigMaps: fake.NewClientset().CoreV1(), Namespace: "hsm-system"}
+}
+
+func agentsAt(addresses ...string) []hsm.Agent {
+	agents := []hsm.Agent{}
+	for _, address := range addresses {
+		agents = append(agents, hsm.Agent{Address: address})
+	}
+	return agents
 }
 
 // proxy is the network before an agent. When it is frozen, connections stay

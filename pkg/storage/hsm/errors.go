@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 
 	"google.golang.org/grpc/codes"
@@ -21,16 +22,41 @@ import (
 // Kubernetes has none.
 const StatusReasonInsufficientStorage metav1.StatusReason = "InsufficientStorage"
 
-// CauseAgentUnreachable is the cause of a 503 that no agent has given: none
-// could be reached, or it did not answer. The others are the names of the
+// The causes of a 503 that no agent has given. The others are the names of the
 // agents' reasons without REASON_.
-const CauseAgentUnreachable metav1.CauseType = "AGENT_UNREACHABLE"
+const (
+	// CauseAgentUnreachable: none could be reached, or it did not answer.
+	CauseAgentUnreachable metav1.CauseType = "AGENT_UNREACHABLE"
+	// CauseAgentRefuses: it does not let this server call it.
+	CauseAgentRefuses metav1.CauseType = "AGENT_REFUSES"
+	// CauseNoAgent: there is none.
+	CauseNoAgent metav1.CauseType = "NO_AGENT"
+	// CauseSeveralStores: it is not known which of several stores is the cluster's.
+	CauseSeveralStores metav1.CauseType = "SEVERAL_STORES"
+	// CauseStoreUnknown: which store is the cluster's cannot be read.
+	CauseStoreUnknown metav1.CauseType = "STORE_UNKNOWN"
+)
 
+// The reasons for which this client closes a connection.
 var (
 	// errSilent says that an agent that was connected stopped to answer.
-	errSilent = errors.New("it does not answer")
-	errClosed = apierrors.NewServiceUnavailable("the server is shutting down")
+	errSilent   = errors.New("it does not answer")
+	errMoved    = errors.New("the store is to be reached elsewhere now")
+	errRepinned = errors.New("another store was made the cluster's")
+	errClosed   = apierrors.NewServiceUnavailable("the server is shutting down")
 )
+
+func isOurs(err error) bool {
+	return errors.Is(err, errSilent) || errors.Is(err, errMoved) || errors.Is(err, errRepinned)
+}
+
+// noAgent is the error of a client that has no agent.
+func noAgent(known bool) error {
+	if !known {
+		return unavailable(CauseNoAgent, "the HSMPools, which name the HSM agents, have not been read yet; ask again in a moment")
+	}
+	return unavailable(CauseNoAgent, "no HSMPool has an agent: plug in a token that an HSMDevice describes; kubectl get hsmpools --all-namespaces tells what was found")
+}
 
 // kind of a call, for what its failure means.
 type kind int
@@ -54,20 +80,19 @@ const (
 //	OUTCOME_UNKNOWN                                 504 Timeout
 //	ADDRESS_IN_USE, EXPIRED, FUTURE_REVISION        those of package records
 //
-// Without a reason, the code decides; an agent that cannot be reached or does
-// not answer is 503, a change that was sent to it 504: its outcome is unknown.
+// Without a reason, the code decides; an agent that cannot be reached, does not
+// answer or lets this server not call it is 503, a change that was sent to it 504: its outcome is unknown.
 func apiError(address string, err error, kind kind) error {
-	if err == nil {
-		return nil
+	if err == nil || errors.Is(err, errClosed) {
+		return err
 	}
 	said, _ := status.FromError(err)
 	message := fmt.Sprintf("HSM agent %s: %s", address, said.Message())
 	reason := agentv1.ReasonOf(err)
-	switch reason {
-	case agentv1.Reason_REASON_TOKEN_ABSENT, agentv1.Reason_REASON_TOKEN_BLANK, agentv1.Reason_REASON_TOKEN_FOREIGN,
-		agentv1.Reason_REASON_PIN_REJECTED, agentv1.Reason_REASON_PIN_LOCKED, agentv1.Reason_REASON_CORRUPT,
-		agentv1.Reason_REASON_LOADING, agentv1.Reason_REASON_FENCED, agentv1.Reason_REASON_STATE_DIR:
+	if isUnserved(err) {
 		return unavailable(metav1.CauseType(strings.TrimPrefix(reason.String(), "REASON_")), message)
+	}
+	switch reason {
 	case agentv1.Reason_REASON_FULL:
 		return &apierrors.StatusError{ErrStatus: metav1.Status{
 			Status:  metav1.StatusFailure,
@@ -89,6 +114,8 @@ func apiError(address string, err error, kind kind) error {
 
 	byAgent := len(said.Details()) > 0
 	switch {
+	case byAgent && said.Code() == codes.PermissionDenied:
+		return unavailable(CauseAgentRefuses, message+"; check the client certificate of this server")
 	case byAgent && said.Code() == codes.InvalidArgument:
 		return apierrors.NewBadRequest(message)
 	case byAgent && (said.Code() == codes.DeadlineExceeded || said.Code() == codes.Canceled):
@@ -97,7 +124,7 @@ func apiError(address string, err error, kind kind) error {
 		return apierrors.NewInternalError(errors.New(message))
 	case kind == isChange:
 		return apierrors.NewTimeoutError(message+"; the change may or may not have been made: read the object to find out", 0)
-	case errors.Is(err, errSilent), said.Code() == codes.Unavailable:
+	case isOurs(err), said.Code() == codes.Unavailable:
 		return unavailable(CauseAgentUnreachable, message+"; check that the agent runs, its address, and the certificates of both sides")
 	case said.Code() == codes.DeadlineExceeded, said.Code() == codes.Canceled:
 		return apierrors.NewTimeoutError(message, 0)
@@ -111,6 +138,17 @@ func isLost(err error) bool {
 	return said.Code() == codes.Unavailable && len(said.Details()) == 0
 }
 
+// isUnserved tells that an agent does not serve its store: nothing was done.
+func isUnserved(err error) bool {
+	switch agentv1.ReasonOf(err) {
+	case agentv1.Reason_REASON_TOKEN_ABSENT, agentv1.Reason_REASON_TOKEN_BLANK, agentv1.Reason_REASON_TOKEN_FOREIGN,
+		agentv1.Reason_REASON_PIN_REJECTED, agentv1.Reason_REASON_PIN_LOCKED, agentv1.Reason_REASON_CORRUPT,
+		agentv1.Reason_REASON_LOADING, agentv1.Reason_REASON_FENCED, agentv1.Reason_REASON_STATE_DIR:
+		return true
+	}
+	return false
+}
+
 // unavailable also tells programs why.
 func unavailable(cause metav1.CauseType, message string) error {
 	err := apierrors.NewServiceUnavailable(message)
@@ -119,12 +157,17 @@ func unavailable(cause metav1.CauseType, message string) error {
 }
 
 // firstSaid gives the failure to report when no agent could be used: of one
-// that has said why, if there is any.
+// that has said why, if there is any, and rather of one that may have the store
+// than of one that has another.
 func firstSaid(failures []error) error {
-	for _, err := range failures {
-		if !apierrors.HasStatusCause(err, CauseAgentUnreachable) {
-			return err
+	rank := func(err error) int {
+		switch {
+		case apierrors.HasStatusCause(err, CauseAgentUnreachable):
+			return 2
+		case apierrors.HasStatusCause(err, "TOKEN_FOREIGN"):
+			return 1
 		}
+		return 0
 	}
-	return failures[0]
+	return slices.MinFunc(failures, func(a, b error) int { return rank(a) - rank(b) })
 }

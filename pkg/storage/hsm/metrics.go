@@ -26,7 +26,7 @@ var callDuration = metrics.NewHistogramVec(&metrics.HistogramOpts{
 
 var connectedDesc = metrics.NewDesc("hsm_agent_connected",
 	"1 for the agent that this server has a connection to, 0 for the others. A server connects when a request needs it.",
-	[]string{"address"}, nil, metrics.ALPHA, "")
+	[]string{"address", "serial"}, nil, metrics.ALPHA, "")
 
 func init() { legacyregistry.MustRegister(callDuration) }
 
@@ -58,8 +58,8 @@ func outcome(err error) string {
 	return string(apierrors.ReasonForError(err))
 }
 
-// Collector gives the metrics of the client's connection, as it is when they
-// are asked for.
+// Collector gives the metrics of the client's connection and agents, as they are
+// when they are asked for: an agent that is gone leaves no series behind.
 func (c *Client) Collector() metrics.StableCollector { return &collector{client: c} }
 
 type collector struct {
@@ -70,12 +70,12 @@ type collector struct {
 func (c *collector) DescribeWithStability(ch chan<- *metrics.Desc) { ch <- connectedDesc }
 
 func (c *collector) CollectWithStability(ch chan<- metrics.Metric) {
-	current, _ := c.client.usable()
-	for _, address := range c.client.addresses {
+	agents, current := c.client.connected()
+	for _, agent := range agents {
 		connected := 0.0
-		if current != nil && current.address == address {
+		if current != nil && *current == agent {
 			connected = 1
 		}
-		ch <- metrics.NewLazyConstMetric(connectedDesc, metrics.GaugeValue, connected, address)
+		ch <- metrics.NewLazyConstMetric(connectedDesc, metrics.GaugeValue, connected, agent.Address, agent.Serial)
 	}
 }

@@ -9,11 +9,13 @@ import (
 	"testing"
 
 	"google.golang.org/grpc/codes"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/component-base/metrics"
 	"k8s.io/component-base/metrics/legacyregistry"
 	"k8s.io/component-base/metrics/testutil"
 
 	agentv1 "j5t.io/hsm/pkg/agent/api/v1"
+	"j5t.io/hsm/pkg/storage/hsm"
 )
 
 // calls counts the observed calls of a method with a reason.
@@ -82,15 +84,16 @@ func TestConnectionIsShown(t *testing.T) {
 	t.Parallel()
 	a := newAuthority(t)
 	address, stop := a.serve(answering("store", "/k"), "127.0.0.1:0")
-	client := a.connect("127.0.0.1:1", address)
+	client := a.connect()
+	client.SetAgents([]hsm.Agent{{Address: "127.0.0.1:1"}, {Address: address, Serial: "S1"}})
 	registry := metrics.NewKubeRegistry()
 	registry.CustomMustRegister(client.Collector())
 	shown := func(connected string) {
 		t.Helper()
 		want := "# HELP hsm_agent_connected [ALPHA] 1 for the agent that this server has a connection to, 0 for the others. A server connects when a request needs it.\n" +
 			"# TYPE hsm_agent_connected gauge\n" +
-			"hsm_agent_connected{address=\"127.0.0.1:1\"} 0\n" +
-			"hsm_agent_connected{address=\"" + address + "\"} " + connected + "\n"
+			"hsm_agent_connected{address=\"127.0.0.1:1\",serial=\"\"} 0\n" +
+			"hsm_agent_connected{address=\"" + address + "\",serial=\"S1\"} " + connected + "\n"
 		if err := testutil.GatherAndCompare(registry, strings.NewReader(want)); err != nil {
 			t.Error(err)
 		}
@@ -103,6 +106,10 @@ func TestConnectionIsShown(t *testing.T) {
 		t.Fatal("a stopped agent answers")
 	}
 	shown("0")
+	client.SetAgents(agentsAt())
+	if err := testutil.GatherAndCompare(registry, strings.NewReader("")); err != nil {
+		t.Errorf("an agent that is gone has left a series behind: %v", err)
+	}
 }
 
 // TestCheck asks every agent, and changes nothing by it.
@@ -116,8 +123,8 @@ func TestCheck(t *testing.T) {
 	other, _ := a.serve(answering("store-1", "/other"), "127.0.0.1:0")
 	client := a.connect(serves, waits, "127.0.0.1:1")
 
-	states := client.Check(t.Context())
-	if len(states) != 3 || states[0].Err != nil || states[0].Address != serves {
+	states, err := client.Check(t.Context())
+	if err != nil || len(states) != 3 || states[0].Err != nil || states[0].Address != serves {
 		t.Errorf("states %v", states)
 	}
 	for i, part := range map[int]string{1: "plug it in", 2: "127.0.0.1:1"} {
@@ -125,8 +132,18 @@ func TestCheck(t *testing.T) {
 			t.Errorf("%s: want %q, got %v", states[i].Address, part, err)
 		}
 	}
-	// To be asked does not bind a client to a store.
-	asked := a.connect(waits, other)
-	asked.Check(t.Context())
+	// To be asked does not bind a cluster to a store; to be used does.
+	cluster := newCluster()
+	asked := a.connectIn(cluster, waits, other)
+	if _, err := asked.Check(t.Context()); err != nil {
+		t.Error(err)
+	}
 	mustGet(t, asked, "/other")
+	states, err = a.connectIn(cluster, serves).Check(t.Context())
+	if err != nil || !apierrors.HasStatusCause(states[0].Err, "TOKEN_FOREIGN") {
+		t.Errorf("the agent of another store: %v, %v", states, err)
+	}
+	if _, err := a.connectIn(cluster).Check(t.Context()); !apierrors.HasStatusCause(err, hsm.CauseNoAgent) {
+		t.Errorf("no agent: %v", err)
+	}
 }

@@ -39,10 +39,11 @@ func TestSuite(t *testing.T) {
 
 func newClient(t *testing.T, a *agenttest.Agent) *hsm.Client {
 	t.Helper()
-	c, err := hsm.NewClient([]string{a.Address}, a.Client)
+	c, err := hsm.NewClient(newCluster(), a.Client)
 	if err != nil {
 		t.Fatal(err)
 	}
+	c.SetAgents(agentsAt(a.Address))
 	t.Cleanup(func() {
 		if err := c.Close(); err != nil {
 			t.Error(err)

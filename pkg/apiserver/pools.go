@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package apiserver
+
+import (
+	"cmp"
+	"slices"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/labels"
+	genericapiserver "k8s.io/apiserver/pkg/server"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/cache"
+	"k8s.io/klog/v2"
+
+	"j5t.io/hsm/pkg/agentname"
+	"j5t.io/hsm/pkg/apis/hsm/v1alpha1"
+	"j5t.io/hsm/pkg/generated/clientset/versioned"
+	"j5t.io/hsm/pkg/generated/informers/externalversions"
+	"j5t.io/hsm/pkg/storage/hsm"
+)
+
+// poolsTimeout is how long a server that starts waits to hear of the HSMPools
+// before it is ready. If they cannot be read it is ready all the same: its other
+// kinds, and discovery, need no agent.
+const poolsTimeout = 10 * time.Second
+
+// followPools makes the agents of all HSMPools those of the client. It watches
+// them as any client of this server does, by the server itself.
+func followPools(agents *hsm.Client, systemNamespace string) genericapiserver.PostStartHookFunc {
+	return func(hook genericapiserver.PostStartHookContext) error {
+		client, err := versioned.NewForConfig(hook.LoopbackClientConfig)
+		if err != nil {
+			return err
+		}
+		factory := externalversions.NewSharedInformerFactory(client, 0)
+		pools := factory.Hsm().V1alpha1().HSMPools()
+		follow := func() {
+			if !pools.Informer().HasSynced() {
+				return // A part is not the whole.
+			}
+			// A lister fails for no reason that there is.
+			if list, err := pools.Lister().List(labels.Everything()); err == nil {
+				agents.SetAgents(agentsOf(list, systemNamespace))
+			}
+		}
+		if _, err := pools.Informer().AddEventHandler(onChange(follow)); err != nil {
+			return err
+		}
+		factory.Start(hook.Done())
+		known := make(chan struct{})
+		go func() {
+			defer close(known)
+			cache.WaitForCacheSync(hook.Done(), pools.Informer().HasSynced)
+			follow() // There may be none, and so no event.
+		}()
+		select {
+		case <-known:
+		case <-time.After(poolsTimeout):
+			klog.FromContext(hook).Info("The HSMPools have not been read yet: HSMSecrets are not served until they have")
+		}
+		return nil
+	}
+}
+
+// followPin tells the client when a person makes another store the cluster's.
+func followPin(agents *hsm.Client, host kubernetes.Interface, systemNamespace string) genericapiserver.PostStartHookFunc {
+	return func(hook genericapiserver.PostStartHookContext) error {
+		factory := informers.NewSharedInformerFactoryWithOptions(host, 0, informers.WithNamespace(systemNamespace),
+			informers.WithTweakListOptions(func(o *metav1.ListOptions) {
+				o.FieldSelector = fields.OneTermEqualSelector(metav1.ObjectNameField, hsm.PinName).String()
+			}))
+		pins := factory.Core().V1().ConfigMaps()
+		_, err := pins.Informer().AddEventHandler(onChange(func() {
+			storeID := "" // None, if there is no ConfigMap.
+			if pin, err := pins.Lister().ConfigMaps(systemNamespace).Get(hsm.PinName); err == nil {
+				storeID = hsm.PinnedStore(pin)
+			}
+			agents.SetPinned(storeID)
+		}))
+		factory.Start(hook.Done())
+		return err
+	}
+}
+
+func onChange(act func()) cache.ResourceEventHandler {
+	return cache.ResourceEventHandlerFuncs{
+		AddFunc:    func(any) { act() },
+		UpdateFunc: func(any, any) { act() },
+		DeleteFunc: func(any) { act() },
+	}
+}
+
+// agentsOf are those of all members that have one, whatever is told of them: the
+// agents themselves know it sooner. The order does not depend on that of the pools.
+func agentsOf(pools []*v1alpha1.HSMPool, systemNamespace string) []hsm.Agent {
+	agents := []hsm.Agent{}
+	for _, pool := range pools {
+		for _, member := range pool.Status.Members {
+			if member.AgentEndpoint != "" {
+				agents = append(agents, hsm.Agent{
+					Address:    member.AgentEndpoint,
+					ServerName: agentname.ServerName(member.SerialNumber, systemNamespace),
+					Serial:     member.SerialNumber,
+				})
+			}
+		}
+	}
+	slices.SortFunc(agents, func(a, b hsm.Agent) int {
+		return cmp.Or(cmp.Compare(a.Serial, b.Serial), cmp.Compare(a.Address, b.Address))
+	})
+	return slices.Compact(agents)
+}

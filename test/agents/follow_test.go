@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agents
+
+import (
+	"context"
+	"strings"
+	"testing"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/watch"
+
+	storage "j5t.io/hsm/pkg/storage/hsm"
+)
+
+// TestNoPoolHasAnAgent is of a cluster into which nobody has plugged a token: all
+// that needs none works, the rest says what is missing.
+func TestNoPoolHasAnAgent(t *testing.T) {
+	members(t)
+	eventually(t, func() error {
+		err := read(t)
+		if apierrors.HasStatusCause(err, storage.CauseNoAgent) {
+			return nil
+		}
+		return err
+	})
+	if err := read(t); !apierrors.IsServiceUnavailable(err) || !strings.Contains(err.Error(), "no HSMPool has an agent: plug in a token") {
+		t.Errorf("want 503 that says what to do, got %v", err)
+	}
+	if code, body := ask(t, direct(t, ""), "/readyz"); code != 200 {
+		t.Errorf("/readyz: %d %s", code, body)
+	}
+	if _, err := client.HSMPools(metav1.NamespaceAll).List(t.Context(), metav1.ListOptions{}); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestPoolMovesItsAgent is of an agent that is to be reached at another address,
+// while it can still be reached at the one before. Nobody is told a lie, nobody waits.
+func TestPoolMovesItsAgent(t *testing.T) {
+	begin(t)
+	for _, to := range []string{forward(t, hsm.AgentAddress), forward(t, hsm.AgentAddress), hsm.AgentAddress} {
+		list, err := client.HSMSecrets("default").List(t.Context(), metav1.ListOptions{})
+		must(t, err)
+		events, err := client.HSMSecrets("default").Watch(t.Context(), metav1.ListOptions{ResourceVersion: list.ResourceVersion})
+		must(t, err)
+		members(t, member(hsm.Token.Serial, to))
+		written := time.Now()
+		select {
+		case e := <-events.ResultChan():
+			// As when a connection is lost: who watches lists anew.
+			if err := apierrors.FromObject(e.Object); e.Type != watch.Error || !apierrors.IsServiceUnavailable(err) {
+				t.Errorf("watch: want ERROR 503, got %v", e)
+			}
+			t.Logf("followed %s after the status was written", time.Since(written))
+		case <-time.After(patience):
+			t.Fatal("the watch on the address before goes on")
+		}
+		events.Stop()
+		if err := read(t); err != nil {
+			t.Errorf("read: %v", err)
+		}
+		_, body := ask(t, monitoring(t), "/metrics")
+		if n := strings.Count(body, "\nhsm_agent_connected{"); n != 1 || !strings.Contains(body, `hsm_agent_connected{address="`+to+`",serial="`+hsm.Token.Serial+`"} 1`) {
+			t.Errorf("%d series; %s is not told to be connected", n, to)
+		}
+	}
+}
+
+// TestAgentIsStartedElsewhere is of one that has ended and runs at another address.
+func TestAgentIsStartedElsewhere(t *testing.T) {
+	begin(t)
+	list, err := client.HSMSecrets("default").List(t.Context(), metav1.ListOptions{})
+	must(t, err)
+	events, err := client.HSMSecrets("default").Watch(t.Context(), metav1.ListOptions{ResourceVersion: list.ResourceVersion})
+	must(t, err)
+	defer events.Stop()
+	hsm.Agent.Kill()
+	select {
+	case e := <-events.ResultChan():
+		if err := apierrors.FromObject(e.Object); e.Type != watch.Error || !apierrors.IsServiceUnavailable(err) {
+			t.Errorf("watch: want ERROR 503, got %v", e)
+		}
+	case <-time.After(patience):
+		t.Error("nobody tells the watch that the agent is gone")
+	}
+	if err := read(t); !apierrors.IsServiceUnavailable(err) {
+		t.Errorf("want 503, got %v", err)
+	}
+	hsm.AgentAddress = freeAddress(t)
+	must(t, hsm.StartAgent(t.Context()))
+	members(t, member(hsm.Token.Serial, hsm.AgentAddress))
+	t.Logf("served %s after the status was written", served(t))
+}
+
+// TestServerStarts has it know the agents when it is ready.
+func TestServerStarts(t *testing.T) {
+	begin(t)
+	hsm.APIServer.Kill()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	must(t, hsm.StartAPIServer(ctx))
+	code, body := ask(t, monitoring(t), "/readyz/agents")
+	if want := "[+]agent " + hsm.AgentAddress + " of token " + hsm.Token.Serial + ": serves the store\n"; code != 200 || body != want {
+		t.Errorf("agents: %d %s, want %s", code, body, want)
+	}
+	t.Logf("served %s after the start", served(t))
+}
