@@ -91,7 +91,7 @@ func testAccess(ctx context.Context, t *testing.T, c *cluster) {
 		must(t, tree.Plug(stick(serial, i+1)))
 	}
 	c.kubectl(ctx, t, hsmDevices(t, serials), "apply", "-f", "-")
-	c.makeReady(ctx, t)
+	c.enlarge(ctx, t)
 	// Paths of sockets are short: t.TempDir has the name of the test in it.
 	kubelet, err := os.MkdirTemp("", "kubelet")
 	must(t, err)
@@ -187,11 +187,16 @@ func testAccess(ctx context.Context, t *testing.T, c *cluster) {
 	if _, err := plugin.Prepare(ctx, claim); err == nil {
 		t.Error("prepared a token that was unplugged")
 	}
+	poll(ctx, t, "the agent is evicted", func() error {
+		pod, err := c.client.CoreV1().Pods("default").Get(ctx, "agent", metav1.GetOptions{})
+		if err == nil && pod.DeletionTimestamp == nil {
+			err = errors.New("it is not")
+		}
+		return err
+	})
 	must(t, plugin.Unprepare(ctx, claim))
 	must(t, c.client.CoreV1().Pods("default").Delete(ctx, "agent", metav1.DeleteOptions{GracePeriodSeconds: new(int64)}))
-	must(t, c.client.ResourceV1().ResourceClaims("default").Delete(ctx, "agent", metav1.DeleteOptions{}))
-	c.finish(ctx, t, "agent")
-	c.claim(ctx, t, "agent", odd)
+	// Its controller makes another one.
 	c.pod(ctx, t, "agent", corev1.ResourceRequirements{Claims: []corev1.ResourceClaim{{Name: "agent"}}})
 	poll(ctx, t, "a token that was unplugged is not allocated", func() error {
 		pod, err := c.client.CoreV1().Pods("default").Get(ctx, "agent", metav1.GetOptions{})
@@ -240,17 +245,13 @@ func hsmDevices(t *testing.T, serials []string) string {
 	return encode(t, map[string]any{"apiVersion": "v1", "kind": "List", "items": items})
 }
 
-// makeReady makes of the node one that takes pods, as kubelet and the node controller do.
-func (c *cluster) makeReady(ctx context.Context, t *testing.T) {
+// enlarge gives the node room for pods, as kubelet does.
+func (c *cluster) enlarge(ctx context.Context, t *testing.T) {
 	t.Helper()
-	nodes := c.client.CoreV1().Nodes()
 	status := encode(t, map[string]any{"status": map[string]any{
 		"allocatable": map[string]string{"cpu": "4", "memory": "8Gi", "pods": "110"},
-		"conditions":  []map[string]string{{"type": "Ready", "status": "True"}},
 	}})
-	_, err := nodes.Patch(ctx, node, types.MergePatchType, []byte(status), metav1.PatchOptions{}, "status")
-	must(t, err)
-	_, err = nodes.Patch(ctx, node, types.MergePatchType, []byte(`{"spec":{"taints":null}}`), metav1.PatchOptions{})
+	_, err := c.client.CoreV1().Nodes().Patch(ctx, node, types.MergePatchType, []byte(status), metav1.PatchOptions{}, "status")
 	must(t, err)
 }
 
@@ -273,7 +274,11 @@ func (c *cluster) claim(ctx context.Context, t *testing.T, name, serial string) 
 // pod makes a pod with these resources. Claims among them are those of their names.
 func (c *cluster) pod(ctx context.Context, t *testing.T, name string, resources corev1.ResourceRequirements) {
 	t.Helper()
-	spec := corev1.PodSpec{Containers: []corev1.Container{{Name: "c", Image: "i", Resources: resources}}}
+	spec := corev1.PodSpec{
+		Containers: []corev1.Container{{Name: "c", Image: "i", Resources: resources}},
+		// Nobody says of the node that it is alive.
+		Tolerations: []corev1.Toleration{{Operator: corev1.TolerationOpExists}},
+	}
 	for _, claim := range resources.Claims {
 		spec.ResourceClaims = append(spec.ResourceClaims, corev1.PodResourceClaim{Name: claim.Name, ResourceClaimName: &claim.Name})
 	}
@@ -303,24 +308,6 @@ func (c *cluster) allocated(ctx context.Context, t *testing.T, pod string) (clai
 		return err
 	})
 	return claim
-}
-
-// finish lets a claim that was deleted go, as kube-controller-manager does when no pod
-// uses it.
-func (c *cluster) finish(ctx context.Context, t *testing.T, name string) {
-	t.Helper()
-	claims := c.client.ResourceV1().ResourceClaims("default")
-	claim, err := claims.Get(ctx, name, metav1.GetOptions{})
-	if apierrors.IsNotFound(err) {
-		return
-	}
-	must(t, err)
-	claim.Status.Allocation, claim.Status.ReservedFor = nil, nil
-	claim, err = claims.UpdateStatus(ctx, claim, metav1.UpdateOptions{})
-	must(t, err)
-	claim.Finalizers = nil
-	_, err = claims.Update(ctx, claim, metav1.UpdateOptions{})
-	must(t, err)
 }
 
 func devicesOf(claim *resourcev1.ResourceClaim) (devices []string) {

@@ -88,7 +88,7 @@ type cluster struct {
 
 func newCluster(ctx context.Context, t *testing.T) *cluster {
 	t.Helper()
-	plane, err := controlplane.Start(ctx, controlplane.Options{Dir: t.TempDir(), Scheduler: true, Progress: os.Stderr})
+	plane, err := controlplane.Start(ctx, controlplane.Options{Dir: t.TempDir(), ControllerManager: true, Scheduler: true, Progress: os.Stderr})
 	must(t, err)
 	t.Cleanup(plane.Stop)
 	c := &cluster{ControlPlane: plane}
@@ -131,6 +131,8 @@ func (c *cluster) kubectl(ctx context.Context, t *testing.T, stdin string, args 
 	must(t, err)
 }
 
+// createPod makes a pod like those of the DaemonSet, whose controller must not take it
+// for one of its own: two on a node are one too many.
 func (c *cluster) createPod(ctx context.Context, t *testing.T, name string) {
 	t.Helper()
 	daemonSet, err := c.client.AppsV1().DaemonSets(namespace).Get(ctx, "hsm-discovery", metav1.GetOptions{})
@@ -138,7 +140,7 @@ func (c *cluster) createPod(ctx context.Context, t *testing.T, name string) {
 	template := daemonSet.Spec.Template
 	template.Spec.NodeName = node
 	_, err = c.client.CoreV1().Pods(namespace).Create(ctx, &corev1.Pod{
-		ObjectMeta: metav1.ObjectMeta{Name: name, Labels: template.Labels, Annotations: map[string]string{"example.com/network": "1"}},
+		ObjectMeta: metav1.ObjectMeta{Name: name, Annotations: map[string]string{"example.com/network": "1"}},
 		Spec:       template.Spec,
 	}, metav1.CreateOptions{})
 	must(t, err)

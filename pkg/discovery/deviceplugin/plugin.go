@@ -82,12 +82,8 @@ func (p *plugin) serve(ctx context.Context) (watched bool, err error) {
 	}
 	server := grpc.NewServer(grpc.WaitForHandlers(true))
 	pluginv1beta1.RegisterDevicePluginServer(server, p)
-	served := make(chan error, 1)
-	go func() { served <- server.Serve(listener) }()
-	defer func() {
-		server.Stop()
-		<-served
-	}()
+	go server.Serve(listener) //nolint:errcheck // it ends by Stop only
+	defer server.Stop()
 	if err := p.register(ctx, filepath.Base(socket)); err != nil {
 		return false, err
 	}

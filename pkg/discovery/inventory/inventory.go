@@ -72,7 +72,7 @@ func (t Token) device() Device {
 	if t.VendorID != "" {
 		device.Attributes[attribute.Vendor] = t.VendorID
 		device.Attributes[attribute.Product] = t.ProductID
-		device.Attributes[attribute.USBPath] = attribute.Value(t.Device.Name)
+		device.Attributes[attribute.USBPath] = attribute.Value(t.Name)
 	}
 	if release := t.Release; release != "" {
 		device.Attributes[attribute.BCDDevice] = attribute.Release(release)
