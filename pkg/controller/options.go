@@ -62,7 +62,7 @@ func (o *Options) AddFlags(fs *pflag.FlagSet) {
 	fs.StringVar(&o.SystemNamespace, "system-namespace", o.SystemNamespace,
 		"Namespace that holds the lease of the leader and the key of checksums.")
 	fs.StringSliceVar(&o.Namespaces, "namespaces", o.Namespaces,
-		"Namespaces whose HSMSecrets are projected, separated by commas; the controller needs rights in these only. Default: all.")
+		"Namespaces whose HSMSecrets are projected, separated by commas; the controller needs rights to HSMSecrets and Secrets in these only. Default: all.")
 	fs.BoolVar(&o.LeaderElect, "leader-elect", o.LeaderElect, "Let one replica act, and the others wait to take over.")
 	fs.Float32Var(&o.QPS, "kube-api-qps", o.QPS, "Requests a second to the API server.")
 	fs.IntVar(&o.Burst, "kube-api-burst", o.Burst, "Requests at once to the API server.")

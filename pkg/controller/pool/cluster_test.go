@@ -104,7 +104,7 @@ func (r *rig) startController(t *testing.T, dir string) {
 		Name: "controller", Path: binary, LogFile: filepath.Join(dir, "logs", "controller.log"),
 		Args: []string{
 			"--kubeconfig=" + kubeconfig, "--system-namespace=" + system, fmt.Sprintf("--listen-address=127.0.0.1:%d", port),
-			"--agent-ca-file=" + r.agents.CertFile, "--agent-cert-file=" + cert, "--agent-key-file=" + key, "-v=2",
+			"--leader-elect=false", "--agent-ca-file=" + r.agents.CertFile, "--agent-cert-file=" + cert, "--agent-key-file=" + key, "-v=2",
 		},
 		Ready: func(ctx context.Context) error {
 			request, err := http.NewRequestWithContext(ctx, http.MethodGet, url+"/healthz", http.NoBody)

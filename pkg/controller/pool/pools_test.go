@@ -25,6 +25,7 @@ import (
 	"j5t.io/hsm/pkg/discovery/report"
 	"j5t.io/hsm/pkg/mtls"
 	"j5t.io/hsm/test/pki"
+	"j5t.io/hsm/test/process"
 )
 
 // TestPools runs the real controller, with the rights of its manifests, against the
@@ -112,21 +113,36 @@ func testReplaced(t *testing.T, r *rig) {
 	r.want(t, "pico", "Ready 6/6 3/3")
 	r.want(t, "nitro", "Ready 3/3 3/3")
 	before := map[string]int{"pico": r.seen.count("pico"), "nitro": r.seen.count("nitro")}
-	const replaced = 60
-	for i := range replaced {
-		node := 1 + random.IntN(3)
-		r.deletePod(t, pods[node])
-		begin(node, i+1)
-	}
-	for name, first := range before {
+	// named waits until a pool names the pods that there are.
+	named := func(pool string) {
+		t.Helper()
 		eventually(t, func() error {
-			for _, pod := range r.seen.last(name).Status.ReportingPods {
-				if !slices.ContainsFunc([]string{pods[1], pods[2], pods[3]}, func(n string) bool { return n == pod.PodName }) {
-					return fmt.Errorf("pool %s still names pod %s", name, pod.PodName)
+			for _, pod := range r.seen.last(pool).Status.ReportingPods {
+				if pod.PodName != pods[1] && pod.PodName != pods[2] && pod.PodName != pods[3] {
+					return fmt.Errorf("pool %s still names pod %s", pool, pod.PodName)
 				}
 			}
 			return nil
 		})
+	}
+	const replaced = 60
+	for i := range replaced {
+		node := 1 + random.IntN(3)
+		r.deletePod(t, pods[node])
+		if i == replaced/2 {
+			// The controller as well: it finds two nodes and what it wrote of the third.
+			r.controller.Kill()
+			var err error
+			r.controller, err = process.Start(t.Context(), r.controller.Spec)
+			must(t, err)
+		}
+		begin(node, i+1)
+		if i%5 == 0 {
+			named("pico")
+		}
+	}
+	for name, first := range before {
+		named(name)
 		versions := r.seen.of(name, first)
 		for i, pool := range versions {
 			if pool.Status.Phase != v1alpha1.PoolPhaseReady || pool.Status.AvailableDevices != pool.Status.TotalDevices {
