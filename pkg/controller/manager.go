@@ -119,16 +119,22 @@ func New(ctx context.Context, base *rest.Config, o *Options) (manager.Manager, e
 	if err != nil {
 		return nil, fmt.Errorf("set up HSMPools: %w", err)
 	}
-	system, err := newSystemCache(mgr, o.SystemNamespace)
+	// Its cache is its own: the API server does not start without a certificate, and a
+	// source waits for all that its cache holds.
+	ofCerts, err := newSystemCache(mgr, o.SystemNamespace, certs.Cached())
 	if err != nil {
-		return nil, fmt.Errorf("set up the cache of namespace %s: %w", o.SystemNamespace, err)
+		return nil, fmt.Errorf("set up the cache of certificates: %w", err)
 	}
 	issuer := certs.NewIssuer(mgr.GetClient(), o.SystemNamespace, clock.RealClock{})
-	if err := certs.Add(mgr, system, issuer); err != nil {
+	if err := certs.Add(mgr, ofCerts, issuer); err != nil {
 		return nil, fmt.Errorf("set up the certificates: %w", err)
 	}
 	if o.AgentImage != "" {
-		err = agents.Add(mgr, system, agents.Options{
+		ofAgents, err := newSystemCache(mgr, o.SystemNamespace, certs.Cached(), agents.Cached())
+		if err != nil {
+			return nil, fmt.Errorf("set up the cache of agents: %w", err)
+		}
+		err = agents.Add(mgr, ofAgents, agents.Options{
 			SystemNamespace: o.SystemNamespace,
 			Image:           o.AgentImage,
 			Access:          agents.DeviceAccess(o.DeviceAccess),
@@ -143,12 +149,13 @@ func New(ctx context.Context, base *rest.Config, o *Options) (manager.Manager, e
 	return mgr, nil
 }
 
-// newSystemCache makes the cache of what the system namespace holds, whatever the
+// newSystemCache makes a cache of what the system namespace holds, whatever the
 // namespaces are whose HSMSecrets are projected.
-func newSystemCache(mgr manager.Manager, namespace string) (cache.Cache, error) {
+func newSystemCache(mgr manager.Manager, namespace string, cached ...map[client.Object]cache.ByObject) (cache.Cache, error) {
 	byObject := map[client.Object]cache.ByObject{}
-	maps.Copy(byObject, certs.Cached())
-	maps.Copy(byObject, agents.Cached())
+	for _, objects := range cached {
+		maps.Copy(byObject, objects)
+	}
 	c, err := cache.New(mgr.GetConfig(), cache.Options{
 		Scheme:                      mgr.GetScheme(),
 		Mapper:                      mgr.GetRESTMapper(),
