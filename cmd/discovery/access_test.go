@@ -92,11 +92,7 @@ func testAccess(ctx context.Context, t *testing.T, c *cluster) {
 	}
 	c.kubectl(ctx, t, hsmDevices(t, serials), "apply", "-f", "-")
 	c.enlarge(ctx, t)
-	// Paths of sockets are short: t.TempDir has the name of the test in it.
-	kubelet, err := os.MkdirTemp("", "kubelet")
-	must(t, err)
-	t.Cleanup(func() { must(t, os.RemoveAll(kubelet)) })
-	must(t, os.Mkdir(filepath.Join(kubelet, "plugins_registry"), 0o750))
+	kubelet := kubeletDir(t, "plugins_registry")
 	folders := []string{"--kubelet-dir=" + kubelet, "--cdi-dir=" + filepath.Join(kubelet, "cdi")}
 
 	discovery := startDiscovery(ctx, t, c, tree, folders...)

@@ -174,7 +174,16 @@ func testBinary(ctx context.Context, t *testing.T, c *cluster) {
 	tree, err := sysfstest.New(t.TempDir())
 	must(t, err)
 	must(t, tree.Plug(pico("1-1", "E1", 1)))
-	discovery := startDiscovery(ctx, t, c, tree, "--device-access=none")
+	kubelet, registered := startKubelet(t)
+	discovery := startDiscovery(ctx, t, c, tree, "--device-access=plugin", "--kubelet-dir="+kubelet)
+	select {
+	case resource := <-registered:
+		if resource != "hsm.j5t.io/pico" {
+			t.Errorf("the resource %s is registered", resource)
+		}
+	case <-time.After(time.Minute):
+		t.Error("no resource is registered")
+	}
 
 	reports := func(what string, want ...string) {
 		t.Helper()
