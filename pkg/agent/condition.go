@@ -55,9 +55,9 @@ func conditionOf(err error) condition {
 	if errors.Is(err, pkcs11.ErrTokenAbsent) || errors.Is(err, pkcs11.ErrTokenAmbiguous) {
 		return condition{agentv1.Reason_REASON_TOKEN_ABSENT, err.Error()}
 	}
-	var blank blankError
-	if errors.As(err, &blank) {
-		return condition{agentv1.Reason_REASON_TOKEN_BLANK, err.Error()}
+	var uninitialised uninitialisedError
+	if errors.As(err, &uninitialised) {
+		return condition{agentv1.Reason_REASON_TOKEN_UNINITIALIZED, err.Error()}
 	}
 	if c, ok := pinCondition(err); ok {
 		return c

@@ -397,8 +397,8 @@ func TestWrongSOPINIsSentOnce(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		err = p.initialise(reader, pkcs11.TokenInfo{Serial: "BLANK", Initialized: true})
-		if c := conditionOf(err); c.reason != agentv1.Reason_REASON_TOKEN_BLANK {
+		err = p.initialise(reader, pkcs11.TokenInfo{Serial: "BLANK", Manufacturer: "SoftHSM project", Model: "SoftHSM v2", Initialized: true})
+		if c := conditionOf(err); c.reason != agentv1.Reason_REASON_TOKEN_UNINITIALIZED {
 			t.Errorf("condition is %v", c)
 		}
 	}

@@ -33,8 +33,10 @@ type faultReader struct {
 	mu     sync.Mutex
 	token  *faulttoken.Token
 	serial string                        // Of the token; empty: that of faulttoken.
+	name   string                        // Of the reader.
+	twin   *pkcs11.TokenInfo             // Another token, in another reader.
 	hidden bool                          // The token is not seen.
-	looks  int                           // Calls of Find.
+	looks  int                           // Calls of Find and TokenInfo.
 	inits  int                           // Calls of InitPIN.
 	pin    string                        // Of the token; empty: that of faulttoken.
 	setPIN func() (done bool, err error) // What the next C_SetPIN does; nil: what it should.
@@ -71,8 +73,12 @@ func (r *faultReader) Find(s pkcs11.Selector) (pkcs11.TokenInfo, error) {
 	defer r.mu.Unlock()
 	r.looks++
 	info := r.info()
-	if r.hidden || s.Serial != "" && s.Serial != info.Serial {
+	s = pkcs11.Selector{Serial: s.Serial}
+	if r.hidden || !s.Matches(info) {
 		return pkcs11.TokenInfo{}, pkcs11.ErrTokenAbsent
+	}
+	if r.twin != nil && s.Matches(*r.twin) {
+		return pkcs11.TokenInfo{}, pkcs11.ErrTokenAmbiguous
 	}
 	return info, nil
 }
@@ -80,6 +86,7 @@ func (r *faultReader) Find(s pkcs11.Selector) (pkcs11.TokenInfo, error) {
 func (r *faultReader) info() pkcs11.TokenInfo {
 	info := r.token.Info()
 	info.Serial = cmp.Or(r.serial, info.Serial)
+	info.Reader = r.name
 	return info
 }
 
@@ -90,7 +97,16 @@ func (r *faultReader) looked() int {
 	return r.looks
 }
 
-func (r *faultReader) TokenInfo(uint) (pkcs11.TokenInfo, error) { return r.Find(pkcs11.Selector{}) }
+// TokenInfo is of the one reader, whatever is in others.
+func (r *faultReader) TokenInfo(uint) (pkcs11.TokenInfo, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.looks++
+	if r.hidden {
+		return pkcs11.TokenInfo{}, pkcs11.ErrTokenAbsent
+	}
+	return r.info(), nil
+}
 
 func (r *faultReader) OpenSession(uint) (session, error) {
 	r.mu.Lock()
@@ -105,7 +121,7 @@ func (r *faultReader) OpenSession(uint) (session, error) {
 func (r *faultReader) InitToken(uint, []byte, string) error { return errors.New("not a blank token") }
 
 // InitPIN takes no PIN for the right one.
-func (r *faultReader) InitPIN(uint, []byte, []byte) error {
+func (r *faultReader) InitPIN(uint, []byte, []byte, bool) error {
 	r.inits++
 	return &pkcs11.Error{Op: "C_Login", Code: pkcs11.CKRPINIncorrect}
 }

@@ -15,6 +15,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"j5t.io/hsm/pkg/atomicfile"
+	"j5t.io/hsm/pkg/pkcs11"
 	"j5t.io/hsm/pkg/token"
 	"j5t.io/hsm/pkg/token/shadow"
 )
@@ -26,6 +27,9 @@ const (
 	// shadowFile holds what the token holds, sealed as there. No request is served
 	// from it.
 	shadowFile = "shadow"
+	// serialFile holds the serial numbers by which the token was found and by which it
+	// calls itself, where these differ: another token in the same reader is another.
+	serialFile = "token-serial"
 	// adoptionFile is there while the store of another cluster is made into the
 	// one of this agent.
 	adoptionFile = "adoption"
@@ -39,9 +43,16 @@ type identity struct {
 	provision bool
 	profile   token.Profile // Zero: by what the token says of itself.
 	shadow    *shadow.File
+	serials   serials
 	adopts    *adoptionNote // nil: none.
 	// revision gives the next one, above another.
 	revision func(above uint64) uint64
+}
+
+// serials is the content of serialFile; zero: none yet.
+type serials struct {
+	Wanted string `json:"wanted"`
+	Own    string `json:"own"`
 }
 
 // adoptionNote is the content of adoptionFile.
@@ -61,6 +72,9 @@ func newIdentity(dir, wanted string, provision bool, profile token.Profile) (*id
 		shadow: shadow.New(atomicfile.OS{}, filepath.Join(dir, shadowFile)),
 	}
 	if err := i.readAdoption(); err != nil {
+		return nil, err
+	}
+	if err := i.readSerials(); err != nil {
 		return nil, err
 	}
 	path := i.path(storeIDFile)
@@ -91,8 +105,38 @@ func (i *identity) options() token.Options {
 	return o
 }
 
-// remember writes down the store that was opened, for all time.
-func (i *identity) remember(storeID string) error {
+// check refuses a token that is found as the one of this agent always was, by the
+// serial number of its reader, and is another one.
+func (i *identity) check(wanted pkcs11.Selector, t pkcs11.TokenInfo) error {
+	if wanted.Serial == "" || wanted.Serial != i.serials.Wanted || t.Serial == i.serials.Own {
+		return nil
+	}
+	return fmt.Errorf("%w: the one in reader %q calls itself %q, and the one of this agent is %q; if it is the same and was formatted, remove %s",
+		pkcs11.ErrTokenAbsent, t.Reader, t.Serial, i.serials.Own, i.path(serialFile))
+}
+
+// mayInitialise refuses a token without a user PIN if its agent has served a store.
+func (i *identity) mayInitialise(t pkcs11.TokenInfo) error {
+	if i.storeID == "" {
+		return nil
+	}
+	return &token.Error{Reason: token.Blank, Message: fmt.Sprintf(
+		"token %q has no user PIN, and this agent serves store %s: the token was wiped, or is another one, and is not initialised", t.Serial, i.storeID)}
+}
+
+// remember writes down the store that was opened and the token that it is on, for
+// all time.
+func (i *identity) remember(storeID string, wanted pkcs11.Selector, t pkcs11.TokenInfo) error {
+	if now := (serials{wanted.Serial, t.Serial}); now.Wanted != "" && now.Wanted != now.Own && now != i.serials {
+		content, err := json.Marshal(now)
+		if err == nil {
+			err = atomicfile.Replace(atomicfile.OS{}, i.path(serialFile), append(content, '\n'))
+		}
+		if err != nil {
+			return fmt.Errorf("write down which token this agent serves: %w", err)
+		}
+		i.serials = now
+	}
 	if !i.saved || i.storeID != storeID {
 		if err := atomicfile.Replace(atomicfile.OS{}, i.path(storeIDFile), []byte(storeID+"\n")); err != nil {
 			return fmt.Errorf("write down which store this agent serves: %w", err)
@@ -100,6 +144,20 @@ func (i *identity) remember(storeID string) error {
 		i.storeID, i.saved = storeID, true
 	}
 	i.dropAdoption()
+	return nil
+}
+
+func (i *identity) readSerials() error {
+	content, err := os.ReadFile(i.path(serialFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err == nil {
+		err = json.Unmarshal(content, &i.serials)
+	}
+	if err != nil {
+		return fmt.Errorf("read which token this agent serves: %s: %w", i.path(serialFile), err)
+	}
 	return nil
 }
 

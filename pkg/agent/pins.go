@@ -3,7 +3,6 @@
 package agent
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"hash/maphash"
@@ -17,14 +16,13 @@ import (
 	"j5t.io/hsm/pkg/atomicfile"
 	"j5t.io/hsm/pkg/pinlatch"
 	"j5t.io/hsm/pkg/pkcs11"
+	"j5t.io/hsm/pkg/token"
 )
 
 const (
 	// soLatchDir lies in the state directory. Tokens count the wrong PINs of
 	// their security officer by themselves.
 	soLatchDir = "so-pin"
-	// defaultTokenLabel is what a token is named that is initialised.
-	defaultTokenLabel = "hsm.j5t.io"
 )
 
 // pins are the PINs that the agent may send, and the latches before them. A PIN
@@ -35,10 +33,12 @@ const (
 // there is no time at which only the agent, or only the token, knows the PIN.
 type pins struct {
 	file, newFile, soFile string
+	dir                   string        // The state directory.
+	profile               token.Profile // Zero: by what the token says of itself.
 	latch, soLatch        *pinlatch.Latch
 	tell                  func(pinState)
 	seed                  maphash.Seed
-	seen                  uint64 // Hash of both files at the last attempt.
+	seen                  uint64 // Hash of all files at the last attempt.
 	inUse                 uint64 // Hash of the PIN that the token has.
 	given                 uint64 // Hash of the PIN that it was last to get.
 	refusal               pinState
@@ -51,10 +51,10 @@ type pinState struct {
 	message string
 }
 
-// blankError is of a token without a user PIN that was not initialised.
-type blankError struct{ error }
+// uninitialisedError is of a token without a user PIN that was not initialised.
+type uninitialisedError struct{ error }
 
-func (e blankError) Unwrap() error { return e.error }
+func (e uninitialisedError) Unwrap() error { return e.error }
 
 // pinFileError is of a PIN file that has become unreadable.
 type pinFileError struct{ error }
@@ -69,23 +69,21 @@ func newPINs(o Options, tell func(pinState)) (*pins, error) {
 	p := &pins{
 		file:    o.PINFile,
 		newFile: o.NewPINFile,
+		dir:     o.StateDir,
+		profile: o.Profile,
 		tell:    tell,
 		latch:   pinlatch.New(o.StateDir, atomicfile.OS{}),
 		soLatch: pinlatch.New(soDir, atomicfile.OS{}),
 		seed:    maphash.MakeSeed(),
 	}
-	files := []string{o.PINFile}
-	if o.Provision && o.SOPINFile != "" {
-		p.soFile = o.SOPINFile
-		files = append(files, o.SOPINFile)
+	if o.Provision {
+		p.soFile = o.SOPINFile // It need not exist yet.
 	}
-	for _, file := range files {
-		pin, err := pinlatch.ReadPIN(file)
-		if err != nil {
-			return nil, err
-		}
-		clear(pin)
+	pin, err := pinlatch.ReadPIN(o.PINFile)
+	if err != nil {
+		return nil, err
 	}
+	clear(pin)
 	return p, nil
 }
 
@@ -97,13 +95,24 @@ func (p *pins) changed() bool {
 			return true
 		}
 	}
+	seen, err := p.look()
+	return err == nil && seen != p.seen
+}
+
+// look gives the hash of all files.
+func (p *pins) look() (uint64, error) {
 	pin, next, err := p.read()
 	if err != nil {
-		return false
+		return 0, err
 	}
 	defer clear(pin)
 	defer clear(next)
-	return p.hash(pin, next) != p.seen
+	var soPIN []byte
+	if p.soFile != "" {
+		soPIN, _ = pinlatch.ReadPIN(p.soFile) // One that cannot be used is none.
+		defer clear(soPIN)
+	}
+	return p.hash(pin, next, soPIN), nil
 }
 
 // read gives the PIN, and the one that the token is to get; nil is none.
@@ -140,7 +149,9 @@ func (p *pins) login(r reader, s session) error {
 	}
 	defer clear(pin)
 	defer clear(next)
-	p.seen = p.hash(pin, next)
+	if p.seen, err = p.look(); err != nil {
+		return pinFileError{err}
+	}
 	info := func() (pkcs11.TokenInfo, error) { return r.TokenInfo(s.Info().SlotID) }
 	sent, err := p.latch.Login(pin, next, info, s.Login)
 	if p.note(err) != nil {
@@ -202,36 +213,6 @@ func (p *pins) follow(r reader, s session) error {
 		p.given = 0 // To be tried again, if it was not made.
 	}
 	return lostError{err}
-}
-
-// initialise gives a token that has no user PIN the one of the PIN file.
-func (p *pins) initialise(r reader, t pkcs11.TokenInfo) error {
-	if p.soFile == "" {
-		return blankError{fmt.Errorf("token %q has no user PIN: give --provision and --so-pin-file to initialise it", t.Serial)}
-	}
-	pin, err := pinlatch.ReadPIN(p.file)
-	if err != nil {
-		return blankError{err}
-	}
-	defer clear(pin)
-	soPIN, err := pinlatch.ReadPIN(p.soFile)
-	if err != nil {
-		return blankError{err}
-	}
-	defer clear(soPIN)
-	// The flags in the token's information are of the user's PIN.
-	err = p.soLatch.Attempt(soPIN, pkcs11.TokenInfo{Serial: t.Serial}, func(soPIN []byte) error {
-		if !t.Initialized {
-			if err := r.InitToken(t.SlotID, soPIN, cmp.Or(t.Label, defaultTokenLabel)); err != nil {
-				return err
-			}
-		}
-		return r.InitPIN(t.SlotID, soPIN, pin)
-	})
-	if err = p.note(err); err != nil {
-		return blankError{fmt.Errorf("token %q has no user PIN, and could not be initialised with the SO PIN: %w", t.Serial, err)}
-	}
-	return nil
 }
 
 func (p *pins) note(err error) error {

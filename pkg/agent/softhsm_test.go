@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -98,14 +99,23 @@ func revisionOf(t *testing.T, a *agenttest.Agent, key string) uint64 {
 func TestBlankTokenIsInitialisedOnRequest(t *testing.T) {
 	t.Parallel()
 	token := softhsm.NewBlank(t)
-	a := agenttest.Prepare(t, token, func(o *agent.Options) { o.Provision = false })
+	soPIN, err := os.ReadFile(token.SOPINFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(token.SOPINFile); err != nil {
+		t.Fatal(err)
+	}
+	a := agenttest.Prepare(t, token, func(o *agent.Options) { o.Provision, o.SOPINFile = false, token.SOPINFile })
 	a.Restart()
-	a.WaitReason(agentv1.Reason_REASON_TOKEN_BLANK)
+	a.WaitReason(agentv1.Reason_REASON_TOKEN_UNINITIALIZED)
 	a.Options.Provision = true
 	a.Restart()
-	a.WaitReason(agentv1.Reason_REASON_TOKEN_BLANK)
-	a.Options.SOPINFile = token.SOPINFile
-	a.Restart()
+	a.WaitReason(agentv1.Reason_REASON_TOKEN_UNINITIALIZED)
+	// As kubelet brings a Secret that is made later.
+	if err := os.WriteFile(token.SOPINFile, soPIN, 0o400); err != nil {
+		t.Fatal(err)
+	}
 	a.WaitReady()
 	created := commit(t, a, "a", 0, "x")
 	a.Options.Provision, a.Options.SOPINFile = false, ""
@@ -114,6 +124,36 @@ func TestBlankTokenIsInitialisedOnRequest(t *testing.T) {
 	if got := revisionOf(t, a, "a"); got != created.GetRevision() {
 		t.Errorf("revision is %d, want %d", got, created.GetRevision())
 	}
+}
+
+// A token with a user PIN is not formatted, whatever was asked for: its PIN stays,
+// and what lies on it.
+func TestTokenWithPINIsNotInitialised(t *testing.T) {
+	t.Parallel()
+	token := softhsm.New(t)
+	if err := os.WriteFile(token.PINFile, []byte("731946\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	a := agenttest.Prepare(t, token, func(o *agent.Options) { o.SOPINFile = token.SOPINFile })
+	a.Restart()
+	a.WaitReason(agentv1.Reason_REASON_PIN_REJECTED)
+	if err := os.WriteFile(token.PINFile, []byte(token.PIN+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	a.WaitReady()
+}
+
+// A token that lost its PIN since this agent has served it is not initialised: it
+// was wiped, or is another one.
+func TestWipedTokenIsNotInitialised(t *testing.T) {
+	t.Parallel()
+	token := softhsm.NewBlank(t)
+	a := agenttest.Prepare(t, token, func(o *agent.Options) { o.SOPINFile = token.SOPINFile })
+	if err := os.WriteFile(filepath.Join(a.Options.StateDir, "store-id"), []byte("00112233445566778899aabbccddeeff\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	a.Restart()
+	a.WaitReason(agentv1.Reason_REASON_TOKEN_BLANK)
 }
 
 func TestNoSuchToken(t *testing.T) {

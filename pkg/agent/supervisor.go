@@ -35,7 +35,7 @@ type reader interface {
 	TokenInfo(slotID uint) (pkcs11.TokenInfo, error)
 	OpenSession(slotID uint) (session, error)
 	InitToken(slotID uint, soPIN []byte, label string) error
-	InitPIN(slotID uint, soPIN, userPIN []byte) error
+	InitPIN(slotID uint, soPIN, userPIN []byte, justFormatted bool) error
 	// Calls counts what tokens were asked for. Any goroutine may call it.
 	Calls() pkcs11.Calls
 	// Reinitialize forgets all that the module remembers of the token.
@@ -212,7 +212,7 @@ func (s *supervisor) open() (opened *connection, err error) {
 	if c.store, err = token.Open(c.session, s.identity.options()); err != nil {
 		return nil, err
 	}
-	if err := s.identity.remember(c.store.ID()); err != nil {
+	if err := s.identity.remember(c.store.ID(), s.selector, c.session.Info()); err != nil {
 		return nil, err
 	}
 	noteLock(c.store.LockKeys())
@@ -232,15 +232,22 @@ func (s *supervisor) reach(c *connection) error {
 		}
 	}
 	s.used = true
-	info, err := s.reader.Find(s.selector)
+	info, err := s.find()
 	if err != nil {
-		s.state.seen(nil)
 		return err
 	}
-	s.found = info
-	s.state.seen(&info)
-	if !info.UserPINInitialized {
+	if !info.UserPINInitialized || s.pins.isFormatting() {
+		if err := s.identity.mayInitialise(info); err != nil {
+			return err
+		}
 		if err := s.pins.initialise(s.reader, info); err != nil {
+			return err
+		}
+		// It may call itself by another serial number now, and by another slot.
+		if err := s.reader.Reinitialize(); err != nil {
+			return err
+		}
+		if info, err = s.find(); err != nil {
 			return err
 		}
 	}
@@ -251,6 +258,21 @@ func (s *supervisor) reach(c *connection) error {
 	c.session = session
 	s.loggedIn = true
 	return c.login()
+}
+
+// find finds the token, and makes sure that it is the one of this agent.
+func (s *supervisor) find() (pkcs11.TokenInfo, error) {
+	info, err := s.reader.Find(s.selector)
+	if err == nil {
+		err = s.identity.check(s.selector, info)
+	}
+	if err != nil {
+		s.state.seen(nil)
+		return info, err
+	}
+	s.found = info
+	s.state.seen(&info)
+	return info, nil
 }
 
 // scrub reads a store that is served from the token itself. Requests wait.

@@ -108,9 +108,14 @@ func (m *Module) TokenInfo(slotID uint) (TokenInfo, error) {
 	if err != nil {
 		return TokenInfo{}, wrap("C_GetTokenInfo", err)
 	}
+	slot, err := m.ctx.GetSlotInfo(slotID)
+	if err != nil {
+		return TokenInfo{}, wrap("C_GetSlotInfo", err)
+	}
 	is := func(flag uint) bool { return t.Flags&flag != 0 }
 	return TokenInfo{
 		SlotID:             slotID,
+		Reader:             trim(slot.SlotDescription),
 		Label:              trim(t.Label),
 		Manufacturer:       trim(t.ManufacturerID),
 		Model:              trim(t.Model),
@@ -131,13 +136,20 @@ func trim(s string) string { return strings.Trim(s, " \x00") }
 // Selector chooses one token. Every field that is set must match; the zero
 // Selector matches any token.
 type Selector struct {
+	// Serial is the token's own serial number, or that of the USB device which is its
+	// reader and itself in one. The two may differ: a Pico HSM makes its own of the key
+	// of the device. libccid puts the USB serial number into the name of a reader, in
+	// parentheses (readerfactory.c of pcsc-lite and ccid_usb.c of libccid), and OpenSC
+	// gives that name as the slot's description (src/pkcs11/slot.c), cut to 64 bytes: a
+	// number that is cut off does not match.
 	Serial string
 	Label  string
 	SlotID *uint
 }
 
-func (s Selector) matches(t TokenInfo) bool {
-	return (s.Serial == "" || s.Serial == t.Serial) &&
+// Matches tells whether a token is one that the selector chooses.
+func (s Selector) Matches(t TokenInfo) bool {
+	return (s.Serial == "" || s.Serial == t.Serial || strings.Contains(t.Reader, "("+s.Serial+")")) &&
 		(s.Label == "" || s.Label == t.Label) &&
 		(s.SlotID == nil || *s.SlotID == t.SlotID)
 }
@@ -175,7 +187,7 @@ func (m *Module) Find(s Selector) (TokenInfo, error) {
 	}
 	var found []TokenInfo
 	for _, t := range seen {
-		if s.matches(t) {
+		if s.Matches(t) {
 			found = append(found, t)
 		}
 	}
@@ -192,7 +204,7 @@ func (m *Module) Find(s Selector) (TokenInfo, error) {
 func describe(seen []TokenInfo, silent []error) string {
 	var parts []string
 	for _, t := range seen {
-		parts = append(parts, fmt.Sprintf("serial %q label %q slot %d", t.Serial, t.Label, t.SlotID))
+		parts = append(parts, fmt.Sprintf("serial %q label %q slot %d reader %q", t.Serial, t.Label, t.SlotID, t.Reader))
 	}
 	for _, err := range silent {
 		parts = append(parts, err.Error())

@@ -97,12 +97,41 @@ func TestFind(t *testing.T) {
 	}
 }
 
+func TestMatches(t *testing.T) {
+	t.Parallel()
+	// libccid's name of a Pico HSM, as OpenSC gives it.
+	pico := pkcs11.TokenInfo{Serial: "ESPICOHSMTR00001", Label: "Pico-HSM", SlotID: 1, Reader: "Pol Henarejos Pico HSM [CCID] (E6614C311B4FC726) 00 00"}
+	slot := uint(2)
+	for name, c := range map[string]struct {
+		selector pkcs11.Selector
+		want     bool
+	}{
+		"own serial number":     {pkcs11.Selector{Serial: "ESPICOHSMTR00001"}, true},
+		"that of the device":    {pkcs11.Selector{Serial: "E6614C311B4FC726"}, true},
+		"a part of it":          {pkcs11.Selector{Serial: "E6614C311B4FC72"}, false},
+		"the end of it":         {pkcs11.Selector{Serial: "6614C311B4FC726"}, false},
+		"another one":           {pkcs11.Selector{Serial: "E6614C311B4FC727"}, false},
+		"a word of the name":    {pkcs11.Selector{Serial: "CCID"}, false},
+		"with the wrong label":  {pkcs11.Selector{Serial: "E6614C311B4FC726", Label: "other"}, false},
+		"with the wrong slot":   {pkcs11.Selector{Serial: "E6614C311B4FC726", SlotID: &slot}, false},
+		"the label":             {pkcs11.Selector{Label: "Pico-HSM"}, true},
+		"nothing in particular": {pkcs11.Selector{}, true},
+	} {
+		if c.selector.Matches(pico) != c.want {
+			t.Errorf("%s: %t, want %t", name, !c.want, c.want)
+		}
+	}
+}
+
 func TestTokenInfo(t *testing.T) {
 	t.Parallel()
 	token := softhsm.New(t)
 	info := find(t, open(t, token.Library), token)
 	if info.Manufacturer != "SoftHSM project" || info.Model != "SoftHSM v2" || info.Label != token.Label {
 		t.Errorf("strings are not trimmed: %+v", info)
+	}
+	if !strings.HasPrefix(info.Reader, "SoftHSM slot ID") {
+		t.Errorf("reader %q", info.Reader)
 	}
 	if !strings.HasPrefix(info.FirmwareVersion, "2.") {
 		t.Errorf("firmware version %q", info.FirmwareVersion)
@@ -183,16 +212,16 @@ func TestProvision(t *testing.T) {
 	if err := module.InitToken(slot, []byte("wrong SO PIN"), "label"); pkcs11.ClassOf(err) != pkcs11.ClassPINRejected {
 		t.Errorf("InitToken with a wrong SO PIN: %v", err)
 	}
-	if err := module.InitPIN(slot, []byte("wrong SO PIN"), []byte(token.PIN)); pkcs11.ClassOf(err) != pkcs11.ClassPINRejected {
+	if err := module.InitPIN(slot, []byte("wrong SO PIN"), []byte(token.PIN), false); pkcs11.ClassOf(err) != pkcs11.ClassPINRejected {
 		t.Errorf("InitPIN with a wrong SO PIN: %v", err)
 	}
 	if err := module.InitToken(slot, []byte(token.SOPIN), "provisioned"); err != nil {
 		t.Fatal(err)
 	}
-	if err := module.InitPIN(slot, []byte(token.SOPIN), []byte("1")); pkcs11.ClassOf(err) != pkcs11.ClassPINUnfit {
+	if err := module.InitPIN(slot, []byte(token.SOPIN), []byte("1"), false); pkcs11.ClassOf(err) != pkcs11.ClassPINUnfit {
 		t.Errorf("InitPIN of one digit: %v", err)
 	}
-	if err := module.InitPIN(slot, []byte(token.SOPIN), []byte(token.PIN)); err != nil {
+	if err := module.InitPIN(slot, []byte(token.SOPIN), []byte(token.PIN), false); err != nil {
 		t.Fatal(err)
 	}
 	info, err := module.TokenInfo(slot)
@@ -214,7 +243,7 @@ func TestProvision(t *testing.T) {
 	if err := module.InitToken(slot, []byte(token.SOPIN), "again"); !errors.Is(err, pkcs11.ErrNotBlank) {
 		t.Errorf("InitToken of a token in use: %v", err)
 	}
-	if err := module.InitPIN(slot, []byte(token.SOPIN), []byte("87654321")); !errors.Is(err, pkcs11.ErrNotBlank) {
+	if err := module.InitPIN(slot, []byte(token.SOPIN), []byte("87654321"), false); !errors.Is(err, pkcs11.ErrNotBlank) {
 		t.Errorf("InitPIN of a token in use: %v", err)
 	}
 	if session, err = module.OpenSession(slot); err != nil {

@@ -30,10 +30,14 @@ func (m *Module) InitToken(slotID uint, soPIN []byte, label string) error {
 }
 
 // InitPIN sets the user PIN of a formatted token that has none. A token with a
-// user PIN is refused.
-func (m *Module) InitPIN(slotID uint, soPIN, userPIN []byte) (err error) {
-	if err := m.requireBlank(slotID); err != nil {
-		return err
+// user PIN is refused, unless it is justFormatted: by the caller's InitToken, after
+// which some have the beginning of the SO PIN as their user PIN (OpenSC,
+// card-sc-hsm.c, sc_hsm_init_token).
+func (m *Module) InitPIN(slotID uint, soPIN, userPIN []byte, justFormatted bool) (err error) {
+	if !justFormatted {
+		if err := m.requireBlank(slotID); err != nil {
+			return err
+		}
 	}
 	session, err := m.OpenSession(slotID)
 	if err != nil {

@@ -21,6 +21,7 @@ type Object struct {
 // (CK_TOKEN_INFO, PKCS#11 v2.40 section 3.2). Strings come without their padding.
 type TokenInfo struct {
 	SlotID          uint
+	Reader          string // slotDescription of CK_SLOT_INFO, section 3.2: at most 64 bytes.
 	Label           string
 	Manufacturer    string
 	Model           string

@@ -114,7 +114,7 @@ func (t *Token) initialize(withPIN bool) (err error) {
 		return err
 	}
 	if withPIN {
-		if err := module.InitPIN(empty.SlotID, []byte(t.SOPIN), []byte(t.PIN)); err != nil {
+		if err := module.InitPIN(empty.SlotID, []byte(t.SOPIN), []byte(t.PIN), false); err != nil {
 			return err
 		}
 	}

@@ -72,9 +72,9 @@ const (
 // client-go would make ten attempts before it told anybody.
 //
 //	reason of the agent                             error
-//	TOKEN_ABSENT, TOKEN_BLANK, TOKEN_FOREIGN,
-//	PIN_REJECTED, PIN_LOCKED, CORRUPT, LOADING,
-//	FENCED, STATE_DIR                               503 ServiceUnavailable
+//	TOKEN_ABSENT, TOKEN_BLANK, TOKEN_UNINITIALIZED,
+//	TOKEN_FOREIGN, PIN_REJECTED, PIN_LOCKED,
+//	CORRUPT, LOADING, FENCED, STATE_DIR             503 ServiceUnavailable
 //	FULL                                            507 InsufficientStorage
 //	TOO_LARGE                                       413 RequestEntityTooLarge
 //	OUTCOME_UNKNOWN                                 504 Timeout
@@ -141,7 +141,7 @@ func isLost(err error) bool {
 // isUnserved tells that an agent does not serve its store: nothing was done.
 func isUnserved(err error) bool {
 	switch agentv1.ReasonOf(err) {
-	case agentv1.Reason_REASON_TOKEN_ABSENT, agentv1.Reason_REASON_TOKEN_BLANK, agentv1.Reason_REASON_TOKEN_FOREIGN,
+	case agentv1.Reason_REASON_TOKEN_ABSENT, agentv1.Reason_REASON_TOKEN_BLANK, agentv1.Reason_REASON_TOKEN_UNINITIALIZED, agentv1.Reason_REASON_TOKEN_FOREIGN,
 		agentv1.Reason_REASON_PIN_REJECTED, agentv1.Reason_REASON_PIN_LOCKED, agentv1.Reason_REASON_CORRUPT,
 		agentv1.Reason_REASON_LOADING, agentv1.Reason_REASON_FENCED, agentv1.Reason_REASON_STATE_DIR:
 		return true

@@ -28,21 +28,22 @@ func TestReasons(t *testing.T) {
 	}
 	unavailable := want{code: http.StatusServiceUnavailable, reason: metav1.StatusReasonServiceUnavailable}
 	for reason, want := range map[agentv1.Reason]want{
-		agentv1.Reason_REASON_UNSPECIFIED:     {code: http.StatusInternalServerError, reason: metav1.StatusReasonInternalError},
-		agentv1.Reason_REASON_TOKEN_ABSENT:    unavailable,
-		agentv1.Reason_REASON_TOKEN_BLANK:     unavailable,
-		agentv1.Reason_REASON_TOKEN_FOREIGN:   unavailable,
-		agentv1.Reason_REASON_PIN_REJECTED:    unavailable,
-		agentv1.Reason_REASON_PIN_LOCKED:      unavailable,
-		agentv1.Reason_REASON_CORRUPT:         unavailable,
-		agentv1.Reason_REASON_LOADING:         unavailable,
-		agentv1.Reason_REASON_FENCED:          unavailable,
-		agentv1.Reason_REASON_FULL:            {code: http.StatusInsufficientStorage, reason: StatusReasonInsufficientStorage},
-		agentv1.Reason_REASON_TOO_LARGE:       {code: http.StatusRequestEntityTooLarge, reason: metav1.StatusReasonRequestEntityTooLarge},
-		agentv1.Reason_REASON_OUTCOME_UNKNOWN: {code: http.StatusGatewayTimeout, reason: metav1.StatusReasonTimeout},
-		agentv1.Reason_REASON_ADDRESS_IN_USE:  {is: records.ErrAddressInUse},
-		agentv1.Reason_REASON_EXPIRED:         {is: records.ErrExpired},
-		agentv1.Reason_REASON_FUTURE_REVISION: {is: records.ErrFutureRevision},
+		agentv1.Reason_REASON_UNSPECIFIED:         {code: http.StatusInternalServerError, reason: metav1.StatusReasonInternalError},
+		agentv1.Reason_REASON_TOKEN_ABSENT:        unavailable,
+		agentv1.Reason_REASON_TOKEN_BLANK:         unavailable,
+		agentv1.Reason_REASON_TOKEN_UNINITIALIZED: unavailable,
+		agentv1.Reason_REASON_TOKEN_FOREIGN:       unavailable,
+		agentv1.Reason_REASON_PIN_REJECTED:        unavailable,
+		agentv1.Reason_REASON_PIN_LOCKED:          unavailable,
+		agentv1.Reason_REASON_CORRUPT:             unavailable,
+		agentv1.Reason_REASON_LOADING:             unavailable,
+		agentv1.Reason_REASON_FENCED:              unavailable,
+		agentv1.Reason_REASON_FULL:                {code: http.StatusInsufficientStorage, reason: StatusReasonInsufficientStorage},
+		agentv1.Reason_REASON_TOO_LARGE:           {code: http.StatusRequestEntityTooLarge, reason: metav1.StatusReasonRequestEntityTooLarge},
+		agentv1.Reason_REASON_OUTCOME_UNKNOWN:     {code: http.StatusGatewayTimeout, reason: metav1.StatusReasonTimeout},
+		agentv1.Reason_REASON_ADDRESS_IN_USE:      {is: records.ErrAddressInUse},
+		agentv1.Reason_REASON_EXPIRED:             {is: records.ErrExpired},
+		agentv1.Reason_REASON_FUTURE_REVISION:     {is: records.ErrFutureRevision},
 	} {
 		for _, kind := range []kind{notSent, isRead, isChange} {
 			// The code of gRPC must not matter.

@@ -34,7 +34,7 @@ const (
 	Reason_REASON_UNSPECIFIED Reason = 0
 	// No token of the wanted serial, label or slot is present.
 	Reason_REASON_TOKEN_ABSENT Reason = 1
-	// The token holds no store and provisioning was not asked for.
+	// The token has its user PIN, holds no store, and is not to be provisioned.
 	Reason_REASON_TOKEN_BLANK Reason = 2
 	// The token holds another store than this agent serves.
 	Reason_REASON_TOKEN_FOREIGN Reason = 3
@@ -62,6 +62,9 @@ const (
 	Reason_REASON_FUTURE_REVISION Reason = 14
 	// The agent's state directory could not be read or written.
 	Reason_REASON_STATE_DIR Reason = 15
+	// The token has no user PIN, and the agent has no SO PIN to initialise it with,
+	// or one that did not do, or is not to.
+	Reason_REASON_TOKEN_UNINITIALIZED Reason = 16
 )
 
 // Enum value maps for Reason.
@@ -83,24 +86,26 @@ var (
 		13: "REASON_EXPIRED",
 		14: "REASON_FUTURE_REVISION",
 		15: "REASON_STATE_DIR",
+		16: "REASON_TOKEN_UNINITIALIZED",
 	}
 	Reason_value = map[string]int32{
-		"REASON_UNSPECIFIED":     0,
-		"REASON_TOKEN_ABSENT":    1,
-		"REASON_TOKEN_BLANK":     2,
-		"REASON_TOKEN_FOREIGN":   3,
-		"REASON_PIN_REJECTED":    4,
-		"REASON_PIN_LOCKED":      5,
-		"REASON_FULL":            6,
-		"REASON_TOO_LARGE":       7,
-		"REASON_CORRUPT":         8,
-		"REASON_LOADING":         9,
-		"REASON_FENCED":          10,
-		"REASON_OUTCOME_UNKNOWN": 11,
-		"REASON_ADDRESS_IN_USE":  12,
-		"REASON_EXPIRED":         13,
-		"REASON_FUTURE_REVISION": 14,
-		"REASON_STATE_DIR":       15,
+		"REASON_UNSPECIFIED":         0,
+		"REASON_TOKEN_ABSENT":        1,
+		"REASON_TOKEN_BLANK":         2,
+		"REASON_TOKEN_FOREIGN":       3,
+		"REASON_PIN_REJECTED":        4,
+		"REASON_PIN_LOCKED":          5,
+		"REASON_FULL":                6,
+		"REASON_TOO_LARGE":           7,
+		"REASON_CORRUPT":             8,
+		"REASON_LOADING":             9,
+		"REASON_FENCED":              10,
+		"REASON_OUTCOME_UNKNOWN":     11,
+		"REASON_ADDRESS_IN_USE":      12,
+		"REASON_EXPIRED":             13,
+		"REASON_FUTURE_REVISION":     14,
+		"REASON_STATE_DIR":           15,
+		"REASON_TOKEN_UNINITIALIZED": 16,
 	}
 )
 
@@ -2291,7 +2296,7 @@ const file_v1_agent_proto_rawDesc = "" +
 	"\fLegacySecret\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04keys\x18\x02 \x03(\tR\x04keys\x12!\n" +
-	"\fhas_metadata\x18\x03 \x01(\bR\vhasMetadata*\xfa\x02\n" +
+	"\fhas_metadata\x18\x03 \x01(\bR\vhasMetadata*\x9a\x03\n" +
 	"\x06Reason\x12\x16\n" +
 	"\x12REASON_UNSPECIFIED\x10\x00\x12\x17\n" +
 	"\x13REASON_TOKEN_ABSENT\x10\x01\x12\x16\n" +
@@ -2309,7 +2314,8 @@ const file_v1_agent_proto_rawDesc = "" +
 	"\x15REASON_ADDRESS_IN_USE\x10\f\x12\x12\n" +
 	"\x0eREASON_EXPIRED\x10\r\x12\x1a\n" +
 	"\x16REASON_FUTURE_REVISION\x10\x0e\x12\x14\n" +
-	"\x10REASON_STATE_DIR\x10\x0f*\xa0\x01\n" +
+	"\x10REASON_STATE_DIR\x10\x0f\x12\x1e\n" +
+	"\x1aREASON_TOKEN_UNINITIALIZED\x10\x10*\xa0\x01\n" +
 	"\bPINState\x12\x19\n" +
 	"\x15PIN_STATE_UNSPECIFIED\x10\x00\x12\x16\n" +
 	"\x12PIN_STATE_ACCEPTED\x10\x01\x12\x15\n" +

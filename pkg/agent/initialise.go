@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"k8s.io/klog/v2"
+
+	"j5t.io/hsm/pkg/atomicfile"
+	"j5t.io/hsm/pkg/pinlatch"
+	"j5t.io/hsm/pkg/pkcs11"
+	"j5t.io/hsm/pkg/token"
+)
+
+const (
+	// defaultTokenLabel is what a token is named that is initialised.
+	defaultTokenLabel = "hsm.j5t.io"
+	// formattingFile is in the state directory from before a token is formatted until
+	// its user PIN is set: it may have another one in between.
+	formattingFile = "formatting"
+)
+
+// isFormatting tells that this agent has begun to format the token, and has not set
+// its user PIN.
+func (p *pins) isFormatting() bool {
+	_, err := os.Stat(filepath.Join(p.dir, formattingFile))
+	return err == nil
+}
+
+// initialise gives a token that has no user PIN the one of the PIN file.
+func (p *pins) initialise(r reader, t pkcs11.TokenInfo) error {
+	var err error
+	if p.seen, err = p.look(); err != nil {
+		return uninitialisedError{err}
+	}
+	if p.soFile == "" {
+		return uninitialisedError{fmt.Errorf("token %q has no user PIN, and is not to be initialised: give --provision and --so-pin-file for that", t.Serial)}
+	}
+	pin, err := pinlatch.ReadPIN(p.file)
+	if err != nil {
+		return uninitialisedError{err}
+	}
+	defer clear(pin)
+	soPIN, err := pinlatch.ReadPIN(p.soFile)
+	if err != nil {
+		return uninitialisedError{fmt.Errorf("token %q has no user PIN, and there is no SO PIN to initialise it with: %w", t.Serial, err)}
+	}
+	defer clear(soPIN)
+	// The flags in the token's information are of the user's PIN.
+	err = p.soLatch.Attempt(soPIN, pkcs11.TokenInfo{Serial: t.Serial}, func(soPIN []byte) error {
+		return p.format(r, t, soPIN, pin)
+	})
+	if err = p.note(err); err != nil {
+		return uninitialisedError{fmt.Errorf("token %q has no user PIN, and could not be initialised with the SO PIN: %w", t.Serial, err)}
+	}
+	klog.InfoS("Token was initialised", "serial", t.Serial)
+	return nil
+}
+
+// format formats a token, if need be, and sets its user PIN. If it is ended in the
+// middle, the next attempt goes on.
+func (p *pins) format(r reader, t pkcs11.TokenInfo, soPIN, pin []byte) error {
+	note := filepath.Join(p.dir, formattingFile)
+	formatting := p.isFormatting()
+	if !t.UserPINInitialized && (!t.Initialized || p.isUnformatted(t)) {
+		if err := atomicfile.Replace(atomicfile.OS{}, note, nil); err != nil {
+			return fmt.Errorf("write down that the token is being formatted: %w", err)
+		}
+		if err := r.InitToken(t.SlotID, soPIN, cmp.Or(t.Label, defaultTokenLabel)); err != nil {
+			return err
+		}
+		formatting = true
+	}
+	if err := r.InitPIN(t.SlotID, soPIN, pin, formatting); err != nil {
+		return err
+	}
+	if err := atomicfile.Remove(atomicfile.OS{}, note); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("write down that the token is formatted: %w", err)
+	}
+	return nil
+}
+
+// isUnformatted tells that a token without a user PIN has never been formatted, and
+// has no SO PIN either, though it says CKF_TOKEN_INITIALIZED: OpenSC says that of
+// every card (framework-pkcs15.c, pkcs15_init_slot), and of a SmartCard-HSM, which
+// the Pico HSM is to OpenSC, that it has a user PIN once it is formatted.
+func (p *pins) isUnformatted(t pkcs11.TokenInfo) bool {
+	switch cmp.Or(p.profile.Name, token.ProfileFor(t).Name) {
+	case "pico", "smartcard-hsm":
+		return true
+	}
+	return false
+}
