@@ -16,10 +16,10 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	resourcev1 "k8s.io/api/resource/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/record"
-	"k8s.io/klog/v2"
 	"k8s.io/utils/clock"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
@@ -75,7 +75,7 @@ type Options struct {
 	Access DeviceAccess
 	// Issuer makes their certificates.
 	Issuer *certs.Issuer
-	// Recorder takes events of HSMDevices.
+	// Recorder takes events of HSMDevices and HSMPools.
 	Recorder record.EventRecorder
 	// Clock tells the time.
 	Clock clock.PassiveClock
@@ -86,8 +86,16 @@ type reconciler struct {
 	client  client.Client
 	applied *applied
 	// told are the notes that were told already.
-	told map[note]bool
+	told map[told]bool
 }
+
+// told is a note without the state of the object that it is about.
+type told struct {
+	device          types.NamespacedName
+	reason, message string
+}
+
+func (n note) told() told { return told{n.device, n.reason, n.message} }
 
 // present are the agents' objects as they were listed: by kind and name, the
 // metadata.
@@ -118,6 +126,9 @@ func (r *reconciler) Reconcile(ctx context.Context, _ reconcile.Request) (reconc
 	for _, a := range p.wanted {
 		if err := r.ensure(ctx, there, f, a, pins[a.serial]); err != nil {
 			return reconcile.Result{}, fmt.Errorf("agent %s of HSMDevice %s: %w", a.name(), a.device, err)
+		}
+		if err := r.provision(ctx, f, a, &p); err != nil {
+			return reconcile.Result{}, fmt.Errorf("provision the token of agent %s: %w", a.name(), err)
 		}
 	}
 	r.tell(f, p.notes)
@@ -187,17 +198,25 @@ func remembered(deployment *metav1.PartialObjectMetadata) (agent, bool) {
 
 // tell makes Events of what was not told yet.
 func (r *reconciler) tell(f *facts, notes []note) {
-	told := map[note]bool{}
+	told := map[told]bool{}
 	for _, n := range notes {
-		told[n] = true
-		if device := f.devices[n.device]; device != nil && !r.told[n] {
-			kind := corev1.EventTypeNormal
-			if n.warning {
-				kind = corev1.EventTypeWarning
-			}
-			r.Recorder.Event(device, kind, n.reason, n.message)
+		what := n.told()
+		isNew := !r.told[what] && !told[what]
+		told[what] = true
+		var about runtime.Object
+		if device := f.devices[n.device]; n.pool != nil {
+			about = n.pool
+		} else if device != nil {
+			about = device
 		}
-		klog.V(2).InfoS("Note on agents", "hsmDevice", n.device, "reason", n.reason, "message", n.message)
+		if about == nil || !isNew {
+			continue
+		}
+		kind := corev1.EventTypeNormal
+		if n.warning {
+			kind = corev1.EventTypeWarning
+		}
+		r.Recorder.Event(about, kind, n.reason, n.message)
 	}
 	r.told = told
 }

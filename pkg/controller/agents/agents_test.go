@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -47,6 +48,7 @@ func TestCluster(t *testing.T) {
 	for name, test := range map[string]func(*rig){
 		"life":               (*rig).testLife,
 		"PINs of others":     (*rig).testForeignPIN,
+		"provisioning":       (*rig).testProvisioning,
 		"HSMDevice deleted":  (*rig).testDeviceDeleted,
 		"someone interferes": (*rig).testInterference,
 	} {
@@ -240,6 +242,68 @@ func (r *rig) testForeignPIN() {
 	})
 	if strings.Contains(said, value) || strings.Contains(said, next) {
 		r.t.Errorf("an Event tells the PIN: %s", said)
+	}
+}
+
+// An SO PIN is made when it was asked for and the token has no user PIN, is in its
+// Secret only, and is not made again for a token that has held a store.
+func (r *rig) testProvisioning() {
+	const serial, state = "BLANK", "TokenUninitialized"
+	name := client.ObjectKey{Namespace: system, Name: agents.SOPINSecret(agentname.For(serial))}
+	blank := device(system, "blank", v1alpha1.PINSecretReference{Name: "pico-pin", Key: "pin"})
+	must(r.t, r.client.Create(r.ctx, blank))
+	r.report(system, "blank", seen(serial, "node-1", "/dev/bus/usb/001/006"))
+	r.until("an agent", func() error { _, err := r.deployment(serial); return err })
+	arguments := func() string {
+		d, err := r.deployment(serial)
+		must(r.t, err)
+		return strings.Join(d.Spec.Template.Spec.Containers[0].Args, " ")
+	}
+
+	r.hear(system, "blank", v1alpha1.PoolMember{SerialNumber: serial, State: state})
+	said := r.event("NotProvisioned", serial, "kind=HSMPool")
+	secret := &corev1.Secret{}
+	if err := r.client.Get(r.ctx, name, secret); !apierrors.IsNotFound(err) || strings.Contains(arguments(), "provision") {
+		r.t.Errorf("provisioned though it was not asked for: %v, %s", err, arguments())
+	}
+
+	must(r.t, r.client.Get(r.ctx, client.ObjectKeyFromObject(blank), blank))
+	blank.Spec.PKCS11.AutoProvision = true
+	must(r.t, r.client.Update(r.ctx, blank))
+	said += r.event("ProvisioningStarted", serial, name.Name, "kind=HSMPool")
+	must(r.t, r.client.Get(r.ctx, name, secret))
+	pin := string(secret.Data["so-pin"])
+	if !regexp.MustCompile("^[0-9a-f]{16}$").MatchString(pin) {
+		r.t.Error("the SO PIN is not one of 16 hexadecimal digits")
+	}
+	if secret.Annotations[agents.WarningAnnotation] == "" || len(secret.OwnerReferences) > 0 {
+		r.t.Errorf("the Secret: %v", secret.ObjectMeta)
+	}
+	r.until("the agent to be told", func() error {
+		if !strings.Contains(arguments(), "--provision --so-pin-file=/run/hsm/so-pin/so-pin") {
+			return errors.New(arguments())
+		}
+		return nil
+	})
+
+	r.hear(system, "blank", v1alpha1.PoolMember{SerialNumber: serial, State: state, Message: "not yet"})
+	said += r.event("Provisioning ", serial, "not yet")
+	r.hear(system, "blank", v1alpha1.PoolMember{SerialNumber: serial, State: v1alpha1.MemberStateServing, StoreID: "a1"})
+	said += r.event("Provisioned", serial, name.Name, "safe")
+	same := &corev1.Secret{}
+	must(r.t, r.client.Get(r.ctx, name, same))
+	if same.UID != secret.UID || string(same.Data["so-pin"]) != pin {
+		r.t.Error("the SO PIN was made twice")
+	}
+
+	must(r.t, r.client.Delete(r.ctx, secret))
+	r.hear(system, "blank", v1alpha1.PoolMember{SerialNumber: serial, State: state, StoreID: "a1"})
+	said += r.event("NotProvisioned", serial, "a1")
+	if err := r.client.Get(r.ctx, name, secret); !apierrors.IsNotFound(err) {
+		r.t.Errorf("an SO PIN for a token that has held a store: %v", err)
+	}
+	if strings.Contains(said, pin) {
+		r.t.Errorf("an Event tells the SO PIN: %s", said)
 	}
 }
 

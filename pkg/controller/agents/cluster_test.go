@@ -143,6 +143,7 @@ func (r *rig) start() {
 	must(r.t, err)
 	must(r.t, mgr.Add(system))
 	recorder := record.NewFakeRecorder(1000)
+	recorder.IncludeObject = true
 	r.events = recorder.Events
 	issuer := certs.NewIssuer(mgr.GetClient(), "hsm-system", r.clock)
 	must(r.t, certs.Add(mgr, system, issuer))
@@ -240,6 +241,15 @@ func (r *rig) report(namespace, name string, seen ...v1alpha1.AggregatedDevice) 
 		must(r.t, r.client.Create(r.ctx, pool))
 		return
 	}
+	must(r.t, r.client.Update(r.ctx, pool))
+}
+
+// hear has a pool say what the agent of a token tells.
+func (r *rig) hear(namespace, name string, member v1alpha1.PoolMember) {
+	r.t.Helper()
+	pool := &v1alpha1.HSMPool{}
+	must(r.t, r.client.Get(r.ctx, client.ObjectKey{Namespace: namespace, Name: name}, pool))
+	pool.Status.Members = []v1alpha1.PoolMember{member}
 	must(r.t, r.client.Update(r.ctx, pool))
 }
 

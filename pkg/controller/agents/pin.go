@@ -79,7 +79,7 @@ func (s *pinSources) pinOf(ctx context.Context, a agent, device *v1alpha1.HSMDev
 		return nil, nil, err
 	}
 	if !allowed {
-		return nil, []note{{a.device, true, "PINSecretNotAllowed", fmt.Sprintf(
+		return nil, []note{{device: a.device, warning: true, reason: "PINSecretNotAllowed", message: fmt.Sprintf(
 			"Secret %s is of another namespace than %s: to let agents use it, add a line %q to an entry of ConfigMap %s in namespace %s",
 			source, s.SystemNamespace, source, AllowList, s.SystemNamespace)}}, nil
 	}
@@ -92,7 +92,7 @@ func (s *pinSources) pinOf(ctx context.Context, a agent, device *v1alpha1.HSMDev
 		p.copied = secret.Data[key]
 	}
 	if len(p.copied) == 0 {
-		return p, []note{{a.device, true, "PINSecretMissing", fmt.Sprintf(
+		return p, []note{{device: a.device, warning: true, reason: "PINSecretMissing", message: fmt.Sprintf(
 			"Secret %s with a PIN under key %q does not exist: create it. An agent that has a PIN already keeps it", source, key)}}, nil
 	}
 	return p, nil, nil

@@ -47,14 +47,15 @@ type facts struct {
 // plan is which agents are to be.
 type plan struct {
 	wanted []agent // By serial number.
-	// notes are what people are to be told, of an HSMDevice.
+	// notes are what people are to be told.
 	notes []note
 	// again is when another plan is due; zero: when something has changed.
 	again time.Time
 }
 
-// note is an Event.
+// note is an Event, of a pool if it has one, or of an HSMDevice.
 type note struct {
+	pool    *v1alpha1.HSMPool
 	device  types.NamespacedName
 	warning bool
 	reason  string
@@ -102,7 +103,7 @@ func (f *facts) decide(p *plan, serial string, places []place, old agent, is boo
 		return agent{serial: serial, place: places[0]}, true
 	case len(places) > 1:
 		for _, at := range places {
-			p.notes = append(p.notes, note{at.device, true, "SerialAmbiguous", fmt.Sprintf(
+			p.notes = append(p.notes, note{device: at.device, warning: true, reason: "SerialAmbiguous", message: fmt.Sprintf(
 				"the token with serial number %q is seen at several places: %v. No agent is made for it, and none is moved, until it is seen at one only", serial, places)})
 		}
 		return old, is
@@ -113,7 +114,7 @@ func (f *facts) decide(p *plan, serial string, places []place, old agent, is boo
 	}
 	gone := old.absent.Add(f.grace(old.device))
 	if !f.now.Before(gone) {
-		p.notes = append(p.notes, note{old.device, false, "AgentRemoved", fmt.Sprintf(
+		p.notes = append(p.notes, note{device: old.device, reason: "AgentRemoved", message: fmt.Sprintf(
 			"the token with serial number %q was not seen on node %s since %s: its agent is removed. The agent's state stays on the node", serial, old.node, old.absent.UTC().Format(time.RFC3339))})
 		return agent{}, false
 	}

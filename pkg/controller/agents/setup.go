@@ -79,7 +79,10 @@ func differ(a, b *v1alpha1.HSMPool) bool {
 		return x.SerialNumber == y.SerialNumber && x.NodeName == y.NodeName && x.DevicePath == y.DevicePath &&
 			x.HSMDeviceName == y.HSMDeviceName && x.Available == y.Available
 	}
-	sameMember := func(x, y v1alpha1.PoolMember) bool { return x.SerialNumber == y.SerialNumber && x.State == y.State }
+	sameMember := func(x, y v1alpha1.PoolMember) bool {
+		return x.SerialNumber == y.SerialNumber && x.State == y.State && x.StoreID == y.StoreID &&
+			(x.State != stateUninitialized || x.Message == y.Message)
+	}
 	return !slices.EqualFunc(a.Status.AggregatedDevices, b.Status.AggregatedDevices, sameDevice) ||
 		!slices.EqualFunc(a.Status.Members, b.Status.Members, sameMember)
 }
