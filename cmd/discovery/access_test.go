@@ -192,7 +192,14 @@ func testAccess(ctx context.Context, t *testing.T, c *cluster) {
 	})
 	must(t, plugin.Unprepare(ctx, claim))
 	must(t, c.client.CoreV1().Pods("default").Delete(ctx, "agent", metav1.DeleteOptions{GracePeriodSeconds: new(int64)}))
-	// Its controller makes another one.
+	poll(ctx, t, "the claim is free", func() error {
+		claim, err := c.client.ResourceV1().ResourceClaims("default").Get(ctx, "agent", metav1.GetOptions{})
+		if err == nil && claim.Status.Allocation != nil {
+			err = errors.New("it is allocated")
+		}
+		return err
+	})
+	// A pod that is made before is bound to the token that is gone, and evicted as well.
 	c.pod(ctx, t, "agent", corev1.ResourceRequirements{Claims: []corev1.ResourceClaim{{Name: "agent"}}})
 	poll(ctx, t, "a token that was unplugged is not allocated", func() error {
 		pod, err := c.client.CoreV1().Pods("default").Get(ctx, "agent", metav1.GetOptions{})
