@@ -110,7 +110,15 @@ func New(ctx context.Context, base *rest.Config, o *Options) (manager.Manager, e
 	if err != nil {
 		return nil, fmt.Errorf("set up the projection of HSMSecrets: %w", err)
 	}
-	err = pool.Add(mgr, pool.Options{
+	ofPools, err := newSystemCache(mgr, o.SystemNamespace, pool.Cached(o.SystemNamespace))
+	if err != nil {
+		return nil, fmt.Errorf("set up the cache of HSMPools: %w", err)
+	}
+	ofAgentPods, err := newSystemCache(mgr, o.SystemNamespace, pool.CachedAgents(o.SystemNamespace))
+	if err != nil {
+		return nil, fmt.Errorf("set up the cache of agents: %w", err)
+	}
+	err = pool.Add(mgr, ofPools, ofAgentPods, pool.Options{
 		SystemNamespace: o.SystemNamespace,
 		Agents:          o.Agents,
 		Recorder:        recorder,
@@ -181,10 +189,9 @@ func (c cacheRunnable) GetCache() cache.Cache { return c.Cache }
 // that is away must not keep the controllers from starting.
 func newMapper() meta.RESTMapper {
 	mapper := meta.NewDefaultRESTMapper(nil)
-	for _, kind := range []string{"HSMSecret", "HSMDevice", "HSMPool"} {
-		mapper.Add(v1alpha1.SchemeGroupVersion.WithKind(kind), meta.RESTScopeNamespace)
-	}
+	mapper.Add(v1alpha1.SchemeGroupVersion.WithKind("HSMSecret"), meta.RESTScopeNamespace)
 	for _, kind := range []schema.GroupVersionKind{
+		v1alpha1.SchemeGroupVersion.WithKind("HSMDevice"), v1alpha1.SchemeGroupVersion.WithKind("HSMPool"),
 		corev1.SchemeGroupVersion.WithKind("Secret"), corev1.SchemeGroupVersion.WithKind("Pod"), appsv1.SchemeGroupVersion.WithKind("DaemonSet"),
 		corev1.SchemeGroupVersion.WithKind("ConfigMap"), corev1.SchemeGroupVersion.WithKind("Service"),
 		corev1.SchemeGroupVersion.WithKind("ServiceAccount"), resourcev1.SchemeGroupVersion.WithKind("ResourceClaim"),

@@ -150,7 +150,7 @@ func (l *look) recognise(serial, path string) *v1alpha1.AggregatedDevice {
 // while the node has a discovery pod, or nobody runs discovery.
 func (l *look) lose(s *sighting) {
 	if s.Available || s.Reason == "" || s.Reason == reasonNotReporting {
-		s.refuse(reasonNotReporting, "node %s has not reported for %s; is it down?", l.name, l.grace)
+		s.refuse(reasonNotReporting, "node %s has not reported for %s; is it down, or its clock wrong?", l.name, l.grace)
 	}
 	s.gone = true
 	if !l.node.alive && l.wanted >= 0 || s.Reason == reasonUnplugged || s.Reason == reasonNotSelected {

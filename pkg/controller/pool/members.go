@@ -66,10 +66,14 @@ func agentsByName(list []corev1.Pod) map[string]agent {
 }
 
 func newer(a, b *corev1.Pod) bool {
-	if ending := a.DeletionTimestamp != nil; ending != (b.DeletionTimestamp != nil) {
-		return !ending
+	if isEnding(a) != isEnding(b) {
+		return isEnding(b)
 	}
 	return cmp.Or(a.CreationTimestamp.Compare(b.CreationTimestamp.Time), cmp.Compare(a.Name, b.Name)) > 0
+}
+
+func isEnding(pod *corev1.Pod) bool {
+	return pod.DeletionTimestamp != nil || pod.Status.Phase == corev1.PodFailed || pod.Status.Phase == corev1.PodSucceeded
 }
 
 // members are the tokens of a pool that have an agent, or are to have one. A token

@@ -229,8 +229,9 @@ func (r *reconciler) newPool(device *v1alpha1.HSMDevice) (*v1alpha1.HSMPool, err
 // checkOwner tells once of a pool that was not made for its HSMDevice. Its status is
 // written as of every pool; it is not taken over.
 func (r *reconciler) checkOwner(pool *v1alpha1.HSMPool, device *v1alpha1.HSMDevice) {
-	if metav1.IsControlledBy(pool, device) || r.strangers[pool.UID] {
-		return
+	owner := metav1.GetControllerOf(pool)
+	if owner != nil && owner.Kind == "HSMDevice" && owner.Name == device.Name || r.strangers[pool.UID] {
+		return // One of an earlier HSMDevice is deleted by the garbage collector.
 	}
 	r.strangers[pool.UID] = true
 	r.recorder.Eventf(pool, corev1.EventTypeWarning, eventNotOwned,
@@ -264,8 +265,8 @@ func (r *reconciler) write(ctx context.Context, pool *v1alpha1.HSMPool, status v
 	changed := pool.DeepCopy()
 	changed.Status = status
 	err := r.client.Status().Update(ctx, changed, client.FieldOwner(fieldManager))
-	if apierrors.IsNotFound(err) {
-		return nil // It was deleted.
+	if apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
+		return nil // The watch will tell what has become of it.
 	}
 	if err != nil {
 		return fmt.Errorf("write the status of HSMPool %s: %w", keyOf(pool), err)

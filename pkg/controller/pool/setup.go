@@ -40,7 +40,7 @@ const (
 	// A decision that cannot be written is made again after failureDelay, and then ever
 	// later.
 	failureDelay    = 200 * time.Millisecond
-	maxFailureDelay = 30 * time.Second
+	maxFailureDelay = 5 * time.Second
 )
 
 // everything is the only request: all pools are decided on at once.
@@ -59,18 +59,9 @@ type Options struct {
 	Clock clock.PassiveClock
 }
 
-// Add adds the controller to a manager, whose client must ask the API server. It
-// brings caches of its own: they hold no more than is needed, and their rights
-// are not those of other controllers.
-func Add(mgr manager.Manager, o Options) error {
-	objects, err := newCache(mgr, cached(o.SystemNamespace))
-	if err != nil {
-		return err
-	}
-	agents, err := newCache(mgr, cachedAgents(o.SystemNamespace))
-	if err != nil {
-		return err
-	}
+// Add adds the controller to a manager, whose client must ask the API server. objects
+// is a cache of what Cached says, agents of what CachedAgents says.
+func Add(mgr manager.Manager, objects, agents cache.Cache, o Options) error {
 	answers := make(chan event.GenericEvent, 1)
 	r := newReconciler(mgr.GetClient(), objects, agents, o)
 	r.asker = newAsker(o.Agents, askInterval, func() {
@@ -116,25 +107,13 @@ var soon = handler.Funcs{
 
 type queue = workqueue.TypedRateLimitingInterface[reconcile.Request]
 
-func newCache(mgr manager.Manager, byObject map[client.Object]cache.ByObject) (cache.Cache, error) {
-	c, err := cache.New(mgr.GetConfig(), cache.Options{
-		HTTPClient:       mgr.GetHTTPClient(),
-		Scheme:           mgr.GetScheme(),
-		Mapper:           mgr.GetRESTMapper(),
-		ByObject:         byObject,
-		DefaultTransform: cache.TransformStripManagedFields(),
-	})
-	if err != nil {
-		return nil, err
-	}
-	return c, mgr.Add(c)
-}
-
-// cached is of all namespaces only what is there by the dozen.
-func cached(systemNamespace string) map[client.Object]cache.ByObject {
+// Cached is what a cache has to hold: of all namespaces only what is there by the
+// dozen.
+func Cached(systemNamespace string) map[client.Object]cache.ByObject {
+	everywhere := map[string]cache.Config{cache.AllNamespaces: {}}
 	return map[client.Object]cache.ByObject{
-		&v1alpha1.HSMDevice{}: {},
-		&v1alpha1.HSMPool{}:   {},
+		&v1alpha1.HSMDevice{}: {Namespaces: everywhere, Transform: cache.TransformStripManagedFields()},
+		&v1alpha1.HSMPool{}:   {Namespaces: everywhere, Transform: cache.TransformStripManagedFields()},
 		&appsv1.DaemonSet{}: {
 			Namespaces: map[string]cache.Config{systemNamespace: {FieldSelector: fields.OneTermEqualSelector(metav1.ObjectNameField, discoveryName)}},
 			Transform:  trimDaemonSet,
@@ -146,7 +125,9 @@ func cached(systemNamespace string) map[client.Object]cache.ByObject {
 	}
 }
 
-func cachedAgents(systemNamespace string) map[client.Object]cache.ByObject {
+// CachedAgents is what a second cache has to hold. Pods of two kinds in one would need
+// a selector that there is not.
+func CachedAgents(systemNamespace string) map[client.Object]cache.ByObject {
 	labelled, err := labels.NewRequirement(agentLabel, selection.Exists, nil)
 	utilruntime.Must(err)
 	return map[client.Object]cache.ByObject{
