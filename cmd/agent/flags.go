@@ -38,6 +38,7 @@ func parse(args []string) (*options, error) {
 	fs.BoolVar(&a.Provision, "provision", false, "Make a new store on the token if it is blank and this agent has not served a store before.")
 	fs.StringVar(&a.SOPINFile, "so-pin-file", "", "File with the security officer's PIN. Only with --provision, for a token that has no user PIN yet: the PIN of --pin-file is set on it.")
 	fs.StringVar(&a.StoreID, "store-id", "", "Hexadecimal id of the store to serve. Only needed when the state directory is new and the token is not.")
+	fs.StringVar(&a.StoreIDHint, "store-id-hint", "", "Hexadecimal id of a store that is served if the state directory is new and the token holds it. Any other one is refused, and a blank token is taken for what it is.")
 	fs.StringVar(&profile, "token-profile", "", "What the token can hold: pico, smartcard-hsm, softhsm or generic. Default: by the manufacturer and model that the token gives.")
 	fs.DurationVar(&a.ScrubInterval, "scrub-interval", 24*time.Hour, "How often the whole store is read from the token itself, and repaired. Each time costs a login, which most tokens write to flash.")
 	fs.StringVar(&o.listen, "listen", ":9443", "Address to serve gRPC on.")

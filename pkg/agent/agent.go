@@ -61,8 +61,11 @@ type Options struct {
 	StateDir   string          // Of this agent alone. It exists.
 	Provision  bool            // A blank token may be made into a new store.
 	StoreID    string          // The store to serve, in hex; empty: that of the state directory, if any.
-	Profile    token.Profile   // What the token holds. Zero: by what it says of itself.
-	TLS        mtls.Files
+	// StoreIDHint is the store, in hex, that the token may hold if the state directory
+	// names none. Another one is refused all the same, and a blank token is one.
+	StoreIDHint string
+	Profile     token.Profile // What the token holds. Zero: by what it says of itself.
+	TLS         mtls.Files
 
 	History HistoryLimits // Zero: DefaultHistory.
 	// ScrubInterval is how often the whole store is read from the token itself,
@@ -110,7 +113,7 @@ func newAgent(o Options, r reader) (*Agent, error) {
 	if info, err := os.Stat(o.StateDir); err != nil || !info.IsDir() {
 		return nil, fmt.Errorf("state directory %q does not exist: make it, for this agent alone", o.StateDir)
 	}
-	identity, err := newIdentity(o.StateDir, o.StoreID, o.Provision, o.Profile)
+	identity, err := newIdentity(o)
 	if err != nil {
 		return nil, err
 	}

@@ -3,6 +3,7 @@
 package agent
 
 import (
+	"cmp"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -322,6 +323,37 @@ func TestStoreIDGivenByHand(t *testing.T) {
 	o.StoreID = "00112233445566778899aabbccddeeff"
 	if _, err := newAgent(o, h.reader); err == nil || !strings.Contains(err.Error(), o.StoreID) {
 		t.Errorf("another store in the same state directory: %v", err)
+	}
+}
+
+// A token that was carried to another node, where its agent has no state yet.
+func TestStoreIDHint(t *testing.T) {
+	t.Parallel()
+	const other = "00112233445566778899aabbccddeeff"
+	for name, c := range map[string]struct {
+		hint string // Empty: that of the store on the token.
+		fill bool
+		want agentv1.Reason
+	}{
+		"the store":     {"", true, agentv1.Reason_REASON_UNSPECIFIED},
+		"another store": {other, true, agentv1.Reason_REASON_TOKEN_FOREIGN},
+		"a blank token": {other, false, agentv1.Reason_REASON_UNSPECIFIED},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f := faulttoken.New(faulttoken.SoftHSM)
+			stored := ""
+			if c.fill {
+				stored = fill(t, f)
+			}
+			h := run(t, f, func(o *Options) { o.StoreIDHint = cmp.Or(c.hint, stored) })
+			h.await(c.want)
+			switch got := h.status().GetStoreId(); {
+			case c.want != agentv1.Reason_REASON_UNSPECIFIED:
+			case c.fill && got != stored, !c.fill && (got == "" || got == other):
+				t.Errorf("store %s is served", got)
+			}
+		})
 	}
 }
 

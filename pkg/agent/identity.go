@@ -39,6 +39,7 @@ const (
 type identity struct {
 	dir       string
 	storeID   string // Hex; empty: none yet.
+	hint      string // Hex; that the token may hold if there is none yet.
 	saved     bool
 	provision bool
 	profile   token.Profile // Zero: by what the token says of itself.
@@ -61,14 +62,17 @@ type adoptionNote struct {
 	To   string `json:"to"`
 }
 
-// newIdentity reads which store the agent has served before. wanted, if not
-// empty, must be the same.
-func newIdentity(dir, wanted string, provision bool, profile token.Profile) (*identity, error) {
-	if _, err := hex.DecodeString(wanted); err != nil {
-		return nil, fmt.Errorf("store id %q is not hexadecimal: %w", wanted, err)
+// newIdentity reads which store the agent has served before. One that is wanted
+// must be the same.
+func newIdentity(o Options) (*identity, error) {
+	dir, wanted := o.StateDir, o.StoreID
+	for _, id := range []string{wanted, o.StoreIDHint} {
+		if _, err := hex.DecodeString(id); err != nil {
+			return nil, fmt.Errorf("store id %q is not hexadecimal: %w", id, err)
+		}
 	}
 	i := &identity{
-		dir: dir, provision: provision, profile: profile,
+		dir: dir, hint: o.StoreIDHint, provision: o.Provision, profile: o.Profile,
 		shadow: shadow.New(atomicfile.OS{}, filepath.Join(dir, shadowFile)),
 	}
 	if err := i.readAdoption(); err != nil {
@@ -103,6 +107,23 @@ func (i *identity) options() token.Options {
 		}}
 	}
 	return o
+}
+
+// open opens the store on a token: the one of this agent, or, if it has none yet,
+// the one of the hint, or a new one.
+func (i *identity) open(device token.Device) (*token.Store, error) {
+	o := i.options()
+	if i.hint == "" || i.storeID != "" || i.adopts != nil {
+		return token.Open(device, o)
+	}
+	hinted := o
+	hinted.StoreID, hinted.Provision = i.hint, false
+	store, err := token.Open(device, hinted)
+	switch token.ReasonOf(err) {
+	case token.Blank, token.Foreign:
+		return token.Open(device, o)
+	}
+	return store, err
 }
 
 // check refuses a token that is found as the one of this agent always was, by the

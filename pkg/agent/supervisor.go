@@ -209,7 +209,7 @@ func (s *supervisor) open() (opened *connection, err error) {
 		return nil, err
 	}
 	s.enter(condition{agentv1.Reason_REASON_LOADING, "the agent is reading the token's store; ask again in a moment"})
-	if c.store, err = token.Open(c.session, s.identity.options()); err != nil {
+	if c.store, err = s.identity.open(c.session); err != nil {
 		return nil, err
 	}
 	if err := s.identity.remember(c.store.ID(), s.selector, c.session.Info()); err != nil {

@@ -39,6 +39,7 @@ const (
 	NodeAnnotation        = "hsm.j5t.io/node"
 	DevicePathAnnotation  = "hsm.j5t.io/device-path"
 	AbsentSinceAnnotation = "hsm.j5t.io/absent-since"
+	StoreIDAnnotation     = "hsm.j5t.io/store-id"
 )
 
 // The kinds that an agent is made of. The Deployment comes last, and goes first.
@@ -188,7 +189,7 @@ func (r *reconciler) facts(ctx context.Context, there present) (*facts, error) {
 // remembered is the agent of a Deployment.
 func remembered(deployment *metav1.PartialObjectMetadata) (agent, bool) {
 	note := deployment.Annotations
-	a := agent{serial: note[SerialAnnotation], place: place{node: note[NodeAnnotation], path: note[DevicePathAnnotation]}}
+	a := agent{serial: note[SerialAnnotation], place: place{node: note[NodeAnnotation], path: note[DevicePathAnnotation]}, hint: note[StoreIDAnnotation]}
 	a.device.Namespace, a.device.Name, _ = strings.Cut(note[DeviceAnnotation], string(types.Separator))
 	if since, err := time.Parse(time.RFC3339, note[AbsentSinceAnnotation]); err == nil {
 		a.absent = since

@@ -121,6 +121,7 @@ func (r *rig) testLife() {
 	r.until("a new pod for the new path", func() error { return r.podOn(name, "node-1", "/dev/bus/usb/001/009") })
 	first, err := r.deployment(serial)
 	must(r.t, err)
+	r.hear(system, "pico", v1alpha1.PoolMember{SerialNumber: serial, State: "Serving", StoreID: "b2"})
 	r.report(system, "pico", seen(serial, "node-2", "/dev/bus/usb/001/002"))
 	r.until("a pod on the other node", func() error { return r.podOn(name, "node-2", "/dev/bus/usb/001/002") })
 	moved, err := r.deployment(serial)
@@ -128,6 +129,13 @@ func (r *rig) testLife() {
 	if moved.UID == first.UID {
 		r.t.Error("a Deployment that waits for a pod on a node that may be down")
 	}
+	if args := moved.Spec.Template.Spec.Containers[0].Args; !slices.Contains(args, "--store-id-hint=b2") {
+		r.t.Errorf("the agent does not know the store of its token on the other node: %s", args)
+	}
+	if args := first.Spec.Template.Spec.Containers[0].Args; strings.Contains(strings.Join(args, " "), "store-id") {
+		r.t.Errorf("a store is known before the first was made: %s", args)
+	}
+	r.hear(system, "pico", v1alpha1.PoolMember{SerialNumber: serial, State: "TokenAbsent"})
 
 	// Gone.
 	must(r.t, r.client.Create(r.ctx, &corev1.Secret{

@@ -121,6 +121,9 @@ func (r *reconciler) container(a agent, device *v1alpha1.HSMDevice) *corev1ac.Co
 		"--tls-private-key-file=" + path.Join(tlsDir, corev1.TLSPrivateKeyKey),
 		"--client-ca-file=" + path.Join(tlsDir, certs.BundleKey),
 	}
+	if a.hint != "" {
+		args = append(args, "--store-id-hint="+a.hint)
+	}
 	if pkcs11.TokenLabel != "" {
 		args = append(args, "--token-label="+pkcs11.TokenLabel)
 	}

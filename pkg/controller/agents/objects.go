@@ -4,12 +4,15 @@ package agents
 
 import (
 	"context"
+	"fmt"
 	"maps"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	corev1ac "k8s.io/client-go/applyconfigurations/core/v1"
 	metav1ac "k8s.io/client-go/applyconfigurations/meta/v1"
 	resourcev1ac "k8s.io/client-go/applyconfigurations/resource/v1"
@@ -17,6 +20,7 @@ import (
 	"j5t.io/hsm/pkg/apis/hsm/v1alpha1"
 	"j5t.io/hsm/pkg/controller/certs"
 	"j5t.io/hsm/pkg/discovery/dra/attribute"
+	"j5t.io/hsm/pkg/storage/hsm"
 )
 
 const (
@@ -59,17 +63,41 @@ func (r *reconciler) ensure(ctx context.Context, there present, f *facts, a agen
 	if err := r.ensureClaim(ctx, there, a, device); err != nil {
 		return err
 	}
-	if old := there[deploymentKind][name]; old != nil {
-		if was, _ := remembered(old); was.node != a.node {
-			// A Deployment waits for its old pod to end, which one on a node that is down
-			// does not. Without its Deployment it does not matter.
-			if err := r.delete(ctx, deploymentKind, old); err != nil {
-				return err
-			}
-			delete(there[deploymentKind], name)
-		}
+	if err := r.settle(ctx, there, f, &a); err != nil {
+		return err
 	}
 	return r.apply(ctx, there, deploymentKind, name, r.deployment(a, device, p))
+}
+
+// settle makes way for an agent on the node that it is to be on, and finds what it
+// has to know there of its token: its state is on the node where it was before.
+// While it stays there, that is not changed, which would replace its pod.
+func (r *reconciler) settle(ctx context.Context, there present, f *facts, a *agent) error {
+	old := there[deploymentKind][a.name()]
+	if old != nil {
+		was, _ := remembered(old)
+		if was.node == a.node {
+			a.hint = was.hint
+			return nil
+		}
+		// A Deployment waits for its old pod to end, which one on a node that is down
+		// does not. Without its Deployment it does not matter.
+		if err := r.delete(ctx, deploymentKind, old); err != nil {
+			return err
+		}
+		delete(there[deploymentKind], a.name())
+	}
+	if _, member := f.member(*a); member != nil && member.StoreID != "" {
+		a.hint = member.StoreID
+		return nil
+	}
+	pinned := &corev1.ConfigMap{}
+	err := r.client.Get(ctx, types.NamespacedName{Namespace: r.SystemNamespace, Name: hsm.PinName}, pinned)
+	if err != nil && !apierrors.IsNotFound(err) {
+		return fmt.Errorf("read which store is the cluster's: %w", err)
+	}
+	a.hint = hsm.PinnedStore(pinned)
+	return nil
 }
 
 func (r *reconciler) ensureClaim(ctx context.Context, there present, a agent, device *v1alpha1.HSMDevice) error {
@@ -118,6 +146,9 @@ func (r *reconciler) owners(device *v1alpha1.HSMDevice) []metav1.OwnerReference 
 // annotations of a Deployment: what is remembered of its agent.
 func (a agent) annotations() map[string]string {
 	notes := map[string]string{NodeAnnotation: a.node, DevicePathAnnotation: a.path}
+	if a.hint != "" {
+		notes[StoreIDAnnotation] = a.hint
+	}
 	if !a.absent.IsZero() {
 		notes[AbsentSinceAnnotation] = a.absent.UTC().Format(time.RFC3339)
 	}

@@ -31,6 +31,9 @@ type agent struct {
 	place
 	// absent is since when nobody sees the token; zero: it is seen.
 	absent time.Time
+	// hint is the store that the token was known to hold when its agent came to this
+	// node; empty if that is not known.
+	hint string
 }
 
 func (a agent) name() string { return agentname.For(a.serial) }
