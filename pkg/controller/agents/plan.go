@@ -175,12 +175,14 @@ func (f *facts) serves(device types.NamespacedName) bool {
 	return d != nil && d.DeletionTimestamp == nil && d.Spec.PKCS11 != nil
 }
 
-// grace is the gracePeriod of the pool that was made for an HSMDevice.
+// grace is the gracePeriod of the pool that an HSMDevice belongs to; the longest, if
+// several refer to it.
 func (f *facts) grace(device types.NamespacedName) time.Duration {
+	longest := time.Duration(0)
 	for _, pool := range f.pools {
-		if pool.Namespace == device.Namespace && pool.Name == device.Name && pool.Spec.GracePeriod != nil {
-			return pool.Spec.GracePeriod.Duration
+		if pool.Namespace == device.Namespace && slices.Contains(pool.Spec.HSMDeviceRefs, device.Name) && pool.Spec.GracePeriod != nil {
+			longest = max(longest, pool.Spec.GracePeriod.Duration)
 		}
 	}
-	return defaultGrace
+	return cmp.Or(longest, defaultGrace)
 }

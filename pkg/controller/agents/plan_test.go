@@ -41,7 +41,7 @@ func newWorld(deployed ...agent) *world {
 		},
 		pools: []v1alpha1.HSMPool{{
 			ObjectMeta: metav1.ObjectMeta{Namespace: pico.Namespace, Name: pico.Name},
-			Spec:       v1alpha1.HSMPoolSpec{GracePeriod: &metav1.Duration{Duration: time.Minute}},
+			Spec:       v1alpha1.HSMPoolSpec{HSMDeviceRefs: []string{pico.Name}, GracePeriod: &metav1.Duration{Duration: time.Minute}},
 		}},
 		deployed: deployed,
 	}}

@@ -7,6 +7,7 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"fmt"
+	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -84,12 +85,12 @@ func (r *reconciler) provision(ctx context.Context, f *facts, a agent, p *plan) 
 	return nil
 }
 
-// member is the token of an agent as the pool of its HSMDevice knows it; nil if it
-// does not.
+// member is the token of an agent as a pool of its HSMDevice knows it; nil if none
+// does.
 func (f *facts) member(a agent) (pool *v1alpha1.HSMPool, member *v1alpha1.PoolMember) {
 	for i := range f.pools {
 		pool := &f.pools[i]
-		if pool.Namespace != a.device.Namespace || pool.Name != a.device.Name {
+		if pool.Namespace != a.device.Namespace || !slices.Contains(pool.Spec.HSMDeviceRefs, a.device.Name) {
 			continue
 		}
 		for j := range pool.Status.Members {
