@@ -36,9 +36,9 @@ type doubt struct {
 	err     error
 }
 
-// current tells whether the last commit on the token was made by way of the
-// shadow. If not, the token has lived elsewhere since. Of a commit segment that is
-// damaged, the id decides.
+// current tells whether the shadow knows of the last commit on the token. If not,
+// the token has lived elsewhere since. Of a commit segment that is damaged, the id
+// decides.
 func (r *recovery) current() (bool, error) {
 	for _, id := range slices.Backward(slices.Sorted(maps.Keys(r.inv.units))) {
 		if !committed(r.inv.units[id]) {
@@ -56,9 +56,20 @@ func (r *recovery) current() (bool, error) {
 				}
 			}
 		}
-		return known, nil
+		return known || r.supersedes(id), nil
 	}
 	return true, nil
+}
+
+// supersedes tells whether a unit in the shadow names a commit as one that it has
+// superseded: a shadow that was begun later does not hold that one itself.
+func (r *recovery) supersedes(id uint64) bool {
+	for later := range r.mem.units {
+		if later > id && slices.Contains(r.supersededBy(later), id) {
+			return true
+		}
+	}
+	return false
 }
 
 // nameOf is the unit that an object is of, unless it is damaged.
@@ -158,8 +169,8 @@ func (r *recovery) ids() []uint64 {
 	return slices.Compact(ids)
 }
 
-// supersededBy is the list of a unit in the shadow that is superseded itself.
-// The shadow keeps units for longer than later lists name them.
+// supersededBy is the list of a unit in the shadow, which keeps units for longer
+// than later lists name them.
 func (r *recovery) supersededBy(id uint64) []uint64 {
 	b := r.mem.units[id]
 	if b == nil {

@@ -293,3 +293,36 @@ func TestShadowIsBounded(t *testing.T) {
 	}
 	s.expectWhole("at last", want)
 }
+
+// TestYoungShadow: a shadow that was begun on a used token does not hold what was
+// superseded before. When the token loses all but that, it has not moved past the
+// shadow.
+func TestYoungShadow(t *testing.T) {
+	t.Parallel()
+	eachProfile(t, func(t *testing.T, p faulttoken.Profile) {
+		a := provisionWithShadow(t, p)
+		want := newContent()
+		for i := range uint64(3) {
+			changes := []token.Change{put("ns/a", 10+i, 10)}
+			a.commit(changes...)
+			want = want.apply(changes)
+		}
+		for _, kept := range []string{"segment-000000000000000a", "segment-000000000000000b"} {
+			for name, damage := range damaged {
+				b := &stick{t: t, token: a.token.Clone(), id: a.id, dir: t.TempDir()}
+				b.reopen()
+				for _, o := range b.token.Flash() {
+					if o.Label != kept {
+						b.token.Change(o.Label, damage)
+					}
+				}
+				b.reopen()
+				b.expect(want)
+				if f := b.Findings(); f.Shadow != token.ShadowCurrent {
+					t.Errorf("all but %s %s: %+v", kept, name, f)
+				}
+				b.expectWhole("all but "+kept+" "+name, want)
+			}
+		}
+	})
+}
