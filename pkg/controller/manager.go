@@ -189,10 +189,10 @@ func (c cacheRunnable) GetCache() cache.Cache { return c.Cache }
 // that is away must not keep the controllers from starting.
 func newMapper() meta.RESTMapper {
 	mapper := meta.NewDefaultRESTMapper(nil)
-	mapper.Add(v1alpha1.SchemeGroupVersion.WithKind("HSMSecret"), meta.RESTScopeNamespace)
 	for _, kind := range []schema.GroupVersionKind{
-		v1alpha1.SchemeGroupVersion.WithKind("HSMDevice"), v1alpha1.SchemeGroupVersion.WithKind("HSMPool"),
+		v1alpha1.SchemeGroupVersion.WithKind("HSMSecret"), v1alpha1.SchemeGroupVersion.WithKind("HSMDevice"), v1alpha1.SchemeGroupVersion.WithKind("HSMPool"),
 		corev1.SchemeGroupVersion.WithKind("Secret"), corev1.SchemeGroupVersion.WithKind("Pod"), appsv1.SchemeGroupVersion.WithKind("DaemonSet"),
+		appsv1.SchemeGroupVersion.WithKind("Deployment"), appsv1.SchemeGroupVersion.WithKind("StatefulSet"),
 		corev1.SchemeGroupVersion.WithKind("ConfigMap"), corev1.SchemeGroupVersion.WithKind("Service"),
 		corev1.SchemeGroupVersion.WithKind("ServiceAccount"), resourcev1.SchemeGroupVersion.WithKind("ResourceClaim"),
 	} {
@@ -203,9 +203,6 @@ func newMapper() meta.RESTMapper {
 	}
 	mapper.Add(authorizationv1.SchemeGroupVersion.WithKind("SelfSubjectAccessReview"), meta.RESTScopeRoot)
 	mapper.Add(schema.GroupVersionKind{Group: "apiregistration.k8s.io", Version: "v1", Kind: "APIService"}, meta.RESTScopeRoot)
-	for _, kind := range []string{"Deployment", "StatefulSet"} {
-		mapper.Add(appsv1.SchemeGroupVersion.WithKind(kind), meta.RESTScopeNamespace)
-	}
 	return mapper
 }
 
