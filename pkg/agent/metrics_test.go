@@ -3,6 +3,7 @@
 package agent
 
 import (
+	"net/http"
 	"net/http/httptest"
 	"regexp"
 	"strings"
@@ -18,7 +19,7 @@ func TestMetrics(t *testing.T) {
 	h.get("key")
 	figures := func() string {
 		recorder := httptest.NewRecorder()
-		h.Metrics().ServeHTTP(recorder, httptest.NewRequest("GET", "/metrics", nil))
+		h.Metrics().ServeHTTP(recorder, httptest.NewRequest(http.MethodGet, "/metrics", nil))
 		return recorder.Body.String()
 	}
 	expect := func(figures string, lines ...string) {

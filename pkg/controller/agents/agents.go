@@ -8,6 +8,7 @@ package agents
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -113,34 +114,41 @@ func (r *reconciler) Reconcile(ctx context.Context, _ reconcile.Request) (reconc
 		return reconcile.Result{}, err
 	}
 	p := f.makePlan()
-	pins, err := r.preparePINs(ctx, f, &p)
-	if err != nil {
-		return reconcile.Result{}, err
-	}
+	work := r.findPINs(ctx, f, &p)
 	wanted := map[string]bool{}
-	for _, a := range p.wanted {
-		wanted[a.name()] = true
+	for _, w := range work {
+		wanted[w.name()] = true
 	}
-	if err := r.remove(ctx, there, wanted); err != nil {
-		return reconcile.Result{}, err
-	}
-	for _, a := range p.wanted {
-		if err := r.ensure(ctx, there, f, a, pins[a.serial]); err != nil {
-			return reconcile.Result{}, fmt.Errorf("agent %s of HSMDevice %s: %w", a.name(), a.device, err)
+	// One that fails is in nobody's way.
+	errs := []error{r.remove(ctx, there, wanted)}
+	for _, w := range work {
+		err := w.err
+		if err == nil {
+			err = r.ensure(ctx, there, f, w.agent, w.pin)
 		}
-		if err := r.provision(ctx, f, a, &p); err != nil {
-			return reconcile.Result{}, fmt.Errorf("provision the token of agent %s: %w", a.name(), err)
+		if err == nil {
+			err = r.provision(ctx, f, w.agent, &p)
+		}
+		if err != nil {
+			errs = append(errs, fmt.Errorf("agent %s of HSMDevice %s: %w", w.name(), w.device, err))
 		}
 	}
 	r.tell(f, p.notes)
-	return reconcile.Result{RequeueAfter: r.next(f.now, p.again, pins)}, nil
+	return reconcile.Result{RequeueAfter: r.next(f.now, p.again, work)}, errors.Join(errs...)
+}
+
+// job is an agent that is to be, with its PIN, or why that is not known.
+type job struct {
+	agent
+	pin pin
+	err error
 }
 
 // next is when to look again though nothing is seen to change.
-func (r *reconciler) next(now, again time.Time, pins map[string]pin) time.Duration {
+func (r *reconciler) next(now, again time.Time, work []job) time.Duration {
 	wait := resync
-	for _, p := range pins {
-		if p.isCopy {
+	for _, w := range work {
+		if w.pin.isCopy {
 			wait = copyInterval // Of the Secrets of other namespaces, no event comes.
 		}
 	}

@@ -49,6 +49,7 @@ func TestCluster(t *testing.T) {
 		"life":               (*rig).testLife,
 		"PINs of others":     (*rig).testForeignPIN,
 		"provisioning":       (*rig).testProvisioning,
+		"one that fails":     (*rig).testFailure,
 		"HSMDevice deleted":  (*rig).testDeviceDeleted,
 		"someone interferes": (*rig).testInterference,
 	} {
@@ -251,6 +252,7 @@ func (r *rig) testForeignPIN() {
 	if strings.Contains(said, value) || strings.Contains(said, next) {
 		r.t.Errorf("an Event tells the PIN: %s", said)
 	}
+	must(r.t, r.client.Delete(r.ctx, list))
 }
 
 // An SO PIN is made when it was asked for and the token has no user PIN, is in its
@@ -313,6 +315,25 @@ func (r *rig) testProvisioning() {
 	if strings.Contains(said, pin) {
 		r.t.Errorf("an Event tells the SO PIN: %s", said)
 	}
+}
+
+// An agent that cannot be made is in nobody's way.
+func (r *rig) testFailure() {
+	r.kubectl("", "create", "namespace", "forbidden")
+	must(r.t, r.client.Create(r.ctx, &corev1.ConfigMap{
+		ObjectMeta: metav1.ObjectMeta{Namespace: system, Name: agents.AllowList},
+		Data:       map[string]string{"all": "forbidden/pin"},
+	}))
+	defer r.kubectl("", "delete", "configmap", "-n", system, agents.AllowList)
+	must(r.t, r.client.Create(r.ctx, device(system, "fails", v1alpha1.PINSecretReference{Name: "pin", Namespace: "forbidden"})))
+	must(r.t, r.client.Create(r.ctx, device(system, "works", v1alpha1.PINSecretReference{Name: "pico-pin"})))
+	r.report(system, "fails", seen("A-FAILS", "node-1", "/dev/bus/usb/001/020"))
+	r.report(system, "works", seen("B-WORKS", "node-1", "/dev/bus/usb/001/021"))
+	r.until("the agent that can be made", func() error { _, err := r.deployment("B-WORKS"); return err })
+	if left := r.of("A-FAILS"); len(left) > 0 {
+		r.t.Errorf("an agent whose PIN cannot be read: %v", left)
+	}
+	must(r.t, r.client.Delete(r.ctx, device(system, "fails", v1alpha1.PINSecretReference{})))
 }
 
 func (r *rig) testDeviceDeleted() {

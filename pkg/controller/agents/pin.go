@@ -37,26 +37,22 @@ type pin struct {
 // pinCopySecret is the Secret of an agent that holds a copy of a PIN.
 func pinCopySecret(agent string) string { return agent + "-pin" }
 
-// preparePINs finds the PINs of all agents. An agent whose PIN Secret must not be
-// used is not wanted.
-func (r *reconciler) preparePINs(ctx context.Context, f *facts, p *plan) (map[string]pin, error) {
-	pins, sources := map[string]pin{}, pinSources{reconciler: r}
-	var wanted []agent
+// findPINs finds the PINs of all agents that are wanted. One whose PIN Secret must
+// not be used is not.
+func (r *reconciler) findPINs(ctx context.Context, f *facts, p *plan) []job {
+	sources := pinSources{reconciler: r}
+	var work []job
 	for _, a := range p.wanted {
-		device := f.devices[a.device]
-		found, notes, err := sources.pinOf(ctx, a, device)
-		if err != nil {
-			return nil, err
-		}
+		found, notes, err := sources.pinOf(ctx, a, f.devices[a.device])
 		p.notes = append(p.notes, notes...)
-		if found == nil {
-			continue
+		switch {
+		case err != nil:
+			work = append(work, job{agent: a, err: err})
+		case found != nil:
+			work = append(work, job{agent: a, pin: *found})
 		}
-		pins[a.serial] = *found
-		wanted = append(wanted, a)
 	}
-	p.wanted = wanted
-	return pins, nil
+	return work
 }
 
 // pinSources reads the allow-list and the Secrets once for all agents.

@@ -233,11 +233,11 @@ func TestRotateAuthority(t *testing.T) {
 			if old[l].NotAfter.Before(at) {
 				continue
 			}
-			any := []x509.ExtKeyUsage{x509.ExtKeyUsageAny}
-			if _, err := w.certificate(l).Verify(x509.VerifyOptions{Roots: pools[l], CurrentTime: at, KeyUsages: any}); err != nil {
+			anyUse := []x509.ExtKeyUsage{x509.ExtKeyUsageAny}
+			if _, err := w.certificate(l).Verify(x509.VerifyOptions{Roots: pools[l], CurrentTime: at, KeyUsages: anyUse}); err != nil {
 				t.Errorf("%s: who has the bundle of six hours ago does not trust the leaf: %v", l, err)
 			}
-			if _, err := old[l].Verify(x509.VerifyOptions{Roots: now, CurrentTime: at, KeyUsages: any}); err != nil {
+			if _, err := old[l].Verify(x509.VerifyOptions{Roots: now, CurrentTime: at, KeyUsages: anyUse}); err != nil {
 				t.Errorf("%s: the leaf of six hours ago is no longer trusted: %v", l, err)
 			}
 		}
