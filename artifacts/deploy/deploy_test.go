@@ -38,7 +38,7 @@ import (
 // alternative takes the place of controller-cluster-rbac.yaml where a person wants it.
 const alternative = "controller-namespace-rbac.yaml"
 
-var overlays = []string{"overlays/pico"}
+var overlays = []string{"overlays/pico", "overlays/softhsm"}
 
 // TestAccepted shows every manifest and every sample to a real kube-apiserver, and those
 // of our kinds through it to our API server.

@@ -20,7 +20,7 @@ import (
 )
 
 const (
-	pool      = "sticks"
+	sticks    = "sticks"
 	namespace = "default"
 	secret    = "database"
 )
@@ -54,6 +54,7 @@ func TestDevices(t *testing.T) {
 	must(t, err)
 	w.kubectl(ctx, t, "", "create", "secret", "generic", "pin", "-n", system, "--from-literal=pin="+pin)
 	w.kubectl(ctx, t, strings.ReplaceAll(hsmDevice, "LIBRARY", library), "apply", "-f", "-")
+	w.pool = sticks
 	first := newStick(t, w)
 	w.observe(ctx, t)
 
@@ -76,7 +77,7 @@ func step(t *testing.T, name string, f func(t *testing.T)) {
 
 func plugIn(ctx context.Context, t *testing.T, w *world, s *stick) {
 	eventually(ctx, t, "discovery reports on both nodes", func(ctx context.Context) error {
-		p, err := w.hsm.HsmV1alpha1().HSMPools(system).Get(ctx, pool, metav1.GetOptions{})
+		p, err := w.hsm.HsmV1alpha1().HSMPools(system).Get(ctx, w.pool, metav1.GetOptions{})
 		if err == nil && len(p.Status.ReportingPods) < 2 {
 			err = fmt.Errorf("%d pods report", len(p.Status.ReportingPods))
 		}
@@ -157,7 +158,7 @@ func twins(ctx context.Context, t *testing.T, w *world, s *stick) {
 	w.readable(ctx, t, "2")
 	twin.plug(t, w.nodes["node-2"], "1-1")
 	eventually(ctx, t, "the pool tells of it", func(ctx context.Context) error {
-		p, err := w.hsm.HsmV1alpha1().HSMPools(system).Get(ctx, pool, metav1.GetOptions{})
+		p, err := w.hsm.HsmV1alpha1().HSMPools(system).Get(ctx, w.pool, metav1.GetOptions{})
 		if err != nil {
 			return err
 		}
@@ -176,7 +177,7 @@ func twins(ctx context.Context, t *testing.T, w *world, s *stick) {
 }
 
 func nodeDown(ctx context.Context, t *testing.T, w *world) {
-	w.kubectl(ctx, t, "", "patch", "hsmpool", pool, "-n", system, "--type=merge", "-p", `{"spec":{"gracePeriod":"15s"}}`)
+	w.kubectl(ctx, t, "", "patch", "hsmpool", w.pool, "-n", system, "--type=merge", "-p", `{"spec":{"gracePeriod":"15s"}}`)
 	second := newStick(t, w)
 	second.plug(t, w.nodes["node-2"], "1-1")
 	w.available(ctx, t, second, true)
@@ -271,7 +272,7 @@ func (w *world) unavailable(ctx context.Context, t *testing.T, reason string) {
 func (w *world) available(ctx context.Context, t *testing.T, s *stick, want bool) time.Duration {
 	t.Helper()
 	return eventually(ctx, t, fmt.Sprintf("token %s is available: %t", s.usbSerial, want), func(ctx context.Context) error {
-		p, err := w.hsm.HsmV1alpha1().HSMPools(system).Get(ctx, pool, metav1.GetOptions{})
+		p, err := w.hsm.HsmV1alpha1().HSMPools(system).Get(ctx, w.pool, metav1.GetOptions{})
 		if err != nil {
 			return err
 		}
@@ -285,7 +286,7 @@ func (w *world) available(ctx context.Context, t *testing.T, s *stick, want bool
 }
 
 func (w *world) state(ctx context.Context, serial string) (string, error) {
-	p, err := w.hsm.HsmV1alpha1().HSMPools(system).Get(ctx, pool, metav1.GetOptions{})
+	p, err := w.hsm.HsmV1alpha1().HSMPools(system).Get(ctx, w.pool, metav1.GetOptions{})
 	if err != nil {
 		return "", err
 	}
@@ -300,7 +301,7 @@ func (w *world) state(ctx context.Context, serial string) (string, error) {
 func (w *world) inPhase(ctx context.Context, t *testing.T, want v1alpha1.PoolPhase) {
 	t.Helper()
 	eventually(ctx, t, "the pool is "+string(want), func(ctx context.Context) error {
-		p, err := w.hsm.HsmV1alpha1().HSMPools(system).Get(ctx, pool, metav1.GetOptions{})
+		p, err := w.hsm.HsmV1alpha1().HSMPools(system).Get(ctx, w.pool, metav1.GetOptions{})
 		if err == nil && p.Status.Phase != want {
 			err = fmt.Errorf("it is %s: %v", p.Status.Phase, p.Status.Conditions)
 		}
@@ -310,7 +311,7 @@ func (w *world) inPhase(ctx context.Context, t *testing.T, want v1alpha1.PoolPha
 
 func (w *world) inPhaseNow(ctx context.Context, t *testing.T) v1alpha1.PoolPhase {
 	t.Helper()
-	p, err := w.hsm.HsmV1alpha1().HSMPools(system).Get(ctx, pool, metav1.GetOptions{})
+	p, err := w.hsm.HsmV1alpha1().HSMPools(system).Get(ctx, w.pool, metav1.GetOptions{})
 	must(t, err)
 	return p.Status.Phase
 }

@@ -39,6 +39,8 @@ type world struct {
 	root  string
 	nodes map[string]*node
 
+	// pool is the HSMPool that is looked at.
+	pool     string
 	observer *observer
 }
 
@@ -71,11 +73,15 @@ func newWorld(ctx context.Context, t *testing.T, nodes ...string) *world {
 	for _, name := range append(nodes, control) {
 		w.addNode(ctx, t, name, programs)
 	}
-	manifests := w.kubectl(ctx, t, "", "kustomize", "testdata")
-	w.kubectl(ctx, t, manifests, "apply", "--server-side", "-f", "-")
+	w.kubectl(ctx, t, w.manifests(ctx, t, "base"), "apply", "--server-side", "-f", "-")
 	w.route(ctx, t)
 	w.kubectl(ctx, t, "", "wait", "--for=condition=Available", "--timeout=2m", "apiservice/v1alpha1.hsm.j5t.io")
 	return w
+}
+
+func (w *world) manifests(ctx context.Context, t *testing.T, name string) string {
+	t.Helper()
+	return w.kubectl(ctx, t, "", "kustomize", filepath.Join("testdata", name))
 }
 
 func (w *world) programs(ctx context.Context, t *testing.T) map[string]kubelet.Program {

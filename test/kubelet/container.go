@@ -4,6 +4,7 @@ package kubelet
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"path/filepath"
 	"slices"
@@ -60,6 +61,33 @@ func (c *container) run(ctx context.Context) {
 func (c *container) absent() bool {
 	program := c.pod.kubelet.Programs[imageName(c.spec.Image)]
 	return len(c.spec.Command) > 0 && slices.Contains(program.Absent, c.spec.Command[0])
+}
+
+// runToEnd runs the command of an init container, from this machine.
+func (c *container) runToEnd(ctx context.Context) error {
+	spec, err := c.processSpec()
+	if err != nil {
+		return err
+	}
+	if len(c.spec.Command) == 0 {
+		return errors.New("it has no command")
+	}
+	spec.Path = c.spec.Command[0]
+	spec.Args = slices.Concat(c.spec.Command[1:], spec.Args)
+	p, err := process.Start(ctx, spec)
+	if err != nil {
+		return err
+	}
+	select {
+	case <-ctx.Done():
+		p.Kill()
+		return ctx.Err()
+	case <-p.Done():
+	}
+	if code := p.ExitCode(); code != 0 {
+		return fmt.Errorf("exit code %d, see %s", code, spec.LogFile)
+	}
+	return nil
 }
 
 func (c *container) runOnce(ctx context.Context) {

@@ -14,8 +14,8 @@
 //     (Program).
 //   - A ResourceClaim is prepared by its driver, but no container runtime does what the
 //     driver says in CDI files.
-//   - Security contexts and resources are not looked at, and of init containers only those
-//     that run beside the others can be used.
+//   - An init container that ends runs its command from this machine.
+//   - Security contexts and resources are not looked at.
 package kubelet
 
 import (

@@ -10,7 +10,6 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -169,11 +168,6 @@ func (p *pod) sync(programs context.Context, running *sync.WaitGroup) error {
 // prepare is what has to be there before the programs start, and is kept up to date.
 func (p *pod) prepare(ctx context.Context) error {
 	object := p.current()
-	for _, spec := range object.Spec.InitContainers {
-		if spec.RestartPolicy == nil || *spec.RestartPolicy != corev1.ContainerRestartPolicyAlways {
-			return fmt.Errorf("init container %s cannot be run", spec.Name)
-		}
-	}
 	for _, spec := range allContainers(object) {
 		if _, known := p.kubelet.Programs[imageName(spec.Image)]; !known {
 			return fmt.Errorf("image %s cannot be run", spec.Image)
@@ -190,16 +184,42 @@ func (p *pod) prepare(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if p.containers == nil {
-		p.paths = where
-		return p.prepareClaims(ctx, object)
+	if p.containers != nil {
+		return nil
+	}
+	p.paths = where
+	if err := p.prepareClaims(ctx, object); err != nil {
+		return err
+	}
+	return p.initialise(ctx, object)
+}
+
+// initialise runs the init containers that end, one after the other.
+func (p *pod) initialise(ctx context.Context, object *corev1.Pod) error {
+	for _, spec := range object.Spec.InitContainers {
+		if isSidecar(spec) {
+			continue
+		}
+		if err := (&container{pod: p, spec: spec}).runToEnd(ctx); err != nil {
+			return fmt.Errorf("init container %s: %w", spec.Name, err)
+		}
 	}
 	return nil
 }
 
-// allContainers are those that run together.
+func isSidecar(spec corev1.Container) bool {
+	return spec.RestartPolicy != nil && *spec.RestartPolicy == corev1.ContainerRestartPolicyAlways
+}
+
+// allContainers are those that run together, of which the first are init containers.
 func allContainers(object *corev1.Pod) []corev1.Container {
-	return slices.Concat(object.Spec.InitContainers, object.Spec.Containers)
+	var all []corev1.Container
+	for _, spec := range object.Spec.InitContainers {
+		if isSidecar(spec) {
+			all = append(all, spec)
+		}
+	}
+	return append(all, object.Spec.Containers...)
 }
 
 func (p *pod) start(ctx context.Context, running *sync.WaitGroup) {
@@ -207,7 +227,7 @@ func (p *pod) start(ctx context.Context, running *sync.WaitGroup) {
 	specs := allContainers(object)
 	containers := make([]*container, 0, len(specs))
 	for i, spec := range specs {
-		containers = append(containers, &container{pod: p, spec: spec, init: i < len(object.Spec.InitContainers)})
+		containers = append(containers, &container{pod: p, spec: spec, init: i < len(specs)-len(object.Spec.Containers)})
 	}
 	p.mutex.Lock()
 	p.containers = containers
