@@ -71,14 +71,15 @@ func decide(f *facts) decision {
 			f.refuseSurplus(&d, device, seen[keyOf(pool)])
 		}
 	}
+	homes := f.homes(seen)
 	for _, pool := range f.pools {
-		d.statuses[keyOf(pool)] = f.status(&d, pool, described[keyOf(pool)], seen[keyOf(pool)], all)
+		d.statuses[keyOf(pool)] = f.status(&d, pool, described[keyOf(pool)], seen[keyOf(pool)], homes)
 	}
 	return d
 }
 
 // status puts the status of a pool together.
-func (f *facts) status(d *decision, pool *v1alpha1.HSMPool, devices []*v1alpha1.HSMDevice, seen, all []*sighting) v1alpha1.HSMPoolStatus {
+func (f *facts) status(d *decision, pool *v1alpha1.HSMPool, devices []*v1alpha1.HSMDevice, seen []*sighting, homes map[string]key) v1alpha1.HSMPoolStatus {
 	previous := &pool.Status
 	status := v1alpha1.HSMPoolStatus{
 		ObservedGeneration:  pool.Generation,
@@ -94,7 +95,7 @@ func (f *facts) status(d *decision, pool *v1alpha1.HSMPool, devices []*v1alpha1.
 	}
 	pods := f.reporting(d, pool, devices)
 	status.ReportingPods, status.ExpectedPods = pods.reporting, pods.expected
-	status.Members = f.members(pool, devices, status.AggregatedDevices, all)
+	status.Members = f.members(pool, devices, status.AggregatedDevices, homes)
 	f.sumUp(d, pool, devices, pods, &status)
 	if !equality.Semantic.DeepEqual(reported(&status), reported(previous)) {
 		status.LastAggregationTime = f.stamp()

@@ -39,7 +39,8 @@ type sighting struct {
 	v1alpha1.AggregatedDevice
 	// previous is what the pool said of it; nil if nothing.
 	previous *v1alpha1.AggregatedDevice
-	// present tells that it was reported as usable, and the report counts.
+	// present tells that it was reported as usable, and that this counts: no other token
+	// may tell its serial number.
 	present bool
 	// gone tells that it is not there any more, or its node does not tell. It is
 	// dropped at the time, if there is one.
@@ -108,6 +109,8 @@ func (l *look) sightings() []*sighting {
 			s.refuse(string(found.Reason), "%s", found.Message)
 		case fresh:
 			s.Available, s.present = true, true
+		case s.previous == nil && !l.node.alive:
+			continue // It is what was dropped already.
 		default:
 			l.lose(s)
 		}
@@ -122,8 +125,9 @@ func (l *look) sightings() []*sighting {
 		case !fresh:
 			l.lose(s)
 		case !known || entry.DiscoveryStatus != v1alpha1.DiscoveryStatusCompleted:
-			// Its absence means nothing.
-			s.present, s.gone = previous.Available, isGone(previous.Reason)
+			// Its absence means nothing: it stays as it was.
+			s.present = previous.Available || previous.Reason == reasonSerialAmbiguous || previous.Reason == reasonOverMaxDevices
+			s.gone = isGone(previous.Reason)
 			l.age(s)
 		case !entry.NodeSelected:
 			l.end(s, reasonNotSelected, "HSMDevice %s does not select node %s any more", l.device.Name, l.name)
@@ -255,7 +259,7 @@ func (f *facts) refuseSurplus(d *decision, device *v1alpha1.HSMDevice, seen []*s
 	})
 	for i, s := range seats {
 		if i >= int(device.Spec.MaxDevices) && s.Available {
-			s.refuse(reasonOverMaxDevices, "HSMDevice %s has %d tokens, more than its maxDevices %d", device.Name, len(seats), device.Spec.MaxDevices)
+			s.refuse(reasonOverMaxDevices, "HSMDevice %s has more tokens than its maxDevices %d; others are served", device.Name, device.Spec.MaxDevices)
 		}
 	}
 }

@@ -76,33 +76,61 @@ func isEnding(pod *corev1.Pod) bool {
 	return pod.DeletionTimestamp != nil || pod.Status.Phase == corev1.PodFailed || pod.Status.Phase == corev1.PodSucceeded
 }
 
+// homes says in which pool each token is a member: where it is available, or else
+// where it has been a member, or where it is missed.
+func (f *facts) homes(seen map[key][]*sighting) map[string]key {
+	type home struct {
+		pool key
+		rank int
+	}
+	best := map[string]home{}
+	for _, pool := range f.pools {
+		for _, s := range seen[keyOf(pool)] {
+			if f.isDropped(s) || s.SerialNumber == "" {
+				continue
+			}
+			rank := 2
+			if s.Available {
+				rank = 0
+			} else if memberOf(&pool.Status, s.SerialNumber) != nil {
+				rank = 1
+			}
+			if b, found := best[s.SerialNumber]; !found || rank < b.rank {
+				best[s.SerialNumber] = home{keyOf(pool), rank}
+			}
+		}
+	}
+	homes := map[string]key{}
+	for serial, b := range best {
+		homes[serial] = b.pool
+	}
+	return homes
+}
+
 // members are the tokens of a pool that have an agent, or are to have one. A token
 // stays a member until neither its device nor its agent is there any more.
-func (f *facts) members(pool *v1alpha1.HSMPool, devices []*v1alpha1.HSMDevice, aggregated []v1alpha1.AggregatedDevice, all []*sighting) []v1alpha1.PoolMember {
-	bySerial := map[string]*v1alpha1.AggregatedDevice{}
+func (f *facts) members(pool *v1alpha1.HSMPool, devices []*v1alpha1.HSMDevice, aggregated []v1alpha1.AggregatedDevice, homes map[string]key) []v1alpha1.PoolMember {
+	listed := map[string]*v1alpha1.AggregatedDevice{}
 	for i := range aggregated {
 		device := &aggregated[i]
-		if other := bySerial[device.SerialNumber]; device.SerialNumber != "" && (other == nil || device.Available) {
-			bySerial[device.SerialNumber] = device
+		if homes[device.SerialNumber] == keyOf(pool) && (listed[device.SerialNumber] == nil || device.Available) {
+			listed[device.SerialNumber] = device
 		}
-	}
-	previous := map[string]*v1alpha1.PoolMember{}
-	for i := range pool.Status.Members {
-		member := &pool.Status.Members[i]
-		previous[member.SerialNumber] = member
 	}
 	var members []v1alpha1.PoolMember
-	for serial, device := range bySerial {
+	for serial, device := range listed {
+		previous := memberOf(&pool.Status, serial)
 		_, runs := f.agentOf(serial)
-		if runs || previous[serial] != nil && isServed(devices, device) || device.Available && isServed(devices, device) {
-			members = append(members, f.member(serial, device, previous[serial]))
+		if runs || (device.Available || previous != nil) && isServed(devices, device) {
+			members = append(members, f.member(serial, device, previous))
 		}
 	}
-	for serial, member := range previous {
-		_, runs := f.agentOf(serial)
-		elsewhere := slices.ContainsFunc(all, func(s *sighting) bool { return s.SerialNumber == serial && !f.isDropped(s) })
-		if runs && bySerial[serial] == nil && !elsewhere {
-			members = append(members, f.member(serial, nil, member))
+	for i := range pool.Status.Members {
+		previous := &pool.Status.Members[i]
+		_, runs := f.agentOf(previous.SerialNumber)
+		_, elsewhere := homes[previous.SerialNumber]
+		if runs && !elsewhere {
+			members = append(members, f.member(previous.SerialNumber, nil, previous))
 		}
 	}
 	slices.SortFunc(members, func(a, b v1alpha1.PoolMember) int { return strings.Compare(a.SerialNumber, b.SerialNumber) })

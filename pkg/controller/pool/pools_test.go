@@ -29,7 +29,8 @@ import (
 )
 
 // TestPools runs the real controller, with the rights of its manifests, against the
-// real API servers.
+// real API servers. Each part has HSMDevices of its own: what the pods of an earlier
+// one have reported counts for its gracePeriod.
 func TestPools(t *testing.T) {
 	r := newRig(t)
 	for _, test := range []struct {
@@ -96,8 +97,8 @@ func testMade(t *testing.T, r *rig) {
 // testReplaced: 3 nodes, 2 HSMDevices, several tokens each, and discovery pods that
 // are killed at random.
 func testReplaced(t *testing.T, r *rig) {
-	r.createDevice(t, "pico")
-	r.createDevice(t, "nitro")
+	r.createDevice(t, "pico-replaced")
+	r.createDevice(t, "nitro-replaced")
 	r.expect(t, 3)
 	random := rand.New(rand.NewPCG(3, 2))
 	pods := map[int]string{}
@@ -105,14 +106,14 @@ func testReplaced(t *testing.T, r *rig) {
 		name := fmt.Sprintf("node-%d", node)
 		pods[node] = fmt.Sprintf("d-%d-%d", node, number)
 		r.createPod(t, pods[node], name)
-		r.report(t, pods[node], found("pico", name, fmt.Sprintf("P%da", node), fmt.Sprintf("P%db", node)), found("nitro", name, fmt.Sprintf("N%d", node)))
+		r.report(t, pods[node], found("pico-replaced", name, fmt.Sprintf("P%da", node), fmt.Sprintf("P%db", node)), found("nitro-replaced", name, fmt.Sprintf("N%d", node)))
 	}
 	for node := 1; node <= 3; node++ {
 		begin(node, 0)
 	}
-	r.want(t, "pico", "Ready 6/6 3/3")
-	r.want(t, "nitro", "Ready 3/3 3/3")
-	before := map[string]int{"pico": r.seen.count("pico"), "nitro": r.seen.count("nitro")}
+	r.want(t, "pico-replaced", "Ready 6/6 3/3")
+	r.want(t, "nitro-replaced", "Ready 3/3 3/3")
+	before := map[string]int{"pico-replaced": r.seen.count("pico-replaced"), "nitro-replaced": r.seen.count("nitro-replaced")}
 	// named waits until a pool names the pods that there are.
 	named := func(pool string) {
 		t.Helper()
@@ -138,7 +139,7 @@ func testReplaced(t *testing.T, r *rig) {
 		}
 		begin(node, i+1)
 		if i%5 == 0 {
-			named("pico")
+			named("pico-replaced")
 		}
 	}
 	for name, first := range before {
@@ -166,7 +167,7 @@ func testReplaced(t *testing.T, r *rig) {
 
 // testIdle: reports that tell the same again and again are no reason to write.
 func testIdle(t *testing.T, r *rig) {
-	r.createDevice(t, "pico")
+	r.createDevice(t, "pico-idle")
 	r.expect(t, 3)
 	for node := 1; node <= 3; node++ {
 		r.createPod(t, fmt.Sprintf("d-%d", node), fmt.Sprintf("node-%d", node))
@@ -174,12 +175,12 @@ func testIdle(t *testing.T, r *rig) {
 	tell := func() {
 		for node := 1; node <= 3; node++ {
 			name := fmt.Sprintf("node-%d", node)
-			r.report(t, fmt.Sprintf("d-%d", node), found("pico", name, fmt.Sprintf("P%d", node)))
+			r.report(t, fmt.Sprintf("d-%d", node), found("pico-idle", name, fmt.Sprintf("P%d", node)))
 		}
 	}
 	tell()
-	r.want(t, "pico", "Ready 3/3 3/3")
-	before := r.seen.count("pico")
+	r.want(t, "pico-idle", "Ready 3/3 3/3")
+	before := r.seen.count("pico-idle")
 	ticker := time.NewTicker(time.Second) // Reports tell whole seconds.
 	defer ticker.Stop()
 	for range 10 {
@@ -187,9 +188,9 @@ func testIdle(t *testing.T, r *rig) {
 		tell()
 	}
 	// A change behind them shows that all of them were seen.
-	r.report(t, "d-3", found("pico", "node-3"))
-	r.want(t, "pico", "Partial 2/3 3/3")
-	writes := r.seen.count("pico") - before - 1
+	r.report(t, "d-3", found("pico-idle", "node-3"))
+	r.want(t, "pico-idle", "Partial 2/3 3/3")
+	writes := r.seen.count("pico-idle") - before - 1
 	fmt.Printf("figure: pool-status-writes-idle %d\n", writes)
 	if writes != 0 {
 		t.Errorf("%d writes of an idle pool", writes)
@@ -199,14 +200,14 @@ func testIdle(t *testing.T, r *rig) {
 // testUnplugged: a token that is not reported any more is unavailable at once, and
 // back at another path when it is reported again.
 func testUnplugged(t *testing.T, r *rig) {
-	r.createDevice(t, "pico")
+	r.createDevice(t, "pico-unplugged")
 	r.expect(t, 1)
 	r.createPod(t, "d-1", "node-1")
-	r.report(t, "d-1", found("pico", "node-1", "A", "B"))
-	r.want(t, "pico", "Ready 2/2 1/1")
+	r.report(t, "d-1", found("pico-unplugged", "node-1", "A", "B"))
+	r.want(t, "pico-unplugged", "Ready 2/2 1/1")
 	start := time.Now()
-	r.report(t, "d-1", found("pico", "node-1", "A"))
-	pool := r.want(t, "pico", "Partial 1/2 1/1")
+	r.report(t, "d-1", found("pico-unplugged", "node-1", "A"))
+	pool := r.want(t, "pico-unplugged", "Partial 1/2 1/1")
 	took := time.Since(start)
 	fmt.Printf("figure: report-to-unavailable-ms %d\n", took.Milliseconds())
 	if took > 5*time.Second {
@@ -215,28 +216,28 @@ func testUnplugged(t *testing.T, r *rig) {
 	if device := pool.Status.AggregatedDevices[1]; device.SerialNumber != "B" || device.Available || device.Reason != "Unplugged" {
 		t.Errorf("the device is %+v", device)
 	}
-	r.hasEvent(t, "pico", "DeviceLost", "token B")
-	r.report(t, "d-1", found("pico", "node-1", "B", "A"))
-	r.want(t, "pico", "Ready 2/2 1/1")
+	r.hasEvent(t, "pico-unplugged", "DeviceLost", "token B")
+	r.report(t, "d-1", found("pico-unplugged", "node-1", "B", "A"))
+	r.want(t, "pico-unplugged", "Ready 2/2 1/1")
 }
 
 // testNodeDown: a node of which nothing is heard loses its tokens, and no others.
 func testNodeDown(t *testing.T, r *rig) {
-	r.createDevice(t, "pico")
+	r.createDevice(t, "pico-down")
 	r.expect(t, 2)
 	eventually(t, func() error {
-		_, err := r.hsm.HsmV1alpha1().HSMPools(system).Patch(t.Context(), "pico", types.MergePatchType, []byte(`{"spec":{"gracePeriod":"4s"}}`), metav1.PatchOptions{})
+		_, err := r.hsm.HsmV1alpha1().HSMPools(system).Patch(t.Context(), "pico-down", types.MergePatchType, []byte(`{"spec":{"gracePeriod":"4s"}}`), metav1.PatchOptions{})
 		return err
 	})
 	for node := 1; node <= 2; node++ {
 		r.createPod(t, fmt.Sprintf("d-%d", node), fmt.Sprintf("node-%d", node))
 	}
-	r.report(t, "d-1", found("pico", "node-1", "A"))
+	r.report(t, "d-1", found("pico-down", "node-1", "A"))
 	ctx, cancel := context.WithCancel(t.Context())
 	var alive sync.WaitGroup
 	defer alive.Wait()
 	defer cancel()
-	r.report(t, "d-2", found("pico", "node-2", "B"))
+	r.report(t, "d-2", found("pico-down", "node-2", "B"))
 	alive.Go(func() {
 		ticker := time.NewTicker(time.Second)
 		defer ticker.Stop()
@@ -245,7 +246,7 @@ func testNodeDown(t *testing.T, r *rig) {
 			case <-ctx.Done():
 				return
 			case <-ticker.C:
-				value, err := report.Encode([]report.Entry{found("pico", "node-2", "B")})
+				value, err := report.Encode([]report.Entry{found("pico-down", "node-2", "B")})
 				if err != nil {
 					t.Error(err)
 					return
@@ -258,47 +259,47 @@ func testNodeDown(t *testing.T, r *rig) {
 			}
 		}
 	})
-	pool := r.want(t, "pico", "Partial 1/2 1/2")
+	pool := r.want(t, "pico-down", "Partial 1/2 1/2")
 	if a, b := pool.Status.AggregatedDevices[0], pool.Status.AggregatedDevices[1]; a.Reason != "NodeNotReporting" || !b.Available {
 		t.Errorf("the devices are %+v", pool.Status.AggregatedDevices)
 	}
-	r.kubectl(t, "wait", "--namespace="+system, "--for=condition=Reporting=false", "--timeout=1m", "hsmpool/pico")
-	r.report(t, "d-1", found("pico", "node-1", "A"))
-	r.want(t, "pico", "Ready 2/2 2/2")
+	r.kubectl(t, "wait", "--namespace="+system, "--for=condition=Reporting=false", "--timeout=1m", "hsmpool/pico-down")
+	r.report(t, "d-1", found("pico-down", "node-1", "A"))
+	r.want(t, "pico-down", "Ready 2/2 2/2")
 }
 
 // testHostile: reports of pods that are none of discovery's, and what a node may not
 // say, are ignored, and told.
 func testHostile(t *testing.T, r *rig) {
-	r.createDevice(t, "pico")
+	r.createDevice(t, "pico-hostile")
 	r.expect(t, 1)
 	r.createPod(t, "d-1", "node-1")
-	r.report(t, "d-1", found("pico", "node-1", "A"))
-	r.want(t, "pico", "Ready 1/1 1/1")
-	before := r.seen.count("pico")
+	r.report(t, "d-1", found("pico-hostile", "node-1", "A"))
+	r.want(t, "pico-hostile", "Ready 1/1 1/1")
+	before := r.seen.count("pico-hostile")
 
 	_, err := r.core.CoreV1().ServiceAccounts(system).Create(t.Context(), &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Name: "stranger"}}, metav1.CreateOptions{})
 	must(t, err)
 	r.createPod(t, "foreign-labels", "node-2", func(p *corev1.Pod) { p.OwnerReferences = nil })
-	r.report(t, "foreign-labels", found("pico", "node-2", "EVIL"))
+	r.report(t, "foreign-labels", found("pico-hostile", "node-2", "EVIL"))
 	r.hasEvent(t, "foreign-labels", "ReportRefused", "not of the DaemonSet")
 	r.createPod(t, "foreign-account", "node-2", func(p *corev1.Pod) { p.Spec.ServiceAccountName = "stranger" })
-	r.report(t, "foreign-account", found("pico", "node-2", "EVIL"))
+	r.report(t, "foreign-account", found("pico-hostile", "node-2", "EVIL"))
 	r.hasEvent(t, "foreign-account", "ReportRefused", "not of the DaemonSet")
 	r.createPod(t, "wrong-node", "node-2")
-	r.report(t, "wrong-node", found("pico", "node-1", "EVIL"))
+	r.report(t, "wrong-node", found("pico-hostile", "node-1", "EVIL"))
 	r.hasEvent(t, "wrong-node", "ReportRefused", "the pod runs on")
 	r.createPod(t, "giant", "node-2")
 	r.annotate(t, "giant", strings.Repeat("x", 250<<10))
 	r.hasEvent(t, "giant", "ReportRefused", "more than 131072")
 	r.createPod(t, "many", "node-2")
 	device := `{"devicePath":"/dev/a","serialNumber":"EVIL"}`
-	value, err := report.Encode([]report.Entry{found("pico", "node-2")})
+	value, err := report.Encode([]report.Entry{found("pico-hostile", "node-2")})
 	must(t, err)
 	r.annotate(t, "many", strings.Replace(value, `"discoveredDevices":[]`, `"discoveredDevices":[`+device+strings.Repeat(","+device, 999)+"]", 1))
 	r.hasEvent(t, "many", "ReportRefused", "1000 devices")
 	r.createPod(t, "future", "node-2")
-	entry := found("pico", "node-2", "EVIL")
+	entry := found("pico-hostile", "node-2", "EVIL")
 	entry.LastReportTime = report.Time(time.Now().Add(time.Hour))
 	r.report(t, "future", entry)
 	r.hasEvent(t, "future", "ReportRefused", "in the future")
@@ -307,9 +308,9 @@ func testHostile(t *testing.T, r *rig) {
 	for i := range 100 {
 		r.annotate(t, "giant", fmt.Sprint(i))
 	}
-	r.report(t, "d-1", found("pico", "node-1", "A", "B"))
-	r.want(t, "pico", "Ready 2/2 1/1")
-	if writes := r.seen.count("pico") - before; writes != 1 {
+	r.report(t, "d-1", found("pico-hostile", "node-1", "A", "B"))
+	r.want(t, "pico-hostile", "Ready 2/2 1/1")
+	if writes := r.seen.count("pico-hostile") - before; writes != 1 {
 		t.Errorf("hostile reports made %d writes", writes-1)
 	}
 	list, err := r.core.CoreV1().Events(system).List(t.Context(), metav1.ListOptions{FieldSelector: "involvedObject.name=giant"})
@@ -327,7 +328,7 @@ func testHostile(t *testing.T, r *rig) {
 // controller does not grow with how often they report.
 func testAtOnce(t *testing.T, r *rig) {
 	const nodes = 50
-	r.createDevice(t, "pico", func(d *v1alpha1.HSMDevice) { d.Spec.MaxDevices = nodes })
+	r.createDevice(t, "pico-many", func(d *v1alpha1.HSMDevice) { d.Spec.MaxDevices = nodes })
 	r.expect(t, nodes)
 	for node := range nodes {
 		r.createPod(t, fmt.Sprintf("d-%d", node), fmt.Sprintf("node-%d", node))
@@ -341,25 +342,25 @@ func testAtOnce(t *testing.T, r *rig) {
 				for _, serial := range serials {
 					own = append(own, fmt.Sprintf("%s%d", serial, node))
 				}
-				r.report(t, fmt.Sprintf("d-%d", node), found("pico", name, own...))
+				r.report(t, fmt.Sprintf("d-%d", node), found("pico-many", name, own...))
 			})
 		}
 		group.Wait()
 	}
 	all("P")
-	r.want(t, "pico", "Ready 50/50 50/50")
-	resident, before := r.residentKiB(t), r.seen.count("pico")
+	r.want(t, "pico-many", "Ready 50/50 50/50")
+	resident, before := r.residentKiB(t), r.seen.count("pico-many")
 	const rounds = 10
 	for i := range rounds {
 		if i%2 == 0 {
 			all()
-			r.want(t, "pico", "Error 0/50 50/50")
+			r.want(t, "pico-many", "Error 0/50 50/50")
 		} else {
 			all("P")
-			r.want(t, "pico", "Ready 50/50 50/50")
+			r.want(t, "pico-many", "Ready 50/50 50/50")
 		}
 	}
-	writes := r.seen.count("pico") - before
+	writes := r.seen.count("pico-many") - before
 	grown := r.residentKiB(t) - resident
 	fmt.Printf("figure: pool-status-writes-50-reports %.1f\n", float64(writes)/rounds)
 	fmt.Printf("figure: controller-rss-mib %d\n", r.residentKiB(t)>>10)
@@ -383,13 +384,13 @@ func (a *agentDouble) Status(context.Context, *agentv1.StatusRequest) (*agentv1.
 
 // testAgents: what an agent tells is in the pool.
 func testAgents(t *testing.T, r *rig) {
-	r.createDevice(t, "pico", func(d *v1alpha1.HSMDevice) {
+	r.createDevice(t, "pico-agents", func(d *v1alpha1.HSMDevice) {
 		d.Spec.PKCS11 = &v1alpha1.PKCS11{LibraryPath: "/usr/lib/opensc-pkcs11.so", PINSecret: &v1alpha1.PINSecretReference{Name: "pin"}}
 	})
 	r.expect(t, 1)
 	r.createPod(t, "d-1", "node-1")
-	r.report(t, "d-1", found("pico", "node-1", "A"))
-	r.want(t, "pico", "Aggregating 1/1 1/1")
+	r.report(t, "d-1", found("pico-agents", "node-1", "A"))
+	r.want(t, "pico-agents", "Aggregating 1/1 1/1")
 
 	// Nobody else has this address of the loopback interface.
 	ip := fmt.Sprintf("127.%d.%d.%d", 1+rand.IntN(250), rand.IntN(250), 2+rand.IntN(250))
@@ -424,30 +425,30 @@ func testAgents(t *testing.T, r *rig) {
 	_, err = pods.UpdateStatus(t.Context(), pod, metav1.UpdateOptions{})
 	must(t, err)
 
-	member := r.want(t, "pico", "Ready 1/1 1/1").Status.Members[0]
+	member := r.want(t, "pico-agents", "Ready 1/1 1/1").Status.Members[0]
 	if member.State != v1alpha1.MemberStateServing || member.AgentEndpoint != ip+":9443" || member.NodeName != "node-1" || member.StoreID != "5e0f" ||
 		member.Revision != "17" || member.Objects != (v1alpha1.Capacity{Used: 10, Free: 80}) || member.Bytes.Free != 200000 || member.ReservedObjects != 4 ||
 		member.QuarantinedObjects != 1 || member.FirmwareVersion != "6.4" || member.PINState != v1alpha1.PINStateAccepted ||
 		member.LastScrubTime == nil || member.ScrubInterval.Duration != 24*time.Hour || time.Until(member.CertificateExpiry.Time) < time.Hour {
 		t.Errorf("the member is %+v", member)
 	}
-	r.kubectl(t, "wait", "--namespace="+system, "--for=condition=AgentsServing", "--timeout=1m", "hsmpool/pico")
+	r.kubectl(t, "wait", "--namespace="+system, "--for=condition=AgentsServing", "--timeout=1m", "hsmpool/pico-agents")
 
 	// A state is told at once.
 	double.status.Store(&agentv1.StatusResponse{StoreId: "5e0f", Serial: "A", Reason: agentv1.Reason_REASON_PIN_REJECTED, Message: "the token refused the PIN", PinState: agentv1.PINState_PIN_STATE_REJECTED})
-	member = r.want(t, "pico", "Error 1/1 1/1").Status.Members[0]
+	member = r.want(t, "pico-agents", "Error 1/1 1/1").Status.Members[0]
 	if member.State != "PinRejected" || member.PINState != v1alpha1.PINStateRejected || member.Message != "the token refused the PIN" || member.Objects.Used != 10 {
 		t.Errorf("the member is %+v", member)
 	}
-	r.hasEvent(t, "pico", "TokenNotServed", "PinRejected")
+	r.hasEvent(t, "pico-agents", "TokenNotServed", "PinRejected")
 	server.Stop()
 	eventually(t, func() error {
-		if state := r.seen.last("pico").Status.Members[0].State; state != v1alpha1.MemberStateAgentUnreachable {
+		if state := r.seen.last("pico-agents").Status.Members[0].State; state != v1alpha1.MemberStateAgentUnreachable {
 			return fmt.Errorf("the state is %s", state)
 		}
 		return nil
 	})
 	double.status.Store(&agentv1.StatusResponse{StoreId: "5e0f", Serial: "A", Revision: 18, PinState: agentv1.PINState_PIN_STATE_ACCEPTED})
 	server = serve()
-	r.want(t, "pico", "Ready 1/1 1/1")
+	r.want(t, "pico-agents", "Ready 1/1 1/1")
 }
