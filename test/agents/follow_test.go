@@ -8,11 +8,14 @@ import (
 	"testing"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/watch"
 
+	"j5t.io/hsm/pkg/storage/configmap"
 	storage "j5t.io/hsm/pkg/storage/hsm"
+	"j5t.io/hsm/test/cluster"
 )
 
 // TestNoPoolHasAnAgent is of a cluster into which nobody has plugged a token: all
@@ -107,4 +110,26 @@ func TestServerStarts(t *testing.T) {
 		t.Errorf("agents: %d %s, want %s", code, body, want)
 	}
 	t.Logf("served %s after the start", served(t))
+}
+
+// TestPoolsCannotBeRead is of a server that starts while something is wrong with
+// one of them: its other kinds are served, and as soon as it is mended, all.
+func TestPoolsCannotBeRead(t *testing.T) {
+	begin(t)
+	configMaps := host.CoreV1().ConfigMaps(cluster.SystemNamespace)
+	wrong := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "by-hand", Labels: map[string]string{configmap.ResourceLabel: "hsmpools"}}}
+	_, err := configMaps.Create(t.Context(), wrong, metav1.CreateOptions{})
+	must(t, err)
+	hsm.APIServer.Kill()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	must(t, hsm.StartAPIServer(ctx))
+	if _, err := client.HSMDevices(metav1.NamespaceAll).List(t.Context(), metav1.ListOptions{}); err != nil {
+		t.Error(err)
+	}
+	if err := read(t); !apierrors.HasStatusCause(err, storage.CauseNoAgent) || !strings.Contains(err.Error(), "have not been read yet") {
+		t.Errorf("want 503 NO_AGENT, got %v", err)
+	}
+	must(t, configMaps.Delete(t.Context(), wrong.Name, metav1.DeleteOptions{}))
+	t.Logf("served %s after it was mended", served(t))
 }
