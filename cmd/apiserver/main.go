@@ -6,6 +6,7 @@ package main
 
 import (
 	"os"
+	"runtime/debug"
 
 	"github.com/spf13/cobra"
 	genericapiserver "k8s.io/apiserver/pkg/server"
@@ -14,7 +15,15 @@ import (
 	"j5t.io/hsm/pkg/apiserver"
 )
 
+// gcPercent has the garbage collector run when the heap has grown by so much, in
+// place of Go's 100: with 500 watches the process takes 140 MiB then, not 170, and
+// a list of 1,000 objects takes a tenth longer. GOGC overrides it.
+const gcPercent = 25
+
 func main() {
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(gcPercent)
+	}
 	options := apiserver.NewOptions()
 	cmd := &cobra.Command{
 		Use:           "apiserver",

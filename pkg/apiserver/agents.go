@@ -108,7 +108,7 @@ func withAgentStates(next http.Handler, agents *hsm.Client, rights authorizer.Au
 		if _, verbose := r.URL.Query()["verbose"]; !verbose || r.URL.Path != "/readyz" {
 			return
 		}
-		text := "[-]agents: not connected to one that serves\n"
+		text := "[-]agents: not connected to one that serves, as of the last request\n"
 		if agents.Connected() {
 			text = "[+]agents: connected to one that serves\n"
 		}

@@ -92,7 +92,7 @@ func TestVerboseReadiness(t *testing.T) {
 		return nil
 	})
 	text := asNobody()
-	contains(text, "[-]agents: not connected to one that serves\n")
+	contains(text, "[-]agents: not connected to one that serves, as of the last request\n")
 	for _, part := range secret {
 		if strings.Contains(text, part) {
 			t.Errorf("nobody is told %q:\n%s", part, text)
