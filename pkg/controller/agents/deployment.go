@@ -20,10 +20,11 @@ import (
 )
 
 const (
-	// Port is where an agent serves the API server, and HealthPort where kubelet asks
-	// how it is.
-	Port       = 9443
-	HealthPort = 9444
+	// Port is where an agent serves the API server, HealthPort where kubelet asks how
+	// it is, and MetricsPort where Prometheus does.
+	Port        = 9443
+	HealthPort  = 9444
+	MetricsPort = 8080
 	// StateRoot is the folder of a node in which each agent has its state, in a folder
 	// of its own name. It outlives the agent, and whoever removes it makes the token's
 	// store foreign to a later one.
@@ -117,6 +118,7 @@ func (r *reconciler) container(a agent, device *v1alpha1.HSMDevice) *corev1ac.Co
 		"--state-dir=" + stateDir,
 		"--listen=[$(POD_IP)]:" + strconv.Itoa(Port),
 		"--health-listen=[$(POD_IP)]:" + strconv.Itoa(HealthPort),
+		"--metrics-listen=[$(POD_IP)]:" + strconv.Itoa(MetricsPort),
 		"--tls-cert-file=" + path.Join(tlsDir, corev1.TLSCertKey),
 		"--tls-private-key-file=" + path.Join(tlsDir, corev1.TLSPrivateKeyKey),
 		"--client-ca-file=" + path.Join(tlsDir, certs.BundleKey),
@@ -142,6 +144,7 @@ func (r *reconciler) container(a agent, device *v1alpha1.HSMDevice) *corev1ac.Co
 		WithPorts(
 			corev1ac.ContainerPort().WithName("grpc").WithContainerPort(Port).WithProtocol(corev1.ProtocolTCP),
 			corev1ac.ContainerPort().WithName("health").WithContainerPort(HealthPort).WithProtocol(corev1.ProtocolTCP),
+			corev1ac.ContainerPort().WithName("http").WithContainerPort(MetricsPort).WithProtocol(corev1.ProtocolTCP),
 		).
 		// A token that is away makes an agent unready. It is never killed for that.
 		WithReadinessProbe(probe("").WithPeriodSeconds(2)).
