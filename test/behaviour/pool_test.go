@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package behaviour
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"j5t.io/hsm/pkg/apis/hsm/v1alpha1"
+)
+
+// TestPool: an HSMDevice has an HSMPool in its own namespace, which comes back when it
+// is deleted, and goes when the HSMDevice does.
+func TestPool(t *testing.T) {
+	namespace := newNamespace(t)
+	devices, pools := secrets.HsmV1alpha1().HSMDevices(namespace), secrets.HsmV1alpha1().HSMPools(namespace)
+	_, err := devices.Create(t.Context(), &v1alpha1.HSMDevice{
+		ObjectMeta: metav1.ObjectMeta{Name: "pico"},
+		Spec:       v1alpha1.HSMDeviceSpec{DeviceType: v1alpha1.DeviceTypePicoHSM, Discovery: &v1alpha1.Discovery{AutoDiscovery: true}},
+	}, metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	appears := func(after *v1alpha1.HSMPool) (pool *v1alpha1.HSMPool) {
+		t.Helper()
+		eventually(t, time.Minute, func() error {
+			var err error
+			pool, err = pools.Get(t.Context(), "pico", metav1.GetOptions{})
+			if err == nil && (pool.Status.Phase == "" || after != nil && pool.UID == after.UID) {
+				err = fmt.Errorf("the pool is %+v", pool)
+			}
+			return err
+		})
+		return pool
+	}
+	first := appears(nil)
+	if err := pools.Delete(t.Context(), "pico", metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	appears(first)
+	if err := devices.Delete(t.Context(), "pico", metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, time.Minute, func() error { return gone(pools.Get(t.Context(), "pico", metav1.GetOptions{})) })
+}
