@@ -13,7 +13,9 @@ import (
 	"testing"
 	"time"
 
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	resourcev1 "k8s.io/api/resource/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -63,20 +65,27 @@ func TestCluster(t *testing.T) {
 	}
 }
 
-// The APIService would take the place of the definitions that stand in for it.
+// The APIService would take the place of the definitions that stand in for it, so
+// it goes again.
 func (r *rig) testServingCertificate() {
 	r.kubectl("", "apply", "-f", filepath.Join(manifests, "apiservice.yaml"))
-	kubeconfig, err := r.AddServiceAccount(system, "hsm-controller")
-	must(r.t, err)
-	c := r.as(kubeconfig)
-	issuer := certs.NewIssuer(c, system, r.clock)
-	must(r.t, issuer.Renew(r.ctx))
+	mgr, caches := r.manager(certs.Cached())
+	must(r.t, certs.Add(mgr, caches, certs.NewIssuer(mgr.GetClient(), system, r.clock)))
+	defer r.run(mgr)()
 	service, secret := &apiregistrationv1.APIService{}, &corev1.Secret{}
-	must(r.t, r.client.Get(r.ctx, client.ObjectKey{Name: certs.APIService}, service))
-	must(r.t, r.client.Get(r.ctx, client.ObjectKey{Namespace: system, Name: certs.ServingSecret}, secret))
-	if len(service.Spec.CABundle) == 0 || string(service.Spec.CABundle) != string(secret.Data["ca.crt"]) {
-		r.t.Error("the APIService does not trust the serving certificate")
+	trusted := func() error {
+		must(r.t, r.client.Get(r.ctx, client.ObjectKey{Name: certs.APIService}, service))
+		err := r.client.Get(r.ctx, client.ObjectKey{Namespace: system, Name: certs.ServingSecret}, secret)
+		if err == nil && (len(service.Spec.CABundle) == 0 || string(service.Spec.CABundle) != string(secret.Data["ca.crt"])) {
+			err = errors.New("the APIService does not trust the serving certificate")
+		}
+		return err
 	}
+	r.until("the authority to be trusted", trusted)
+	r.kubectl("", "patch", "apiservice", certs.APIService, "--type=json", `--patch=[{"op":"remove","path":"/spec/caBundle"}]`)
+	r.until("the authority to be trusted again", trusted)
+	must(r.t, r.client.Delete(r.ctx, secret))
+	r.until("another certificate", trusted)
 	must(r.t, r.client.Delete(r.ctx, service))
 }
 
@@ -88,15 +97,16 @@ func (r *rig) testLife() {
 	must(r.t, r.client.Create(r.ctx, owner))
 	r.report(system, "pico", seen(serial, "node-1", "/dev/bus/usb/001/007"))
 	r.until("the agent's pod", func() error { return r.podOn(name, "node-1", "/dev/bus/usb/001/007") })
+	d, err := r.deployment(serial)
+	must(r.t, err)
+	claimOf := func(d *appsv1.Deployment) string { return *d.Spec.Template.Spec.ResourceClaims[0].ResourceClaimName }
 	want := []string{
-		"*v1.Deployment " + name, "*v1.ResourceClaim " + name, "*v1.Secret " + name + "-tls",
+		"*v1.Deployment " + name, "*v1.ResourceClaim " + claimOf(d), "*v1.Secret " + name + "-tls",
 		"*v1.Service " + name, "*v1.ServiceAccount " + name,
 	}
 	if got := slices.Sorted(maps.Keys(r.of(serial))); !slices.Equal(got, want) {
 		r.t.Errorf("an agent is made of %v, want %v", got, want)
 	}
-	d, err := r.deployment(serial)
-	must(r.t, err)
 	if len(d.OwnerReferences) != 1 || d.OwnerReferences[0].UID != owner.UID {
 		r.t.Errorf("owners: %v", d.OwnerReferences)
 	}
@@ -130,6 +140,16 @@ func (r *rig) testLife() {
 	if moved.UID == first.UID {
 		r.t.Error("a Deployment that waits for a pod on a node that may be down")
 	}
+	if claimOf(moved) == claimOf(first) {
+		r.t.Error("a claim that is allocated to a node that may be down")
+	}
+	r.until("the claim of the old node to go", func() error {
+		err := r.client.Get(r.ctx, client.ObjectKey{Namespace: system, Name: claimOf(first)}, &resourcev1.ResourceClaim{})
+		if !apierrors.IsNotFound(err) {
+			return fmt.Errorf("it is there: %w", err)
+		}
+		return nil
+	})
 	if args := moved.Spec.Template.Spec.Containers[0].Args; !slices.Contains(args, "--store-id-hint=b2") {
 		r.t.Errorf("the agent does not know the store of its token on the other node: %s", args)
 	}

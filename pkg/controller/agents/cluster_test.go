@@ -5,6 +5,7 @@ package agents_test
 import (
 	"context"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -23,6 +24,7 @@ import (
 	clocktesting "k8s.io/utils/clock/testing"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	controllerconfig "sigs.k8s.io/controller-runtime/pkg/config"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
 
@@ -116,60 +118,63 @@ func (r *rig) kubectl(stdin string, args ...string) {
 	must(r.t, err)
 }
 
-// start runs the controllers until the test ends.
-func (r *rig) start() {
+// manager has the rights of the controller's ServiceAccount, and a cache.
+func (r *rig) manager(cached ...map[client.Object]cache.ByObject) (manager.Manager, cache.Cache) {
 	r.t.Helper()
 	kubeconfig, err := r.AddServiceAccount(system, "hsm-controller")
 	must(r.t, err)
 	config, err := controlplane.Config(kubeconfig)
 	must(r.t, err)
 	mgr, err := manager.New(config, manager.Options{
-		Scheme:  scheme(r.t),
-		Metrics: metricsserver.Options{BindAddress: "0"},
+		Scheme:     scheme(r.t),
+		Metrics:    metricsserver.Options{BindAddress: "0"},
+		Controller: controllerconfig.Controller{SkipNameValidation: new(true)},
 		NewClient: func(c *rest.Config, o client.Options) (client.Client, error) {
 			o.Cache = nil
 			return client.New(c, o)
 		},
 	})
 	must(r.t, err)
-	byObject := agents.Cached()
-	for object, by := range certs.Cached() {
-		byObject[object] = by
+	byObject := map[client.Object]cache.ByObject{}
+	for _, objects := range cached {
+		maps.Copy(byObject, objects)
 	}
-	system, err := cache.New(config, cache.Options{
+	c, err := cache.New(config, cache.Options{
 		Scheme: mgr.GetScheme(), Mapper: mgr.GetRESTMapper(), ByObject: byObject,
-		DefaultNamespaces: map[string]cache.Config{"hsm-system": {}},
+		DefaultNamespaces: map[string]cache.Config{system: {}},
 	})
 	must(r.t, err)
-	must(r.t, mgr.Add(system))
-	recorder := record.NewFakeRecorder(1000)
-	recorder.IncludeObject = true
-	r.events = recorder.Events
-	issuer := certs.NewIssuer(mgr.GetClient(), "hsm-system", r.clock)
-	must(r.t, certs.Add(mgr, system, issuer))
-	must(r.t, agents.Add(mgr, system, agents.Options{
-		SystemNamespace: "hsm-system", Image: "hsm-agent:1", Access: agents.AccessClaim,
-		Issuer: issuer, Recorder: recorder, Clock: r.clock,
-	}))
+	must(r.t, mgr.Add(c))
+	return mgr, c
+}
+
+// run runs a manager until it is told to stop.
+func (r *rig) run(mgr manager.Manager) (stop func()) {
 	ctx, cancel := context.WithCancel(r.ctx)
 	done := make(chan error, 1)
 	go func() { done <- mgr.Start(ctx) }()
-	r.t.Cleanup(func() {
+	return func() {
 		cancel()
 		if err := <-done; err != nil {
 			r.t.Errorf("the controllers ended: %v", err)
 		}
-	})
+	}
 }
 
-// as is a client with a kubeconfig.
-func (r *rig) as(kubeconfig string) client.Client {
+// start runs the controllers until the test ends.
+func (r *rig) start() {
 	r.t.Helper()
-	config, err := controlplane.Config(kubeconfig)
-	must(r.t, err)
-	c, err := client.New(config, client.Options{Scheme: scheme(r.t)})
-	must(r.t, err)
-	return c
+	mgr, caches := r.manager(certs.Cached(), agents.Cached())
+	recorder := record.NewFakeRecorder(1000)
+	recorder.IncludeObject = true
+	r.events = recorder.Events
+	issuer := certs.NewIssuer(mgr.GetClient(), system, r.clock)
+	must(r.t, certs.Add(mgr, caches, issuer))
+	must(r.t, agents.Add(mgr, caches, agents.Options{
+		SystemNamespace: system, Image: "hsm-agent:1", Access: agents.AccessClaim,
+		Issuer: issuer, Recorder: recorder, Clock: r.clock,
+	}))
+	r.t.Cleanup(r.run(mgr))
 }
 
 // until waits for a condition.

@@ -88,7 +88,7 @@ func (r *reconciler) podSpec(a agent, device *v1alpha1.HSMDevice, p pin) *corev1
 			WithVolumeMounts(corev1ac.VolumeMount().WithName("so-pin").WithMountPath(soPINDir).WithReadOnly(true))
 	}
 	if r.Access == AccessClaim {
-		r.giveDevice(spec, main, name)
+		r.giveDevice(spec, main, claimName(a))
 	}
 	return spec.WithContainers(main)
 }

@@ -4,6 +4,8 @@ package agents
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 	"maps"
 	"time"
@@ -100,12 +102,19 @@ func (r *reconciler) settle(ctx context.Context, there present, f *facts, a *age
 	return nil
 }
 
+// ensureClaim keeps the claim of an agent's pod. A claim is of one node: that of a pod
+// on a node that is down stays allocated there.
 func (r *reconciler) ensureClaim(ctx context.Context, there present, a agent, device *v1alpha1.HSMDevice) error {
-	name := a.name()
-	if r.Access != AccessClaim {
-		if old := there[claimKind][name]; old != nil {
-			return r.delete(ctx, claimKind, old)
+	name := claimName(a)
+	for _, old := range there[claimKind] {
+		if old.Labels[certs.AgentLabel] != a.name() || old.Name == name && r.Access == AccessClaim || old.DeletionTimestamp != nil {
+			continue
 		}
+		if err := r.delete(ctx, claimKind, old); err != nil {
+			return err
+		}
+	}
+	if r.Access != AccessClaim {
 		return nil
 	}
 	claim := resourcev1ac.ResourceClaim(name, r.SystemNamespace).WithSpec(resourcev1ac.ResourceClaimSpec().
@@ -114,6 +123,12 @@ func (r *reconciler) ensureClaim(ctx context.Context, there present, a agent, de
 				resourcev1ac.DeviceSelector().WithCEL(resourcev1ac.CELDeviceSelector().WithExpression(attribute.SerialSelector(a.serial))))))))
 	claim.ObjectMetaApplyConfiguration = r.meta(name, a, device)
 	return r.apply(ctx, there, claimKind, name, claim)
+}
+
+// claimName is that of the agent and a hash of its node.
+func claimName(a agent) string {
+	sum := sha256.Sum256([]byte(a.node))
+	return a.name() + "-" + hex.EncodeToString(sum[:])[:8]
 }
 
 // meta is that of an object of an agent.
