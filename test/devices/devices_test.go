@@ -52,7 +52,7 @@ func TestDevices(t *testing.T) {
 	w := newWorld(ctx, t, "node-1", "node-2")
 	library, err := softhsm.Module()
 	must(t, err)
-	w.kubectl(ctx, t, "", "create", "secret", "generic", "pin", "-n", system, "--from-literal=pin="+pin)
+	w.kubectl(ctx, t, pin, "create", "secret", "generic", "pin", "-n", system, "--from-file=pin=/dev/stdin")
 	w.kubectl(ctx, t, strings.ReplaceAll(hsmDevice, "LIBRARY", library), "apply", "-f", "-")
 	w.pool = sticks
 	first := newStick(t, w)

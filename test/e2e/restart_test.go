@@ -164,7 +164,7 @@ func TestNoValueInTheClear(t *testing.T) {
 	u.expect("value", u.value("db"), canary+"-2")
 	u.run("describe", "hsmsecret", "db")
 	// Where a core Secret lies in the clear, the search must find it.
-	u.run("create", "secret", "generic", "control", "--from-literal=password="+control)
+	u.with(control).run("create", "secret", "generic", "control", "--from-file=password=/dev/stdin")
 
 	places := map[string]string{
 		"token":              hsm.Token.Dir,

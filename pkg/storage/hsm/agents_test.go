@@ -265,7 +265,7 @@ func TestConnectionAge(t *testing.T) {
 	default:
 	}
 	cancel()
-	<-ended
+	_ = <-ended // Of the watch that was cancelled.
 	if err := client.Close(); err != nil {
 		t.Error(err)
 	}

@@ -9,7 +9,6 @@ import (
 	"testing"
 
 	"google.golang.org/grpc"
-
 	"k8s.io/client-go/kubernetes/fake"
 
 	agentv1 "j5t.io/hsm/pkg/agent/api/v1"
