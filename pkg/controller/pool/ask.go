@@ -29,8 +29,12 @@ const (
 	askInterval = 2 * time.Second
 	// askTimeout is how long an answer may take.
 	askTimeout = 3 * time.Second
-	// patience is how many questions without an answer make an agent unreachable.
+	// patience is how many such times without an answer make an agent unreachable.
 	patience = 2
+	// hurry is how many times as often an agent is asked that was not there before,
+	// until it serves its token, for hurryTime at most.
+	hurry     = 5
+	hurryTime = time.Minute
 	// connectionAge is how long a connection is kept: a new one shows the certificate
 	// that the agent has now.
 	connectionAge = 10 * time.Minute
@@ -123,9 +127,10 @@ func (a *asker) follow(ctx context.Context, t target) {
 		}
 	}
 	defer hangUp()
-	ticker := time.NewTicker(a.interval)
-	defer ticker.Stop()
-	silent := 0
+	begun := time.Now()
+	heard, served := begun, false
+	timer := time.NewTimer(a.interval)
+	defer timer.Stop()
 	for {
 		var got *answer
 		var err error
@@ -142,16 +147,22 @@ func (a *asker) follow(ctx context.Context, t target) {
 		if ctx.Err() != nil {
 			return
 		}
-		if err == nil {
-			silent = 0
+		switch {
+		case err == nil:
+			heard, served = time.Now(), served || got.status.GetReason() == agentv1.Reason_REASON_UNSPECIFIED
 			a.note(ctx, t, got)
-		} else if silent++; silent >= patience {
+		case time.Since(heard) >= patience*a.interval:
 			a.note(ctx, t, &answer{err: err})
+		}
+		if !served && time.Since(begun) < hurryTime {
+			timer.Reset(a.interval / hurry)
+		} else {
+			timer.Reset(a.interval)
 		}
 		select {
 		case <-ctx.Done():
 			return
-		case <-ticker.C:
+		case <-timer.C:
 		}
 	}
 }
@@ -191,7 +202,7 @@ func (a *asker) dial(t target) (*grpc.ClientConn, error) {
 		grpc.WithTransportCredentials(creds),
 		grpc.WithAuthority(t.serverName),
 		grpc.WithConnectParams(grpc.ConnectParams{
-			Backoff:           backoff.Config{BaseDelay: a.interval / 2, Multiplier: 1, MaxDelay: a.interval},
+			Backoff:           backoff.Config{BaseDelay: a.interval / hurry, Multiplier: 1, MaxDelay: a.interval / hurry},
 			MinConnectTimeout: askTimeout,
 		}),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 10 * time.Second, Timeout: askTimeout}),
