@@ -1291,14 +1291,14 @@ func schema_pkg_apis_hsm_v1alpha1_PoolMember(ref common.ReferenceCallback) commo
 					},
 					"agentEndpoint": {
 						SchemaProps: spec.SchemaProps{
-							Description: "agentEndpoint is host:port of the agent that owns the token; empty while it has no address.",
+							Description: "agentEndpoint is host:port of the agent that owns the token. Empty while it does not run, or the token is not to be served.",
 							Type:        []string{"string"},
 							Format:      "",
 						},
 					},
 					"state": {
 						SchemaProps: spec.SchemaProps{
-							Description: "state is Serving, or in one word why the token is not served: Starting, its agent does not run yet; AgentUnreachable, its agent does not answer; or what the agent itself tells, such as Loading, TokenAbsent, TokenBlank, TokenForeign, PinRejected, PinLocked, Corrupt or StateDir.",
+							Description: "state is Serving, or in one word why the token is not served: Starting, its agent does not run yet; AgentUnreachable, its agent does not answer; the reason of its device in aggregatedDevices, if that keeps it from being served; or what the agent itself tells, such as Loading, TokenAbsent, TokenBlank, TokenForeign, PinRejected, PinLocked, Corrupt or StateDir.",
 							Type:        []string{"string"},
 							Format:      "",
 						},

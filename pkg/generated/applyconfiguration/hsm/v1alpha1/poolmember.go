@@ -18,11 +18,12 @@ type PoolMemberApplyConfiguration struct {
 	SerialNumber *string `json:"serialNumber,omitempty"`
 	// nodeName is the name of the node that its agent runs on.
 	NodeName *string `json:"nodeName,omitempty"`
-	// agentEndpoint is host:port of the agent that owns the token; empty while it has
-	// no address.
+	// agentEndpoint is host:port of the agent that owns the token. Empty while it does
+	// not run, or the token is not to be served.
 	AgentEndpoint *string `json:"agentEndpoint,omitempty"`
 	// state is Serving, or in one word why the token is not served: Starting, its
-	// agent does not run yet; AgentUnreachable, its agent does not answer; or what
+	// agent does not run yet; AgentUnreachable, its agent does not answer; the reason
+	// of its device in aggregatedDevices, if that keeps it from being served; or what
 	// the agent itself tells, such as Loading, TokenAbsent, TokenBlank, TokenForeign,
 	// PinRejected, PinLocked, Corrupt or StateDir.
 	State *hsmv1alpha1.MemberState `json:"state,omitempty"`
