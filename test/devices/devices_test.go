@@ -65,6 +65,8 @@ func TestDevices(t *testing.T) {
 	step(t, "a copy on another node is not served", func(t *testing.T) { twins(ctx, t, w, first) })
 	step(t, "a node that is down takes its own tokens only", func(t *testing.T) { nodeDown(ctx, t, w) })
 	step(t, "nobody lacked a right", func(t *testing.T) { rights(t, w) })
+	w.observer.stop(t)
+	step(t, "when all is removed the Secret stays", func(t *testing.T) { removal(ctx, t, w, first) })
 }
 
 // step runs a part of the story, which ends when one has failed.

@@ -25,6 +25,7 @@ type observer struct {
 	// reads and refused count the answers.
 	reads, refused int
 	wrong          []string
+	end            func()
 }
 
 // observe begins to observe.
@@ -46,16 +47,23 @@ func (w *world) observe(ctx context.Context, t *testing.T) {
 			}
 		}
 	})
-	t.Cleanup(func() {
+	o.end = sync.OnceFunc(func() {
 		cancel()
 		group.Wait()
-		if len(o.wrong) > 0 {
-			t.Errorf("%d of %d reads were answered with what is not so, first: %s", len(o.wrong), o.reads, o.wrong[0])
-		}
-		if o.reads == 0 {
-			t.Error("the observer has read nothing: it proves nothing")
-		}
 	})
+	t.Cleanup(o.end)
+}
+
+// stop ends the observation, and tells what it has seen.
+func (o *observer) stop(t *testing.T) {
+	t.Helper()
+	o.end()
+	if len(o.wrong) > 0 {
+		t.Errorf("%d of %d reads were answered with what is not so, first: %s", len(o.wrong), o.reads, o.wrong[0])
+	}
+	if o.reads == 0 {
+		t.Error("the observer has read nothing: it proves nothing")
+	}
 }
 
 func (o *observer) look(ctx context.Context, w *world) {

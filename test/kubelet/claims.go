@@ -4,7 +4,6 @@ package kubelet
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -48,16 +47,18 @@ func (p *pod) prepareClaims(ctx context.Context, object *corev1.Pod) error {
 	return nil
 }
 
+// unprepareClaims gives them back.
 func (p *pod) unprepareClaims(ctx context.Context) error {
-	var errs []error
-	for _, claim := range p.claims {
+	for len(p.claims) > 0 {
+		claim := p.claims[0]
 		if err := p.eachDriver(ctx, claim, func(ctx context.Context, driver *dratest.Plugin) error {
 			return driver.Unprepare(ctx, claim)
 		}); err != nil {
-			errs = append(errs, fmt.Errorf("unprepare claim %s: %w", claim.Name, err))
+			return fmt.Errorf("unprepare claim %s: %w", claim.Name, err)
 		}
+		p.claims = p.claims[1:]
 	}
-	return errors.Join(errs...)
+	return nil
 }
 
 func (p *pod) eachDriver(ctx context.Context, claim *resourcev1.ResourceClaim, do func(context.Context, *dratest.Plugin) error) error {

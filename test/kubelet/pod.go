@@ -18,7 +18,6 @@ import (
 	resourcev1 "k8s.io/api/resource/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/client-go/util/retry"
 	"k8s.io/component-helpers/scheduling/corev1/nodeaffinity"
 	"k8s.io/klog/v2"
 )
@@ -244,20 +243,40 @@ func (p *pod) setGrace(grace time.Duration) {
 	}
 }
 
-// remove removes the object and the volumes, after the programs have ended.
+// remove removes the volumes and the object, after the programs have ended. As long as a
+// claim cannot be given back, because its driver is away, the object stays.
 func (p *pod) remove(ctx context.Context) {
-	object := p.current()
-	options := metav1.DeleteOptions{GracePeriodSeconds: new(int64), Preconditions: metav1.NewUIDPreconditions(string(object.UID))}
-	err := retry.OnError(retry.DefaultBackoff, func(error) bool { return ctx.Err() == nil }, func() error {
-		err := p.kubelet.client.CoreV1().Pods(p.namespace).Delete(ctx, p.name, options)
-		if apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
-			return nil
+	tick := time.NewTicker(retryInterval)
+	defer tick.Stop()
+	for {
+		err := p.tryToRemove(ctx)
+		if err == nil {
+			return
 		}
-		return err
-	})
-	if err := errors.Join(err, p.unprepareClaims(ctx), os.RemoveAll(p.dir)); err != nil {
-		klog.ErrorS(err, "Cannot remove a pod", "pod", klog.KRef(p.namespace, p.name))
+		if ctx.Err() == nil {
+			klog.ErrorS(err, "Cannot remove a pod", "pod", klog.KRef(p.namespace, p.name))
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
 	}
+}
+
+func (p *pod) tryToRemove(ctx context.Context) error {
+	if err := p.unprepareClaims(ctx); err != nil {
+		return err
+	}
+	if err := os.RemoveAll(p.dir); err != nil {
+		return err
+	}
+	options := metav1.DeleteOptions{GracePeriodSeconds: new(int64), Preconditions: metav1.NewUIDPreconditions(string(p.current().UID))}
+	err := p.kubelet.client.CoreV1().Pods(p.namespace).Delete(ctx, p.name, options)
+	if apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
+		return nil
+	}
+	return err
 }
 
 // freeAddress returns an address of the loopback interface on which the ports of a pod are free.
