@@ -49,11 +49,12 @@ stringData: {password: VALUE}
 func TestDevices(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 15*time.Minute)
 	defer cancel()
-	w := newWorld(ctx, t, "node-1", "node-2")
+	w := newWorld(ctx, t, "node-1", "node-2", "node-3")
 	library, err := softhsm.Module()
 	must(t, err)
 	w.kubectl(ctx, t, pin, "create", "secret", "generic", "pin", "-n", system, "--from-file=pin=/dev/stdin")
-	w.kubectl(ctx, t, strings.ReplaceAll(hsmDevice, "LIBRARY", library), "apply", "-f", "-")
+	device := strings.ReplaceAll(hsmDevice, "LIBRARY", library)
+	w.kubectl(ctx, t, device, "apply", "-f", "-")
 	w.pool = sticks
 	first := newStick(t, w)
 	w.observe(ctx, t)
@@ -63,6 +64,7 @@ func TestDevices(t *testing.T) {
 	step(t, "back in another port it is served again", func(t *testing.T) { putBack(ctx, t, w, first) })
 	step(t, "another token under its name is not served", func(t *testing.T) { impostor(ctx, t, w, first) })
 	step(t, "a copy on another node is not served", func(t *testing.T) { twins(ctx, t, w, first) })
+	step(t, "many tokens are each in their pool, whatever happens to discovery", func(t *testing.T) { many(ctx, t, w, first, device) })
 	step(t, "a node that is down takes its own tokens only", func(t *testing.T) { nodeDown(ctx, t, w) })
 	step(t, "nobody lacked a right", func(t *testing.T) { rights(t, w) })
 	w.observer.stop(t)
@@ -78,9 +80,9 @@ func step(t *testing.T, name string, f func(t *testing.T)) {
 }
 
 func plugIn(ctx context.Context, t *testing.T, w *world, s *stick) {
-	eventually(ctx, t, "discovery reports on both nodes", func(ctx context.Context) error {
+	eventually(ctx, t, "discovery reports on all nodes", func(ctx context.Context) error {
 		p, err := w.hsm.HsmV1alpha1().HSMPools(system).Get(ctx, w.pool, metav1.GetOptions{})
-		if err == nil && len(p.Status.ReportingPods) < 2 {
+		if err == nil && len(p.Status.ReportingPods) < 4 {
 			err = fmt.Errorf("%d pods report", len(p.Status.ReportingPods))
 		}
 		return err

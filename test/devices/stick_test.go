@@ -21,6 +21,8 @@ type stick struct {
 	softhsm.Token
 	// usbSerial is what its USB descriptor tells: that of the token, if it is honest.
 	usbSerial string
+	// product is the id of its USB descriptor.
+	product string
 	// drawer is where it lies while it is not plugged in, files where SoftHSM's files of
 	// it are now.
 	drawer, files string
@@ -44,7 +46,7 @@ func newStick(t *testing.T, w *world) *stick {
 	if len(found) != 1 {
 		t.Fatalf("the token has the files %q", found)
 	}
-	return &stick{Token: token, usbSerial: token.Serial, drawer: token.Dir, files: found[0]}
+	return &stick{Token: token, usbSerial: token.Serial, product: "5057", drawer: token.Dir, files: found[0]}
 }
 
 // clone is a copy of what is on the token now, under the same serial number.
@@ -52,7 +54,7 @@ func (s *stick) clone(t *testing.T) *stick {
 	t.Helper()
 	drawer, err := os.MkdirTemp(s.drawer, "copy-")
 	must(t, err)
-	copied := &stick{Token: s.Token, usbSerial: s.usbSerial, drawer: drawer, files: filepath.Join(drawer, filepath.Base(s.files))}
+	copied := &stick{Token: s.Token, usbSerial: s.usbSerial, product: s.product, drawer: drawer, files: filepath.Join(drawer, filepath.Base(s.files))}
 	must(t, os.CopyFS(copied.files, os.DirFS(s.files)))
 	return copied
 }
@@ -63,7 +65,7 @@ func (s *stick) plug(t *testing.T, n *node, place string) {
 	s.move(t, filepath.Join(n.tokens, filepath.Base(s.files)))
 	plugged++
 	must(t, n.usb.Plug(sysfstest.USB{
-		Name: place, VendorID: "f055", ProductID: "5057", Product: "Token", Serial: s.usbSerial,
+		Name: place, VendorID: "f055", ProductID: s.product, Product: "Token", Serial: s.usbSerial,
 		BusNumber: "1", DeviceNumber: strconv.Itoa(plugged), DeviceFileName: fmt.Sprintf("bus/usb/001/%03d", plugged),
 	}))
 	s.at, s.place = n, place
