@@ -60,13 +60,16 @@ func TestAListThatBreaksIsNone(t *testing.T) {
 	}
 }
 
-func TestTheFirstAgentThatAnswersServes(t *testing.T) {
+// TestWhoServesStays until it does not answer any more.
+func TestWhoServesStays(t *testing.T) {
 	t.Parallel()
 	a := newAuthority(t)
+	client := a.connect()
 	first, stopFirst := a.serve(answering("store", "/first"), "127.0.0.1:0")
+	client.SetAgents(agentsAt(first))
+	mustGet(t, client, "/first")
 	second, _ := a.serve(answering("store", "/second"), "127.0.0.1:0")
-	client := a.connect(first, second)
-
+	client.SetAgents(agentsAt(second, first))
 	for range 2 {
 		mustGet(t, client, "/first")
 	}
