@@ -49,8 +49,7 @@ func TestPoolMovesItsAgent(t *testing.T) {
 		must(t, err)
 		events, err := client.HSMSecrets("default").Watch(t.Context(), metav1.ListOptions{ResourceVersion: list.ResourceVersion})
 		must(t, err)
-		members(t, member(hsm.Token.Serial, to))
-		written := time.Now()
+		written := members(t, member(hsm.Token.Serial, to))
 		select {
 		case e := <-events.ResultChan():
 			// As when a connection is lost: who watches lists anew.
@@ -94,8 +93,9 @@ func TestAgentIsStartedElsewhere(t *testing.T) {
 	}
 	hsm.AgentAddress = freeAddress(t)
 	must(t, hsm.StartAgent(t.Context()))
-	members(t, member(hsm.Token.Serial, hsm.AgentAddress))
-	t.Logf("served %s after the status was written", served(t))
+	written := members(t, member(hsm.Token.Serial, hsm.AgentAddress))
+	served(t)
+	t.Logf("served %s after the status was written", time.Since(written))
 }
 
 // TestServerStarts has it know the agents when it is ready.
@@ -109,7 +109,7 @@ func TestServerStarts(t *testing.T) {
 	if want := "[+]agent " + hsm.AgentAddress + " of token " + hsm.Token.Serial + ": serves the store\n"; code != 200 || body != want {
 		t.Errorf("agents: %d %s, want %s", code, body, want)
 	}
-	t.Logf("served %s after the start", served(t))
+	served(t)
 }
 
 // TestPoolsCannotBeRead is of a server that starts while something is wrong with
@@ -130,6 +130,8 @@ func TestPoolsCannotBeRead(t *testing.T) {
 	if err := read(t); !apierrors.HasStatusCause(err, storage.CauseNoAgent) || !strings.Contains(err.Error(), "have not been read yet") {
 		t.Errorf("want 503 NO_AGENT, got %v", err)
 	}
+	mended := time.Now()
 	must(t, configMaps.Delete(t.Context(), wrong.Name, metav1.DeleteOptions{}))
-	t.Logf("served %s after it was mended", served(t))
+	served(t)
+	t.Logf("served %s after it was mended", time.Since(mended))
 }

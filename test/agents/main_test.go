@@ -93,15 +93,17 @@ func start(dir string) error {
 	return hsm.StartAgent(ctx, "--provision")
 }
 
-// members writes the status of the pool.
-func members(t *testing.T, members ...v1alpha1.PoolMember) {
+// members writes the status of the pool, and tells when.
+func members(t *testing.T, members ...v1alpha1.PoolMember) time.Time {
 	t.Helper()
 	pools := client.HSMPools(cluster.SystemNamespace)
 	pool, err := pools.Get(t.Context(), "pico", metav1.GetOptions{})
 	must(t, err)
 	pool.Status.Members = members
+	written := time.Now()
 	_, err = pools.UpdateStatus(t.Context(), pool, metav1.UpdateOptions{})
 	must(t, err)
+	return written
 }
 
 func member(serial, endpoint string) v1alpha1.PoolMember {
@@ -134,12 +136,10 @@ func read(t *testing.T) error {
 	return err
 }
 
-// served waits until the HSMSecret can be read, and tells how long that took.
-func served(t *testing.T) time.Duration {
+// served waits until the HSMSecret can be read.
+func served(t *testing.T) {
 	t.Helper()
-	begun := time.Now()
 	eventually(t, func() error { return read(t) })
-	return time.Since(begun)
 }
 
 // forward gives another address of a server, which ends with the test.
