@@ -26,7 +26,7 @@ if ! go version >/dev/null 2>&1; then
   exit 1
 fi
 compiles_c || need gcc libc6-dev
-has_softhsm || need softhsm2
+{ has_softhsm && command -v softhsm2-util >/dev/null; } || need softhsm2
 command -v git >/dev/null || need git
 command -v make >/dev/null || need make
 

@@ -18,6 +18,7 @@ import (
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	policyv1 "k8s.io/api/policy/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
@@ -112,6 +113,7 @@ func TestBase(t *testing.T) {
 	pods := map[string]*corev1.PodTemplateSpec{}
 	accounts := sets.New[string]()
 	var selectors []labels.Selector
+	policies := map[string]labels.Selector{}
 	for _, object := range objects(t, kustomize(t.Context(), t, "base")) {
 		switch object := object.(type) {
 		case *appsv1.Deployment:
@@ -128,6 +130,12 @@ func TestBase(t *testing.T) {
 				t.Fatal(err)
 			}
 			selectors = append(selectors, selector)
+		case *networkingv1.NetworkPolicy:
+			selector, err := metav1.LabelSelectorAsSelector(&object.Spec.PodSelector)
+			if err != nil {
+				t.Fatal(err)
+			}
+			policies[object.Name] = selector
 		}
 	}
 	for _, name := range []string{"hsm-apiserver", "hsm-controller", "hsm-discovery"} {
@@ -144,6 +152,16 @@ func TestBase(t *testing.T) {
 		}
 	}
 	checkAPIServer(t, pods["hsm-apiserver"])
+	// The policy of a name is that of its pods; agents are made by the controller.
+	labelled := map[string]labels.Set{"hsm-agent": {certs.AgentLabel: "some"}}
+	for name, pod := range pods {
+		labelled[name] = pod.Labels
+	}
+	for name, set := range labelled {
+		if policies[name] == nil || !policies[name].Matches(set) || !policies["default-deny"].Matches(set) {
+			t.Errorf("%s: the NetworkPolicies are not its own", name)
+		}
+	}
 }
 
 // checkPod is what every pod of ours keeps.

@@ -18,7 +18,6 @@ import (
 	resourcev1 "k8s.io/api/resource/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/component-helpers/scheduling/corev1/nodeaffinity"
 	"k8s.io/klog/v2"
 )
 
@@ -62,11 +61,6 @@ func newPod(life context.Context, k *Kubelet, object *corev1.Pod) *pod {
 		change:    make(chan struct{}, 1),
 		object:    object,
 	}
-}
-
-func fits(object *corev1.Pod, node *corev1.Node) bool {
-	matches, err := nodeaffinity.GetRequiredNodeAffinity(object).Match(node)
-	return err == nil && matches
 }
 
 func (p *pod) notify() {
