@@ -34,9 +34,10 @@ ENTRYPOINT ["/discovery"]
 
 FROM ${DEBIAN_IMAGE} AS agent
 # OpenSC speaks to smart cards through pcscd, which runs beside the agent, from the
-# same image; SoftHSM is a token in files.
+# same image; SoftHSM is a token in files. The link is there on all architectures.
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends opensc-pkcs11 libccid libpcsclite1 pcscd softhsm2 \
+    && ln -s /usr/lib/*/opensc-pkcs11.so /usr/lib/opensc-pkcs11.so \
     && rm -rf /var/lib/apt/lists/*
 COPY --from=build /out/agent /agent
 USER 65532:65532
