@@ -140,9 +140,7 @@ func (r *recovery) run() error {
 	}
 	slices.Reverse(r.units)
 	slices.Reverse(r.waste)
-	for _, id := range slices.Sorted(maps.Keys(gone)) {
-		r.bury(id)
-	}
+	r.inherit(slices.Sorted(maps.Keys(gone)))
 	r.attempted = max(r.Head(), r.mem.highest())
 	if head == nil {
 		return nil

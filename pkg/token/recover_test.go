@@ -248,3 +248,52 @@ func TestUndoneDestroys(t *testing.T) {
 		}
 	})
 }
+
+// TestDestroyUndoneAfterRestart: a power cut undoes the destroy of an old unit,
+// though the agent was started anew and has made a commit since.
+func TestDestroyUndoneAfterRestart(t *testing.T) {
+	t.Parallel()
+	eachProfile(t, func(t *testing.T, p faulttoken.Profile) {
+		s := provision(t, p)
+		s.token.Forget(faulttoken.Forgets{Destroys: 3})
+		want := newContent()
+		revision := uint64(10)
+		change := func(change func(revision uint64) token.Change) {
+			t.Helper()
+			changes := []token.Change{change(revision)}
+			s.commit(changes...)
+			want = want.apply(changes)
+			revision++
+		}
+		set := func(key string) func(uint64) token.Change {
+			return func(revision uint64) token.Change { return put(key, revision, 10) }
+		}
+		old := []string{"ns/first", "ns/second", "ns/third"} // Two of their places will be taken again.
+		for _, key := range old {
+			change(set(key))
+		}
+		for range 20 { // Their graves come to be younger, and their ids higher.
+			change(set("ns/new"))
+			s.tidy()
+		}
+		for _, key := range old {
+			change(set(key))
+		}
+		change(set("ns/new"))
+		s.tidy()
+		s.reopen()
+		change(set("ns/new"))
+		change(set("ns/new")) // The list of the head before is gone with it.
+		s.token.PowerCut()
+		s.reopen()
+		s.expect(want)
+
+		// Once enough others were destroyed, the list is short again.
+		for range 20 {
+			change(set("ns/new"))
+			s.tidy()
+		}
+		s.reopen()
+		s.expect(want)
+	})
+}

@@ -56,8 +56,10 @@ type Store struct {
 	// waste is what Tidy destroys.
 	waste []waste
 	// graveyard is the ids of the last superseded units that were destroyed. A
-	// power cut can bring one back, so the head still lists them.
+	// power cut can bring one back, so the head still lists them. The first ones,
+	// inherited, were destroyed before the store was opened, in an unknown order.
 	graveyard []uint64
+	inherited int
 
 	objects, bytes int // on the token; bytes only of the store
 	foreign        int

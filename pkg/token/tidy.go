@@ -80,10 +80,20 @@ func (s *Store) supersede(u *unit) {
 	s.waste = append(s.waste, w)
 }
 
-// bury remembers a superseded unit that is no longer on the token.
+// bury remembers a superseded unit that is no longer on the token. What was
+// inherited is forgotten when enough others were destroyed after it.
 func (s *Store) bury(id uint64) {
 	s.graveyard = append(s.graveyard, id)
-	if n := len(s.graveyard) - graveyardSize; n > 0 {
-		s.graveyard = slices.Delete(s.graveyard, 0, n)
+	if len(s.graveyard)-s.inherited >= graveyardSize {
+		s.graveyard = slices.Delete(s.graveyard, 0, len(s.graveyard)-graveyardSize)
+		s.inherited = 0
 	}
+}
+
+// inherit remembers the units, by ascending id, that the head lists and the token
+// does not hold. Any of them may be the one that was destroyed last. It leaves
+// room in the list for as many as have to be destroyed until they are forgotten.
+func (s *Store) inherit(gone []uint64) {
+	s.graveyard = gone[max(0, len(gone)-(maxSuperseded-graveyardSize)):]
+	s.inherited = len(s.graveyard)
 }
