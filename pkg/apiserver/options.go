@@ -16,6 +16,7 @@ import (
 	"k8s.io/apiserver/pkg/server/flagz"
 	genericoptions "k8s.io/apiserver/pkg/server/options"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
 	cliflag "k8s.io/component-base/cli/flag"
 
 	"j5t.io/hsm/pkg/generated/openapi"
@@ -132,7 +133,11 @@ func (o *Options) Config() (*Config, error) {
 		return nil, err
 	}
 
-	host, err := kubernetes.NewForConfig(generic.ClientConfig)
+	// What is asked of the host is for a request here, and flow control has let that
+	// in. client-go's limit of 5 a second would hold up the HSMPools of a few tokens.
+	config := rest.CopyConfig(generic.ClientConfig)
+	config.QPS = -1
+	host, err := kubernetes.NewForConfig(config)
 	if err != nil {
 		return nil, fmt.Errorf("make a client of the host cluster: %w", err)
 	}

@@ -135,3 +135,16 @@ func TestPoolsCannotBeRead(t *testing.T) {
 	served(t)
 	t.Logf("served %s after it was mended", time.Since(mended))
 }
+
+// TestPoolsAreReadAsFastAsAsked is of many pools that are looked after at once. At
+// client-go's limit of 5 requests a second it would take 18 s.
+func TestPoolsAreReadAsFastAsAsked(t *testing.T) {
+	begun := time.Now()
+	for range 100 {
+		_, err := client.HSMPools(cluster.SystemNamespace).Get(t.Context(), "pico", metav1.GetOptions{})
+		must(t, err)
+	}
+	if took := time.Since(begun); took > 12*time.Second {
+		t.Errorf("100 reads of an HSMPool took %s", took)
+	}
+}
