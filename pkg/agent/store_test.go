@@ -274,7 +274,7 @@ func TestRequestThatGivesUpInTheQueueIsNotBegun(t *testing.T) {
 	group.Go(func() { h.commit(put("first", 0, "x")) })
 	<-h.gates.held
 	h.awaitWaiting(0)
-	ctx, cancel := context.WithTimeout(h.ctx, 500*time.Millisecond)
+	ctx, cancel := context.WithTimeout(h.ctx, 4*time.Second)
 	defer cancel()
 	_, err := h.store.Commit(ctx, put("late", 0, "x"))
 	if status.Code(err) != codes.DeadlineExceeded || !strings.Contains(err.Error(), "not begun") {
