@@ -116,11 +116,14 @@ func TestValues(t *testing.T) {
 				}
 				hides(u.T, stdout)
 			}
-			before := u.resourceVersion(name)
-			if _, _, err := apply(header + "stringData:\n  password: \"\"\n"); err != nil {
-				u.Error(err)
+			var versions [2]string
+			for i := range versions {
+				if _, _, err := apply(header + "stringData:\n  password: \"\"\n"); err != nil {
+					u.Error(err)
+				}
+				versions[i] = u.resourceVersion(name)
 			}
-			u.expect("resourceVersion after applying the same", u.resourceVersion(name), before)
+			u.expect("resourceVersion after applying the same", versions[1], versions[0])
 			for what, arguments := range map[string][]string{
 				"the value":       {db(name, "one"), "--force-conflicts"},
 				"another value":   {db(name, "two"), "--force-conflicts"},
