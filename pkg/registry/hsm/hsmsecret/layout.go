@@ -16,9 +16,11 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+	"sigs.k8s.io/json"
 
 	agentv1 "j5t.io/hsm/pkg/agent/api/v1"
 	"j5t.io/hsm/pkg/apis/hsm"
+	"j5t.io/hsm/pkg/apis/hsm/v1alpha1"
 	"j5t.io/hsm/pkg/storage/records"
 )
 
@@ -102,7 +104,7 @@ func (l layout) Join(record *agentv1.Record, from records.Source, into runtime.O
 }
 
 func (l layout) join(record *agentv1.Record, from records.Source, secret *hsm.HSMSecret) error {
-	if err := runtime.DecodeInto(l.codec, record.GetMeta(), secret); err != nil {
+	if err := l.decode(record.GetMeta(), secret); err != nil {
 		return err
 	}
 	if !from.WithoutData {
@@ -119,13 +121,31 @@ func (l layout) join(record *agentv1.Record, from records.Source, secret *hsm.HS
 		return nil
 	}
 	state := &hsm.HSMSecret{}
-	if err := runtime.DecodeInto(l.codec, record.GetStatus(), state); err != nil {
+	if err := l.decode(record.GetStatus(), state); err != nil {
 		return err
 	}
 	secret.Status = state.Status
 	secret.ManagedFields = append(secret.ManagedFields, state.ManagedFields...)
 	slices.SortFunc(secret.ManagedFields, compareManagedFields)
 	return nil
+}
+
+// storedVersion is how an object begins that is stored in the version which the
+// codec writes.
+var storedVersion = []byte(`{"kind":"HSMSecret","apiVersion":"` + v1alpha1.SchemeGroupVersion.String() + `",`)
+
+// decode does what the codec does. That reads each object twice, to learn its
+// version first, and a list reads all of them.
+func (l layout) decode(content []byte, into *hsm.HSMSecret) error {
+	if !bytes.HasPrefix(content, storedVersion) {
+		return runtime.DecodeInto(l.codec, content, into)
+	}
+	stored := &v1alpha1.HSMSecret{}
+	if err := json.UnmarshalCaseSensitivePreserveInts(content, stored); err != nil {
+		return err
+	}
+	v1alpha1.SetObjectDefaults_HSMSecret(stored)
+	return v1alpha1.Convert_v1alpha1_HSMSecret_To_hsm_HSMSecret(stored, into, nil)
 }
 
 // compareManagedFields is the order that k8s.io/apimachinery gives managedFields.

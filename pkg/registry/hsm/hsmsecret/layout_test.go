@@ -117,6 +117,28 @@ func TestLayoutRoundTrip(t *testing.T) {
 	}
 }
 
+// TestLayoutDecodesAsTheCodec: what is stored is read without the codec, and the
+// same comes of it. What another version has stored goes through the codec.
+func TestLayoutDecodesAsTheCodec(t *testing.T) {
+	t.Parallel()
+	l := newTestLayout().(layout)
+	meta := mustSplit(t, l, newSecret()).Meta
+	if !bytes.HasPrefix(meta, storedVersion) {
+		t.Fatalf("it is not stored as %s: %s", storedVersion, meta)
+	}
+	minimal := append(bytes.Clone(storedVersion), `"metadata":{"name":"db","namespace":"prod"}}`...)
+	foreign := []byte(`{"apiVersion":"hsm.j5t.io/v1alpha1","kind":"HSMSecret","metadata":{"name":"db"}}`)
+	for _, content := range [][]byte{meta, minimal, foreign} {
+		want, got := &hsm.HSMSecret{}, &hsm.HSMSecret{}
+		if err := runtime.DecodeInto(l.codec, content, want); err != nil {
+			t.Fatal(err)
+		}
+		if err := l.decode(content, got); err != nil || !equality.Semantic.DeepEqual(want, got) {
+			t.Errorf("%s: %v\nwant %+v\ngot  %+v", content, err, want, got)
+		}
+	}
+}
+
 // TestLayoutKeepsValuesApart is law 5: only data lies on the token alone.
 func TestLayoutKeepsValuesApart(t *testing.T) {
 	t.Parallel()
