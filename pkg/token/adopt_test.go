@@ -187,7 +187,7 @@ func TestAdoptionCrashPoints(t *testing.T) {
 	eachProfile(t, func(t *testing.T, p faulttoken.Profile) {
 		origin, want := ownedStore(t, p)
 		id := token.NewStoreID()
-		for _, sc := range scenarios {
+		for _, sc := range scenarios() {
 			attempt := func(at stop) (steps, calls int) {
 				s := origin.clone()
 				disk := &machine{FS: faultfs.New(at.call, at.moment), token: s.token, whole: sc.machine}

@@ -86,7 +86,7 @@ func TestFullForever(t *testing.T) {
 				}
 				want, stored := s.fill(newContent(), sizeOf)
 				before := s.token.Counters()
-				const updates = 1500
+				const updates = 600
 				for n := range updates {
 					i := random.IntN(stored)
 					c, err := s.try(secret(i, sizeOf(i)))
@@ -97,7 +97,7 @@ func TestFullForever(t *testing.T) {
 					if n%7 != 0 { // An agent that is busy packs later.
 						s.pack()
 					}
-					if n%500 == 0 {
+					if n%200 == 0 {
 						s.reopen()
 						s.expect(want)
 					}
