@@ -9,6 +9,7 @@ import (
 	"flag"
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -17,7 +18,15 @@ import (
 	"j5t.io/hsm/pkg/controller"
 )
 
+// gcPercent has the garbage collector run when the heap has grown by so much, in
+// place of Go's 100: beside 10,000 Secrets of others the process takes 50 MiB then,
+// not 67, most of it its own code. GOGC overrides it.
+const gcPercent = 25
+
 func main() {
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(gcPercent)
+	}
 	options := controller.NewOptions()
 	cmd := &cobra.Command{
 		Use:          "controller",
