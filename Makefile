@@ -60,7 +60,7 @@ fuzz: packages ## Run every fuzz target for FUZZTIME each (default 30s).
 HISTORIES ?= 10000
 RESTARTS ?= 20
 .PHONY: soak
-soak: packages assets ## Compare the token store with its model over HISTORIES random histories (10000), and watch through RESTARTS restarts (20): minutes.
+soak: packages assets ## Run the long tests at full length: HISTORIES random histories of the token store (10000), RESTARTS restarts of API servers (20), 5 minutes of nothing.
 	@hack/soak.sh $(HISTORIES) $(RESTARTS)
 
 .PHONY: demo
