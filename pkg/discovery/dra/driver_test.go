@@ -209,7 +209,7 @@ func (r *rig) given(cdiDevices []string) (paths []string) {
 const (
 	e1   = "e1-22249aa61f"
 	e2   = "e2-713a5bb2d1"
-	rest = " bcdDevice=6.02 deviceType=PicoHSM hsmDevice=hsm-system/pico product=10fd"
+	rest = " deviceType=PicoHSM firmware=6.02 hsmDevice=hsm-system/pico product=10fd"
 )
 
 func published(name, serial string, number int) string {

@@ -75,7 +75,7 @@ func (t Token) device() Device {
 		device.Attributes[attribute.USBPath] = attribute.Value(t.Name)
 	}
 	if release := t.Release; release != "" {
-		device.Attributes[attribute.BCDDevice] = attribute.Release(release)
+		device.Attributes[attribute.Firmware] = attribute.Release(release)
 	}
 	return device
 }

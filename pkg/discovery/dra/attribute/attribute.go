@@ -31,9 +31,12 @@ const (
 	// Vendor and Product are USB ids: four lower-case hexadecimal digits.
 	Vendor  = "vendor"
 	Product = "product"
-	// BCDDevice is the release number in the USB device descriptor, such as 4.04. Makers
-	// often keep the firmware's version in it; only the agent knows the firmware itself.
-	BCDDevice = "bcdDevice"
+	// Firmware is the release that the firmware states of itself in its USB device
+	// descriptor, such as 8.00: bcdDevice (USB 2.0, section 9.6.1). That of a Pico HSM is
+	// the version of its SDK, PICO_KEYS_SDK_VERSION (polhenarejos/pico-keys-sdk,
+	// src/usb/usb_descriptors.c). What PKCS#11 says of the firmware is in the HSMPool, from
+	// the agent.
+	Firmware = "firmware"
 	// USBPath is the place on the bus, such as 1-1.4: host controller and ports.
 	USBPath = "usbPath"
 )
@@ -60,7 +63,7 @@ func Value(text string) string {
 func HSMDeviceValue(name types.NamespacedName) string { return Value(name.String()) }
 
 // Release is bcdDevice of a USB device descriptor, four decimal digits in hexadecimal,
-// as the value of the attribute BCDDevice: 0404 is 4.04.
+// as the value of the attribute Firmware: 0404 is 4.04.
 func Release(bcd string) string {
 	major := strings.TrimLeft(bcd[:2], "0")
 	if major == "" {
