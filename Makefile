@@ -59,9 +59,10 @@ fuzz: packages ## Run every fuzz target for FUZZTIME each (default 30s).
 
 HISTORIES ?= 10000
 RESTARTS ?= 20
+KILLS ?= 600
 .PHONY: soak
-soak: packages assets ## Run the long tests at full length: HISTORIES random histories of the token store (10000), RESTARTS restarts of API servers (20), 5 minutes of nothing.
-	@hack/soak.sh $(HISTORIES) $(RESTARTS)
+soak: packages assets ## Run the long tests at full length: HISTORIES random histories of the token store (10000), RESTARTS restarts of API servers (20), KILLS ends of discovery pods (600), 5 minutes of nothing.
+	@hack/soak.sh $(HISTORIES) $(RESTARTS) $(KILLS)
 
 .PHONY: demo
 demo: packages ## See it work: start everything on this machine and walk through the main job.
