@@ -89,19 +89,18 @@ func (b *backend) List(ctx context.Context, in *agentv1.ListRequest) ([]*agentv1
 func (b *backend) Commit(ctx context.Context, in *agentv1.CommitRequest) (*agentv1.CommitResponse, error) {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	version := strconv.FormatUint(in.GetExpectedRevision(), 10)
 	var changed *corev1.ConfigMap
 	var err error
 	switch {
 	case in.GetSetStatus() != nil:
 		return nil, apierrors.NewInternalError(errors.New("a record in a ConfigMap has no status of its own"))
 	case in.GetDelete() != nil:
-		changed, err = b.delete(ctx, b.name(in.GetKey()), version)
+		changed, err = b.delete(ctx, b.name(in.GetKey()), in.GetExpectedRevision())
 	case in.GetExpectedRevision() == 0:
 		changed, err = b.client.Create(ctx, b.configMap(in), metav1.CreateOptions{})
 	default:
 		changed = b.configMap(in)
-		changed.ResourceVersion = version
+		changed.ResourceVersion = strconv.FormatUint(in.GetExpectedRevision(), 10)
 		changed, err = b.client.Update(ctx, changed, metav1.UpdateOptions{})
 	}
 	switch {
@@ -116,11 +115,12 @@ func (b *backend) Commit(ctx context.Context, in *agentv1.CommitRequest) (*agent
 }
 
 // delete gives the ConfigMap as of its deletion. The host tells the revision of
-// that only to who watches.
-func (b *backend) delete(ctx context.Context, name, version string) (*corev1.ConfigMap, error) {
+// that only to who watches: from now, or a little earlier, as the version may be older
+// than what the host remembers.
+func (b *backend) delete(ctx context.Context, name string, expected uint64) (*corev1.ConfigMap, error) {
+	version := strconv.FormatUint(expected, 10)
 	w, err := b.client.Watch(ctx, metav1.ListOptions{
-		FieldSelector:   fields.OneTermEqualSelector(metav1.ObjectNameField, name).String(),
-		ResourceVersion: version,
+		FieldSelector: fields.OneTermEqualSelector(metav1.ObjectNameField, name).String(),
 	})
 	if err != nil {
 		return nil, err
@@ -131,8 +131,13 @@ func (b *backend) delete(ctx context.Context, name, version string) (*corev1.Con
 		return nil, err
 	}
 	for event := range w.ResultChan() {
-		if m, ok := event.Object.(*corev1.ConfigMap); ok && event.Type == watch.Deleted {
-			return m, nil
+		m, ok := event.Object.(*corev1.ConfigMap)
+		if !ok || event.Type != watch.Deleted {
+			continue
+		}
+		// An earlier ConfigMap of the name was deleted before this version was written.
+		if revision, err := parseRevision(m.ResourceVersion); err != nil || revision > expected {
+			return m, err
 		}
 	}
 	return nil, apierrors.NewTimeoutError("it was deleted, but the host has not told the resourceVersion of that", 0)

@@ -61,6 +61,7 @@ func TestOnHost(t *testing.T) {
 	})
 	t.Run("what others have made is reported", func(t *testing.T) { testForeign(t, host) })
 	t.Run("a watch outlives that of the host", func(t *testing.T) { testRewatch(t, host) })
+	t.Run("what the host has forgotten can be deleted", func(t *testing.T) { testForgotten(t, host) })
 	t.Run("the host is away", func(t *testing.T) {
 		backend := configmap.New(host.CoreV1(), newNamespace(t, host), "pods")
 		plane.Stop()
@@ -69,6 +70,48 @@ func TestOnHost(t *testing.T) {
 			t.Errorf("get: %v", err)
 		}
 	})
+}
+
+// forgetful is a host that remembers no change: it was busy since, or was restarted.
+type forgetful struct{ coreclient.ConfigMapsGetter }
+
+func (f forgetful) ConfigMaps(namespace string) coreclient.ConfigMapInterface {
+	return forgetfulConfigMaps{f.ConfigMapsGetter.ConfigMaps(namespace)}
+}
+
+type forgetfulConfigMaps struct{ coreclient.ConfigMapInterface }
+
+func (f forgetfulConfigMaps) Watch(ctx context.Context, options metav1.ListOptions) (watch.Interface, error) {
+	if options.ResourceVersion == "" {
+		return f.ConfigMapInterface.Watch(ctx, options)
+	}
+	expired := watch.NewFakeWithChanSize(1, false)
+	expired.Error(new(apierrors.NewResourceExpired("too old resource version").Status()))
+	expired.Stop()
+	return expired, nil
+}
+
+// testForgotten deletes two records of one name, as of versions of which the host cannot tell
+// what has happened since.
+func testForgotten(t *testing.T, host kubernetes.Interface) {
+	backend := configmap.New(forgetful{host.CoreV1()}, newNamespace(t, host), "pods")
+	const key = "/pods/ns/old"
+	last := uint64(0)
+	for range 2 {
+		created, err := backend.Commit(t.Context(), &agentv1.CommitRequest{
+			Key: key, Change: &agentv1.CommitRequest_Put{Put: &agentv1.Put{Data: []byte("{}")}},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		deleted, err := backend.Commit(t.Context(), &agentv1.CommitRequest{
+			Key: key, ExpectedRevision: created.GetRevision(), Change: &agentv1.CommitRequest_Delete{Delete: &agentv1.Delete{}},
+		})
+		if err != nil || !deleted.GetCommitted() || created.GetRevision() <= last || deleted.GetRevision() <= created.GetRevision() {
+			t.Fatalf("created %v and deleted %v after revision %d: %v", created, deleted, last, err)
+		}
+		last = deleted.GetRevision()
+	}
 }
 
 // testForeign shows that a ConfigMap of others is neither taken for an object,
