@@ -41,6 +41,9 @@ const alternative = "controller-namespace-rbac.yaml"
 
 var overlays = []string{"overlays/pico", "overlays/softhsm"}
 
+// devicePlugin is an overlay with the component device-plugin.
+const devicePlugin = "testdata/device-plugin"
+
 // TestAccepted shows every manifest and every sample to a real kube-apiserver, and those
 // of our kinds through it to our API server.
 func TestAccepted(t *testing.T) {
@@ -64,7 +67,7 @@ func TestAccepted(t *testing.T) {
 		return strings.Count(stdout, "(server dry run)")
 	}
 	accepted := 0
-	for _, folder := range append([]string{"base"}, overlays...) {
+	for _, folder := range append([]string{"base", devicePlugin}, overlays...) {
 		kubectl := hsm.Kubectl(hsm.AdminKubeconfig)
 		manifests := kustomize(ctx, t, folder)
 		kubectl.Stdin = strings.NewReader(manifests)
@@ -86,6 +89,25 @@ func TestAccepted(t *testing.T) {
 		accepted += got
 	}
 	fmt.Printf("figure: manifests-accepted %d\n", accepted)
+}
+
+// TestDevicePlugin wants nothing left of what a cluster before Kubernetes 1.34 does not serve.
+func TestDevicePlugin(t *testing.T) {
+	t.Parallel()
+	manifests := kustomize(t.Context(), t, devicePlugin)
+	for _, word := range []string{"resource.k8s.io", "resourceclaim", "plugins_registry", "/cdi"} {
+		if strings.Contains(manifests, word) {
+			t.Errorf("%s is left", word)
+		}
+	}
+	if count := strings.Count(manifests, "--device-access=plugin"); count != 2 {
+		t.Errorf("%d of discovery and controller are told", count)
+	}
+	for _, object := range objects(t, manifests) {
+		if daemonSet, is := object.(*appsv1.DaemonSet); is {
+			checkPod(t, daemonSet.Name, &daemonSet.Spec.Template)
+		}
+	}
 }
 
 // TestBase looks at what kube-apiserver does not check.

@@ -6,16 +6,12 @@ import (
 	"bytes"
 	"context"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strconv"
 	"testing"
-
-	"google.golang.org/grpc"
-	pluginv1beta1 "k8s.io/kubelet/pkg/apis/deviceplugin/v1beta1"
 
 	"j5t.io/hsm/pkg/discovery/sysfs/sysfstest"
 	"j5t.io/hsm/test/process"
@@ -87,35 +83,6 @@ func (b binary) stop(ctx context.Context, t *testing.T) {
 	if bytes.Contains(content, []byte("forbidden")) {
 		t.Error("the manifests lack a right")
 	}
-}
-
-// registrations are those of device plugins with kubelet.
-type registrations struct {
-	pluginv1beta1.UnsafeRegistrationServer
-	resources chan string
-}
-
-func (r registrations) Register(ctx context.Context, request *pluginv1beta1.RegisterRequest) (*pluginv1beta1.Empty, error) {
-	select {
-	case r.resources <- request.ResourceName:
-	case <-ctx.Done():
-	}
-	return &pluginv1beta1.Empty{}, nil
-}
-
-// startKubelet returns the folder of a kubelet that knows device plugins only, and the
-// resources that are registered with it.
-func startKubelet(t *testing.T) (dir string, resources <-chan string) {
-	t.Helper()
-	dir = kubeletDir(t, "device-plugins")
-	listener, err := new(net.ListenConfig).Listen(t.Context(), "unix", filepath.Join(dir, "device-plugins", "kubelet.sock"))
-	must(t, err)
-	service := registrations{resources: make(chan string, 1)}
-	server := grpc.NewServer()
-	pluginv1beta1.RegisterRegistrationServer(server, service)
-	go server.Serve(listener) //nolint:errcheck // it ends by Stop only
-	t.Cleanup(server.Stop)
-	return dir, service.resources
 }
 
 // kubeletDir makes kubelet's folder, with another in it. Paths of sockets are short:

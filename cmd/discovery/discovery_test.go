@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
@@ -21,6 +22,8 @@ import (
 	"k8s.io/client-go/metadata"
 
 	"j5t.io/hsm/pkg/apis/hsm/v1alpha1"
+	"j5t.io/hsm/pkg/discovery/deviceplugin/deviceplugintest"
+	"j5t.io/hsm/pkg/discovery/dra/attribute"
 	"j5t.io/hsm/pkg/discovery/report"
 	"j5t.io/hsm/pkg/discovery/sysfs/sysfstest"
 	"j5t.io/hsm/test/controlplane"
@@ -174,13 +177,17 @@ func testBinary(ctx context.Context, t *testing.T, c *cluster) {
 	tree, err := sysfstest.New(t.TempDir())
 	must(t, err)
 	must(t, tree.Plug(pico("1-1", "E1", 1)))
-	kubelet, registered := startKubelet(t)
-	discovery := startDiscovery(ctx, t, c, tree, "--device-access=plugin", "--kubelet-dir="+kubelet)
+	dir := kubeletDir(t, deviceplugintest.Folder)
+	kubelet, err := deviceplugintest.Start(filepath.Join(dir, deviceplugintest.Folder))
+	must(t, err)
+	defer kubelet.Stop()
+	discovery := startDiscovery(ctx, t, c, tree, "--device-access=plugin", "--kubelet-dir="+dir)
 	select {
-	case resource := <-registered:
-		if resource != "hsm.j5t.io/pico" {
-			t.Errorf("the resource %s is registered", resource)
+	case plugin := <-kubelet.Plugins():
+		if plugin.Resource != attribute.ResourceName(attribute.DeviceName("E1")) {
+			t.Errorf("the resource %s is registered", plugin.Resource)
 		}
+		plugin.Close()
 	case <-time.After(time.Minute):
 		t.Error("no resource is registered")
 	}

@@ -138,7 +138,7 @@ func New(ctx context.Context, base *rest.Config, o *Options) (manager.Manager, e
 		return nil, fmt.Errorf("set up the certificates: %w", err)
 	}
 	if o.AgentImage != "" {
-		ofAgents, err := newSystemCache(mgr, o.SystemNamespace, certs.Cached(), agents.Cached())
+		ofAgents, err := newSystemCache(mgr, o.SystemNamespace, certs.Cached(), agents.Cached(agents.DeviceAccess(o.DeviceAccess)))
 		if err != nil {
 			return nil, fmt.Errorf("set up the cache of agents: %w", err)
 		}

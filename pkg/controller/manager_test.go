@@ -29,7 +29,7 @@ func TestMapperKnowsWhatIsCached(t *testing.T) {
 		}
 	}
 	cached := map[client.Object]cache.ByObject{}
-	for _, objects := range []map[client.Object]cache.ByObject{certs.Cached(), agents.Cached(), projection.Cached()} {
+	for _, objects := range []map[client.Object]cache.ByObject{certs.Cached(), agents.Cached(agents.AccessDRA), projection.Cached()} {
 		maps.Copy(cached, objects)
 	}
 	mapper := newMapper()

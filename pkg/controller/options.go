@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/spf13/pflag"
 	utilerrors "k8s.io/apimachinery/pkg/util/errors"
@@ -37,7 +38,7 @@ type Options struct {
 	Agents mtls.Files
 	// AgentImage is the image of agents; empty is that none are deployed.
 	AgentImage string
-	// DeviceAccess is how agents get at their devices: claim or none.
+	// DeviceAccess is how agents get at their devices: dra, plugin or none.
 	DeviceAccess string
 	// ListenAddress is where /healthz and /metrics are served.
 	ListenAddress string
@@ -51,7 +52,7 @@ func NewOptions() *Options {
 		QPS:             200,
 		Burst:           400,
 		Concurrency:     8,
-		DeviceAccess:    string(agents.AccessClaim),
+		DeviceAccess:    string(agents.AccessDRA),
 		ListenAddress:   ":8080",
 	}
 }
@@ -72,7 +73,7 @@ func (o *Options) AddFlags(fs *pflag.FlagSet) {
 	fs.StringVar(&o.Agents.KeyFile, "agent-key-file", o.Agents.KeyFile, "PEM file of its private key.")
 	fs.StringVar(&o.AgentImage, "agent-image", o.AgentImage, "Image of the agents that are deployed, one for each token. Default: none are deployed.")
 	fs.StringVar(&o.DeviceAccess, "device-access", o.DeviceAccess,
-		"How agents get at their devices: claim, by a ResourceClaim, which needs Kubernetes 1.34; or none, for tokens that are no devices, as those of SoftHSM.")
+		"How agents get at their tokens, as discovery gives access: dra (Dynamic Resource Allocation, Kubernetes 1.34 or later), plugin (a device plugin of kubelet) or none, for tokens that are no devices, as those of SoftHSM.")
 	fs.StringVar(&o.ListenAddress, "listen-address", o.ListenAddress, "Address (host:port) of /healthz and /metrics.")
 }
 
@@ -97,8 +98,8 @@ func (o *Options) Validate() error {
 	if set := o.Agents != (mtls.Files{}); set && (o.Agents.CAFile == "" || o.Agents.CertFile == "" || o.Agents.KeyFile == "") {
 		errs = append(errs, errors.New("--agent-ca-file, --agent-cert-file, --agent-key-file: all or none must be set"))
 	}
-	if access := agents.DeviceAccess(o.DeviceAccess); access != agents.AccessClaim && access != agents.AccessNone {
-		errs = append(errs, fmt.Errorf("--device-access %q: must be %s or %s", access, agents.AccessClaim, agents.AccessNone))
+	if access := agents.DeviceAccess(o.DeviceAccess); !slices.Contains([]agents.DeviceAccess{agents.AccessDRA, agents.AccessPlugin, agents.AccessNone}, access) {
+		errs = append(errs, fmt.Errorf("--device-access %q: must be %s, %s or %s", access, agents.AccessDRA, agents.AccessPlugin, agents.AccessNone))
 	}
 	if o.ListenAddress == "" {
 		errs = append(errs, errors.New("--listen-address: must be set"))

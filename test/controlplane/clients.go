@@ -14,20 +14,19 @@ import (
 
 // startClients starts what of the control plane is a client of kube-apiserver.
 func (c *ControlPlane) startClients(ctx context.Context, o Options, binaries map[string]string) error {
-	verbosity := "--v=" + strconv.Itoa(o.Verbosity)
+	args := append([]string{"--v=" + strconv.Itoa(o.Verbosity)}, o.ComponentArgs...)
 	if o.ControllerManager {
-		if err := c.startClient(ctx, assets.KubeControllerManager, binaries[assets.KubeControllerManager],
-			"--root-ca-file="+c.ca.CertFile,
-			"--service-account-private-key-file="+c.serviceAccountKey,
+		if err := c.startClient(ctx, assets.KubeControllerManager, binaries[assets.KubeControllerManager], append([]string{
+			"--root-ca-file=" + c.ca.CertFile,
+			"--service-account-private-key-file=" + c.serviceAccountKey,
 			// Each controller is a ServiceAccount with its own rights, as in production.
 			"--use-service-account-credentials",
-			verbosity,
-		); err != nil {
+		}, args...)...); err != nil {
 			return err
 		}
 	}
 	if o.Scheduler {
-		return c.startClient(ctx, assets.KubeScheduler, binaries[assets.KubeScheduler], verbosity)
+		return c.startClient(ctx, assets.KubeScheduler, binaries[assets.KubeScheduler], args...)
 	}
 	return nil
 }

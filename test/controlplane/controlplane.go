@@ -15,6 +15,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"time"
 
@@ -40,8 +41,9 @@ type Options struct {
 	AuditPolicyFile string
 	// Verbosity is the -v of the Kubernetes binaries.
 	Verbosity int
-	// APIServerArgs are added to kube-apiserver's arguments.
-	APIServerArgs []string
+	// APIServerArgs are added to kube-apiserver's arguments, ComponentArgs to those of
+	// kube-apiserver, kube-controller-manager and kube-scheduler.
+	APIServerArgs, ComponentArgs []string
 	// Progress is told about slow preparations: a download or a build of the binaries.
 	Progress io.Writer
 }
@@ -256,7 +258,7 @@ func (c *ControlPlane) startAPIServer(ctx context.Context, o Options, binary str
 	return c.run(ctx, process.Spec{
 		Name:  "kube-apiserver",
 		Path:  binary,
-		Args:  append(args, o.APIServerArgs...),
+		Args:  slices.Concat(args, o.ComponentArgs, o.APIServerArgs),
 		Ready: c.apiServerReady,
 	})
 }

@@ -56,13 +56,18 @@ type node struct {
 // newWorld installs the product on nodes with these names, beside that of control.
 func newWorld(ctx context.Context, t *testing.T, nodes ...string) *world {
 	t.Helper()
+	return newWorldOf(ctx, t, controlplane.Options{}, "base", nodes...)
+}
+
+// newWorldOf installs these manifests in a cluster with these options.
+func newWorldOf(ctx context.Context, t *testing.T, o controlplane.Options, manifests string, nodes ...string) *world {
+	t.Helper()
 	root, err := os.MkdirTemp("", "hsm-")
 	must(t, err)
 	w := &world{root: root, nodes: map[string]*node{}}
 	t.Cleanup(func() { w.stop(t) })
-	w.ControlPlane, err = controlplane.Start(ctx, controlplane.Options{
-		Dir: filepath.Join(root, "kubernetes"), ControllerManager: true, Scheduler: true, Progress: os.Stderr,
-	})
+	o.Dir, o.ControllerManager, o.Scheduler, o.Progress = filepath.Join(root, "kubernetes"), true, true, os.Stderr
+	w.ControlPlane, err = controlplane.Start(ctx, o)
 	must(t, err)
 	w.core, err = kubernetes.NewForConfig(w.Admin)
 	must(t, err)
@@ -73,7 +78,7 @@ func newWorld(ctx context.Context, t *testing.T, nodes ...string) *world {
 	for _, name := range append(nodes, control) {
 		w.addNode(ctx, t, name, programs)
 	}
-	w.kubectl(ctx, t, w.manifests(ctx, t, "base"), "apply", "--server-side", "-f", "-")
+	w.kubectl(ctx, t, w.manifests(ctx, t, manifests), "apply", "--server-side", "-f", "-")
 	w.route(ctx, t)
 	w.kubectl(ctx, t, "", "wait", "--for=condition=Available", "--timeout=2m", "apiservice/v1alpha1.hsm.j5t.io")
 	return w

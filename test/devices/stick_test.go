@@ -26,9 +26,10 @@ type stick struct {
 	// drawer is where it lies while it is not plugged in, files where SoftHSM's files of
 	// it are now.
 	drawer, files string
-	// at and place are where it is plugged in.
-	at    *node
-	place string
+	// at and place are where it is plugged in, and number is what the kernel calls it there.
+	at     *node
+	place  string
+	number int
 }
 
 // plugged counts devices, as the kernel does: one that is plugged in again is another.
@@ -68,7 +69,7 @@ func (s *stick) plug(t *testing.T, n *node, place string) {
 		Name: place, VendorID: "f055", ProductID: s.product, Product: "Token", Serial: s.usbSerial,
 		BusNumber: "1", DeviceNumber: strconv.Itoa(plugged), DeviceFileName: fmt.Sprintf("bus/usb/001/%03d", plugged),
 	}))
-	s.at, s.place = n, place
+	s.at, s.place, s.number = n, place, plugged
 }
 
 // pull takes it out.

@@ -13,7 +13,8 @@
 //   - A ServiceAccount, and folders of the node that no argument names, are given by flags
 //     (Program).
 //   - A ResourceClaim is prepared by its driver, but no container runtime does what the
-//     driver says in CDI files.
+//     driver says in CDI files. A device plugin is asked for device files, which is all that
+//     becomes of them.
 //   - An init container that ends runs its command from this machine.
 //   - Security contexts and resources are not looked at.
 package kubelet
@@ -83,6 +84,7 @@ type Kubelet struct {
 	mutex   sync.Mutex
 	pods    map[types.UID]*pod
 	drivers map[string]*dratest.Plugin
+	plugins *devicePlugins
 }
 
 // Start makes the node Ready, and runs what is bound to it until Stop. The end of ctx ends
@@ -103,6 +105,10 @@ func Start(ctx context.Context, o Options) (*Kubelet, error) {
 	}
 	life, cancel := context.WithCancel(context.Background())
 	k.cancel = cancel
+	if k.plugins, err = k.servePlugins(life); err != nil {
+		cancel()
+		return nil, err
+	}
 	k.group.Go(func() { wait.UntilWithContext(life, k.heartbeat, leaseInterval) })
 	if err := k.watch(ctx, life); err != nil {
 		k.Stop()

@@ -16,6 +16,8 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/component-helpers/scheduling/corev1/nodeaffinity"
 	"k8s.io/klog/v2"
+
+	"j5t.io/hsm/pkg/discovery/deviceplugin/deviceplugintest"
 )
 
 // Heartbeats as kubelet sends them by default: kube-controller-manager takes a node for
@@ -29,7 +31,7 @@ const (
 func (k *Kubelet) dir() string { return filepath.Join(k.Root(), "var/lib/kubelet") }
 
 func (k *Kubelet) makeFolders() error {
-	for _, name := range []string{"plugins", "plugins_registry", "device-plugins"} {
+	for _, name := range []string{"plugins", "plugins_registry", deviceplugintest.Folder} {
 		if err := os.MkdirAll(filepath.Join(k.dir(), name), 0o755); err != nil {
 			return err
 		}

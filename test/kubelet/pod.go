@@ -184,6 +184,9 @@ func (p *pod) prepare(ctx context.Context) error {
 	if err := p.prepareClaims(ctx, object); err != nil {
 		return err
 	}
+	if err := p.kubelet.plugins.allocate(ctx, object); err != nil {
+		return err
+	}
 	return p.initialise(ctx, object)
 }
 
@@ -262,6 +265,7 @@ func (p *pod) tryToRemove(ctx context.Context) error {
 	if err := p.unprepareClaims(ctx); err != nil {
 		return err
 	}
+	p.kubelet.plugins.free(p.current().UID)
 	if err := os.RemoveAll(p.dir); err != nil {
 		return err
 	}

@@ -43,7 +43,6 @@ const (
 	StoreIDAnnotation     = "hsm.j5t.io/store-id"
 )
 
-// The kinds that an agent is made of. The Deployment comes last, and goes first.
 var (
 	deploymentKind     = appsv1.SchemeGroupVersion.WithKind("Deployment")
 	serviceKind        = corev1.SchemeGroupVersion.WithKind("Service")
@@ -52,17 +51,18 @@ var (
 	secretKind         = corev1.SchemeGroupVersion.WithKind("Secret")
 
 	hsmDeviceKind = v1alpha1.SchemeGroupVersion.WithKind("HSMDevice")
-
-	kinds = []schema.GroupVersionKind{deploymentKind, serviceKind, serviceAccountKind, claimKind, secretKind}
 )
 
-// DeviceAccess is how an agent's pod gets at the device.
+// DeviceAccess is how an agent's pod gets at the device. Discovery has to give access in the
+// same way.
 type DeviceAccess string
 
 const (
-	// AccessClaim: by a ResourceClaim. It needs Kubernetes 1.34 and the DRA driver of
-	// discovery.
-	AccessClaim DeviceAccess = "claim"
+	// AccessDRA: by a ResourceClaim, which needs Kubernetes 1.34.
+	AccessDRA DeviceAccess = "dra"
+	// AccessPlugin: by the extended resource that is this one token. Nothing of
+	// resource.k8s.io is touched.
+	AccessPlugin DeviceAccess = "plugin"
 	// AccessNone: not at all. For tokens that are no device of the node, as SoftHSM.
 	AccessNone DeviceAccess = "none"
 )
@@ -81,6 +81,15 @@ type Options struct {
 	Recorder record.EventRecorder
 	// Clock tells the time.
 	Clock clock.PassiveClock
+}
+
+// kinds are those that an agent is made of. The Deployment comes last, and goes first.
+func (a DeviceAccess) kinds() []schema.GroupVersionKind {
+	kinds := []schema.GroupVersionKind{deploymentKind, serviceKind, serviceAccountKind, secretKind}
+	if a == AccessDRA {
+		kinds = append(kinds, claimKind)
+	}
+	return kinds
 }
 
 type reconciler struct {
@@ -160,7 +169,7 @@ func (r *reconciler) next(now, again time.Time, work []job) time.Duration {
 
 func (r *reconciler) list(ctx context.Context) (present, error) {
 	there := present{}
-	for _, kind := range kinds {
+	for _, kind := range r.Access.kinds() {
 		list := &metav1.PartialObjectMetadataList{}
 		list.SetGroupVersionKind(kind)
 		if err := r.client.List(ctx, list, client.InNamespace(r.SystemNamespace), client.HasLabels{certs.AgentLabel}); err != nil {

@@ -46,7 +46,7 @@ func TestCluster(t *testing.T) {
 	r.testServingCertificate()
 	r.kubectl(definitions, "apply", "-f", "-")
 	r.kubectl("", "wait", "--for=condition=Established", "crd/hsmdevices.hsm.j5t.io", "crd/hsmpools.hsm.j5t.io")
-	r.start()
+	stop := r.start(agents.AccessDRA)
 	for name, test := range map[string]func(*rig){
 		"life":               (*rig).testLife,
 		"PINs of others":     (*rig).testForeignPIN,
@@ -63,6 +63,13 @@ func TestCluster(t *testing.T) {
 			return
 		}
 	}
+	stop()
+	r.start(agents.AccessPlugin)
+	t.Run("device plugin", func(t *testing.T) {
+		sub := *r
+		sub.t = t
+		sub.testPlugin()
+	})
 }
 
 // The APIService would take the place of the definitions that stand in for it, so
@@ -97,6 +104,9 @@ func (r *rig) testLife() {
 	must(r.t, r.client.Create(r.ctx, owner))
 	r.report(system, "pico", seen(serial, "node-1", "/dev/bus/usb/001/007"))
 	r.until("the agent's pod", func() error { return r.podOn(name, "node-1", "/dev/bus/usb/001/007") })
+	if got := r.given(name); got != "agent claims the token, pcscd claims the token" {
+		r.t.Errorf("%s", got)
+	}
 	d, err := r.deployment(serial)
 	must(r.t, err)
 	claimOf := func(d *appsv1.Deployment) string { return *d.Spec.Template.Spec.ResourceClaims[0].ResourceClaimName }
@@ -202,7 +212,7 @@ func (r *rig) podOn(name, node, path string) error {
 		hardened := *main.SecurityContext.ReadOnlyRootFilesystem && !*main.SecurityContext.AllowPrivilegeEscalation &&
 			main.SecurityContext.Capabilities.Drop[0] == "ALL" && len(main.SecurityContext.Capabilities.Add) == 0 &&
 			pod.Spec.SecurityContext.SeccompProfile.Type == corev1.SeccompProfileTypeRuntimeDefault
-		if !hardened || *pod.Spec.AutomountServiceAccountToken || pod.Spec.ServiceAccountName != name || len(pod.Spec.ResourceClaims) != 1 {
+		if !hardened || *pod.Spec.AutomountServiceAccountToken || pod.Spec.ServiceAccountName != name {
 			return fmt.Errorf("pod %s has more than it needs", pod.Name)
 		}
 		for _, volume := range pod.Spec.Volumes {

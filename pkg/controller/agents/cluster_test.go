@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -161,20 +162,22 @@ func (r *rig) run(mgr manager.Manager) (stop func()) {
 	}
 }
 
-// start runs the controllers until the test ends.
-func (r *rig) start() {
+// start runs the controllers until they are told to stop, or the test ends.
+func (r *rig) start(access agents.DeviceAccess) (stop func()) {
 	r.t.Helper()
-	mgr, caches := r.manager(certs.Cached(), agents.Cached())
+	mgr, caches := r.manager(certs.Cached(), agents.Cached(access))
 	recorder := record.NewFakeRecorder(1000)
 	recorder.IncludeObject = true
 	r.events = recorder.Events
 	issuer := certs.NewIssuer(mgr.GetClient(), system, r.clock)
 	must(r.t, certs.Add(mgr, caches, issuer))
 	must(r.t, agents.Add(mgr, caches, agents.Options{
-		SystemNamespace: system, Image: "hsm-agent:1", Access: agents.AccessClaim,
+		SystemNamespace: system, Image: "hsm-agent:1", Access: access,
 		Issuer: issuer, Recorder: recorder, Clock: r.clock,
 	}))
-	r.t.Cleanup(r.run(mgr))
+	stop = sync.OnceFunc(r.run(mgr))
+	r.t.Cleanup(stop)
+	return stop
 }
 
 // until waits for a condition.

@@ -17,6 +17,7 @@ import (
 	agentv1 "j5t.io/hsm/pkg/agent/api/v1"
 	"j5t.io/hsm/pkg/apis/hsm/v1alpha1"
 	"j5t.io/hsm/pkg/controller/certs"
+	"j5t.io/hsm/pkg/discovery/dra/attribute"
 )
 
 const (
@@ -87,8 +88,8 @@ func (r *reconciler) podSpec(a agent, device *v1alpha1.HSMDevice, p pin) *corev1
 		main.WithArgs("--provision", "--so-pin-file="+path.Join(soPINDir, soPINKey)).
 			WithVolumeMounts(corev1ac.VolumeMount().WithName("so-pin").WithMountPath(soPINDir).WithReadOnly(true))
 	}
-	if r.Access == AccessClaim {
-		r.giveDevice(spec, main, claimName(a))
+	if r.Access != AccessNone {
+		r.giveDevice(spec, main, a, device)
 	}
 	return spec.WithContainers(main)
 }
@@ -172,24 +173,35 @@ func hardened() *corev1ac.SecurityContextApplyConfiguration {
 		WithCapabilities(corev1ac.Capabilities().WithDrop("ALL"))
 }
 
-// giveDevice has the pod get the device of its ResourceClaim, and a PC/SC daemon of
-// its own, which is how PKCS#11 modules reach smart cards: that of the node would
-// see the tokens of all.
-func (r *reconciler) giveDevice(spec *corev1ac.PodSpecApplyConfiguration, main *corev1ac.ContainerApplyConfiguration, claim string) {
-	device := corev1ac.ResourceClaim().WithName(requestName)
+// giveDevice has the pod get the token, and a PC/SC daemon of its own, which is how
+// PKCS#11 modules reach smart cards: that of the node would see the tokens of all.
+func (r *reconciler) giveDevice(spec *corev1ac.PodSpecApplyConfiguration, main *corev1ac.ContainerApplyConfiguration, a agent, device *v1alpha1.HSMDevice) {
 	socket := corev1ac.VolumeMount().WithName("pcscd").WithMountPath(pcscDir)
-	spec.WithResourceClaims(corev1ac.PodResourceClaim().WithName(requestName).WithResourceClaimName(claim)).
-		WithVolumes(corev1ac.Volume().WithName("pcscd").WithEmptyDir(corev1ac.EmptyDirVolumeSource())).
-		WithInitContainers(corev1ac.Container().
-			WithName("pcscd").
-			WithImage(r.Image).
-			WithCommand("/usr/sbin/pcscd", "--foreground").
-			WithRestartPolicy(corev1.ContainerRestartPolicyAlways).
-			WithResources(corev1ac.ResourceRequirements().WithClaims(device).
-				WithRequests(corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("5m"), corev1.ResourceMemory: resource.MustParse("8Mi")}).
-				WithLimits(corev1.ResourceList{corev1.ResourceMemory: resource.MustParse("64Mi")})).
-			WithSecurityContext(hardened()).
-			WithVolumeMounts(socket))
-	main.Resources.WithClaims(device)
+	daemon := corev1ac.Container().
+		WithName("pcscd").
+		WithImage(r.Image).
+		WithCommand("/usr/sbin/pcscd", "--foreground").
+		WithRestartPolicy(corev1.ContainerRestartPolicyAlways).
+		WithResources(corev1ac.ResourceRequirements().
+			WithRequests(corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("5m"), corev1.ResourceMemory: resource.MustParse("8Mi")}).
+			WithLimits(corev1.ResourceList{corev1.ResourceMemory: resource.MustParse("64Mi")})).
+		WithSecurityContext(hardened()).
+		WithVolumeMounts(socket)
 	main.WithVolumeMounts(socket)
+	if r.Access == AccessDRA {
+		claim := corev1ac.ResourceClaim().WithName(requestName)
+		spec.WithResourceClaims(corev1ac.PodResourceClaim().WithName(requestName).WithResourceClaimName(claimName(a)))
+		daemon.Resources.WithClaims(claim)
+		main.Resources.WithClaims(claim)
+	} else {
+		// Kubelet gives a device of a plugin to one container: to the one that opens it. PC/SC
+		// finds readers by itself; what is found by its file is for the module to open.
+		opener := daemon
+		if discovery := device.Spec.Discovery; discovery != nil && discovery.DevicePath != nil {
+			opener = main
+		}
+		(*opener.Resources.Limits)[corev1.ResourceName(attribute.ResourceName(attribute.DeviceName(a.serial)))] = resource.MustParse("1")
+	}
+	spec.WithVolumes(corev1ac.Volume().WithName("pcscd").WithEmptyDir(corev1ac.EmptyDirVolumeSource())).
+		WithInitContainers(daemon)
 }

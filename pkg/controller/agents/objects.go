@@ -62,8 +62,10 @@ func (r *reconciler) ensure(ctx context.Context, there present, f *facts, a agen
 	if err := r.apply(ctx, there, serviceKind, name, service); err != nil {
 		return err
 	}
-	if err := r.ensureClaim(ctx, there, a, device); err != nil {
-		return err
+	if r.Access == AccessDRA {
+		if err := r.ensureClaim(ctx, there, a, device); err != nil {
+			return err
+		}
 	}
 	if err := r.settle(ctx, there, f, &a); err != nil {
 		return err
@@ -107,15 +109,12 @@ func (r *reconciler) settle(ctx context.Context, there present, f *facts, a *age
 func (r *reconciler) ensureClaim(ctx context.Context, there present, a agent, device *v1alpha1.HSMDevice) error {
 	name := claimName(a)
 	for _, old := range there[claimKind] {
-		if old.Labels[certs.AgentLabel] != a.name() || old.Name == name && r.Access == AccessClaim || old.DeletionTimestamp != nil {
+		if old.Labels[certs.AgentLabel] != a.name() || old.Name == name || old.DeletionTimestamp != nil {
 			continue
 		}
 		if err := r.delete(ctx, claimKind, old); err != nil {
 			return err
 		}
-	}
-	if r.Access != AccessClaim {
-		return nil
 	}
 	claim := resourcev1ac.ResourceClaim(name, r.SystemNamespace).WithSpec(resourcev1ac.ResourceClaimSpec().
 		WithDevices(resourcev1ac.DeviceClaim().WithRequests(resourcev1ac.DeviceRequest().WithName(requestName).

@@ -59,7 +59,7 @@ func Add(mgr manager.Manager, c cache.Cache, o Options) error {
 			UpdateFunc: func(e event.TypedUpdateEvent[*v1alpha1.HSMPool]) bool { return differ(e.ObjectOld, e.ObjectNew) },
 		})).
 		WatchesRawSource(source.Kind(c, metadataOf(hsmDeviceKind), enqueue[*metav1.PartialObjectMetadata]()))
-	for _, kind := range kinds {
+	for _, kind := range o.Access.kinds() {
 		b = b.WatchesRawSource(source.Kind(c, metadataOf(kind), enqueue[*metav1.PartialObjectMetadata](),
 			predicate.NewTypedPredicateFuncs(func(o *metav1.PartialObjectMetadata) bool { return o.Labels[certs.AgentLabel] != "" })))
 	}
@@ -89,13 +89,13 @@ func differ(a, b *v1alpha1.HSMPool) bool {
 
 // Cached says what the cache has to hold beside Secrets, of which package certs
 // needs some, too.
-func Cached() map[client.Object]cache.ByObject {
+func Cached(access DeviceAccess) map[client.Object]cache.ByObject {
 	everywhere := map[string]cache.Config{cache.AllNamespaces: {}}
 	objects := map[client.Object]cache.ByObject{
 		&v1alpha1.HSMPool{}:       {Namespaces: everywhere, Transform: cache.TransformStripManagedFields()},
 		metadataOf(hsmDeviceKind): {Namespaces: everywhere, Transform: cache.TransformStripManagedFields()},
 	}
-	for _, kind := range kinds {
+	for _, kind := range access.kinds() {
 		if kind != secretKind {
 			objects[metadataOf(kind)] = cache.ByObject{
 				Label:     labels.SelectorFromSet(labels.Set{partOfLabel: partOf, nameLabel: appName}),

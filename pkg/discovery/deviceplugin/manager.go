@@ -1,32 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package deviceplugin gives pods access to tokens by kubelet's older way, for clusters
-// without Dynamic Resource Allocation: an extended resource for each type of token. It
-// owns its sockets in kubelet's folder. It keeps no account of who has which token,
-// kubelet does, and opens no device.
+// without Dynamic Resource Allocation: each token is an extended resource of its own, as of
+// several devices of one resource nobody can ask for a certain one. It owns its sockets in
+// kubelet's folder. It keeps no account of who has which token, kubelet does, and opens no
+// device.
 package deviceplugin
 
 import (
 	"context"
 	"sync"
 
-	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/klog/v2"
 
-	"j5t.io/hsm/pkg/apis/hsm/v1alpha1"
-	"j5t.io/hsm/pkg/discovery/dra/attribute"
 	"j5t.io/hsm/pkg/discovery/inventory"
 )
 
-// resources names the resource of each type of token. The DeviceClasses of the DRA
-// driver have the same names: a cluster has one or the other.
-var resources = map[v1alpha1.DeviceType]string{
-	v1alpha1.DeviceTypePicoHSM:      "pico",
-	v1alpha1.DeviceTypeSmartCardHSM: "smartcard-hsm",
-	v1alpha1.DeviceTypeGeneric:      "generic",
-}
-
-// Manager has a plugin for each type of token that the node has had.
+// Manager has a plugin for each token of the node.
 type Manager struct {
 	dir string
 
@@ -51,20 +41,27 @@ func (m *Manager) Update(_ context.Context, found inventory.Found) {
 	m.changed = make(chan struct{})
 }
 
-// Run runs a plugin for each type of token, from when there is one, until the context
-// ends.
+// Run runs the plugins until the context ends: that of a token from when it is found until
+// it is forgotten.
 func (m *Manager) Run(ctx context.Context) {
 	ctx = klog.NewContext(ctx, klog.LoggerWithName(klog.FromContext(ctx), "deviceplugin"))
-	var group wait.Group
-	defer group.Wait()
-	running := map[v1alpha1.DeviceType]bool{}
+	stops := map[string]func(){}
+	defer func() {
+		for _, stop := range stops {
+			stop()
+		}
+	}()
 	for {
-		changed := m.watch()
-		for deviceType, name := range resources {
-			if devices, _ := m.devices(deviceType); len(devices) > 0 && !running[deviceType] {
-				running[deviceType] = true
-				plugin := &plugin{manager: m, deviceType: deviceType, name: name}
-				group.StartWithContext(ctx, plugin.run)
+		names, changed := m.names()
+		for name, stop := range stops {
+			if !names[name] {
+				stop()
+				delete(stops, name)
+			}
+		}
+		for name := range names {
+			if stops[name] == nil {
+				stops[name] = m.start(ctx, name)
 			}
 		}
 		select {
@@ -75,20 +72,33 @@ func (m *Manager) Run(ctx context.Context) {
 	}
 }
 
-func (m *Manager) watch() <-chan struct{} {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return m.changed
+// start runs the plugin of a token. The returned function ends it and waits for its end: its
+// socket is that of the next one, too.
+func (m *Manager) start(ctx context.Context, name string) (stop func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	var group sync.WaitGroup
+	group.Go(func() { (&plugin{manager: m, name: name}).run(ctx) })
+	return func() {
+		cancel()
+		group.Wait()
+	}
 }
 
-// devices are those of a type, and a channel that is closed when they may have changed.
-func (m *Manager) devices(deviceType v1alpha1.DeviceType) (devices []inventory.Device, changed <-chan struct{}) {
+// names are those of all devices, and a channel that is closed when they may have changed.
+func (m *Manager) names() (names map[string]bool, changed <-chan struct{}) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	names = map[string]bool{}
 	for _, device := range m.ledger.Devices() {
-		if device.Attributes[attribute.DeviceType] == string(deviceType) {
-			devices = append(devices, device)
-		}
+		names[device.Name] = true
 	}
-	return devices, m.changed
+	return names, m.changed
+}
+
+// device is that of a name, unless it is forgotten, and a channel as that of names.
+func (m *Manager) device(name string) (device inventory.Device, known bool, changed <-chan struct{}) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	device, known = m.ledger.Device(name)
+	return device, known, m.changed
 }

@@ -21,7 +21,6 @@ import (
 	"k8s.io/klog/v2"
 	pluginv1beta1 "k8s.io/kubelet/pkg/apis/deviceplugin/v1beta1"
 
-	"j5t.io/hsm/pkg/apis/hsm/v1alpha1"
 	"j5t.io/hsm/pkg/discovery/dra/attribute"
 )
 
@@ -31,13 +30,13 @@ const (
 	watchTimeout = 10 * time.Second
 )
 
-// plugin is the device plugin of one resource.
+// plugin is the device plugin of one token, which is one resource with one device.
 type plugin struct {
 	pluginv1beta1.UnsafeDevicePluginServer
 
-	manager    *Manager
-	deviceType v1alpha1.DeviceType
-	name       string
+	manager *Manager
+	// name is that of the device.
+	name string
 	// watching has a token when kubelet begins to watch, ended when it ends.
 	watching, ended chan struct{}
 }
@@ -58,7 +57,7 @@ func (p *plugin) run(ctx context.Context) {
 		if watched {
 			backoff = newBackoff()
 		}
-		logger.Info("Kubelet does not watch the tokens; will register again", "err", err)
+		logger.Info("Kubelet does not watch the token; will register again", "err", err)
 		select {
 		case <-ctx.Done():
 			return
@@ -67,12 +66,13 @@ func (p *plugin) run(ctx context.Context) {
 	}
 }
 
-func (p *plugin) resource() string { return attribute.Driver + "/" + p.name }
+func (p *plugin) resource() string { return attribute.ResourceName(p.name) }
 
 // serve registers with kubelet and serves it until it watches no more.
 func (p *plugin) serve(ctx context.Context) (watched bool, err error) {
 	p.watching, p.ended = make(chan struct{}, 1), make(chan struct{}, 1)
-	socket := filepath.Join(p.manager.dir, attribute.Driver+"-"+p.name+".sock")
+	// It has to be short: with its folder, a socket's path has at most 107 characters.
+	socket := filepath.Join(p.manager.dir, "hsm-"+p.name+".sock")
 	if err := os.Remove(socket); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return false, fmt.Errorf("remove the last socket: %w", err)
 	}
@@ -94,7 +94,7 @@ func (p *plugin) serve(ctx context.Context) (watched bool, err error) {
 	case <-ctx.Done():
 		return false, ctx.Err()
 	}
-	klog.FromContext(ctx).Info("Kubelet watches the tokens", "resource", p.resource())
+	klog.FromContext(ctx).Info("Kubelet watches the token", "resource", p.resource())
 	select {
 	case <-p.ended:
 		return true, errors.New("kubelet watches no more")
@@ -122,20 +122,20 @@ func (p *plugin) register(ctx context.Context, endpoint string) error {
 	return nil
 }
 
-// ListAndWatch implements the DevicePlugin service: all devices, whenever one changes.
+// ListAndWatch implements the DevicePlugin service: the one device, whenever it changes.
 func (p *plugin) ListAndWatch(_ *pluginv1beta1.Empty, stream grpc.ServerStreamingServer[pluginv1beta1.ListAndWatchResponse]) error {
 	signal(p.watching)
 	defer signal(p.ended)
 	var sent *pluginv1beta1.ListAndWatchResponse
 	for {
-		devices, changed := p.manager.devices(p.deviceType)
+		device, known, changed := p.manager.device(p.name)
 		list := &pluginv1beta1.ListAndWatchResponse{}
-		for _, device := range devices {
+		if known {
 			health := pluginv1beta1.Healthy
 			if device.Path == "" {
 				health = pluginv1beta1.Unhealthy
 			}
-			list.Devices = append(list.Devices, &pluginv1beta1.Device{ID: device.Name, Health: health})
+			list.Devices = []*pluginv1beta1.Device{{ID: device.Name, Health: health}}
 		}
 		if sent == nil || !proto.Equal(sent, list) {
 			if err := stream.Send(list); err != nil {
@@ -159,24 +159,20 @@ func signal(channel chan<- struct{}) {
 	}
 }
 
-// Allocate implements the DevicePlugin service: the device file of each token.
+// Allocate implements the DevicePlugin service: the device file of the token, where it is
+// now.
 func (p *plugin) Allocate(_ context.Context, request *pluginv1beta1.AllocateRequest) (*pluginv1beta1.AllocateResponse, error) {
-	devices, _ := p.manager.devices(p.deviceType)
-	paths := map[string]string{}
-	for _, device := range devices {
-		paths[device.Name] = device.Path
-	}
+	device, _, _ := p.manager.device(p.name)
 	response := &pluginv1beta1.AllocateResponse{}
 	for _, container := range request.ContainerRequests {
-		allocated := &pluginv1beta1.ContainerAllocateResponse{}
 		for _, id := range container.DevicesIds {
-			path := paths[id]
-			if path == "" {
+			if id != p.name || device.Path == "" {
 				return nil, status.Errorf(codes.FailedPrecondition, "device %q cannot be used now: the token was unplugged, or the report of discovery tells another reason", id)
 			}
-			allocated.Devices = append(allocated.Devices, &pluginv1beta1.DeviceSpec{ContainerPath: path, HostPath: path, Permissions: "rw"})
 		}
-		response.ContainerResponses = append(response.ContainerResponses, allocated)
+		response.ContainerResponses = append(response.ContainerResponses, &pluginv1beta1.ContainerAllocateResponse{
+			Devices: []*pluginv1beta1.DeviceSpec{{ContainerPath: device.Path, HostPath: device.Path, Permissions: "rw"}},
+		})
 	}
 	return response, nil
 }

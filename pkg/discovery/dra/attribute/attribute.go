@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package attribute owns how tokens are called in ResourceSlices: the names of their
-// attributes, what values these have, and how a ResourceClaim selects by them. It never
-// talks to Kubernetes.
+// Package attribute owns how tokens are called in ResourceSlices and as extended resources:
+// the names of their attributes, what values these have, and how a ResourceClaim selects by
+// them. It never talks to Kubernetes.
 package attribute
 
 import (
@@ -75,6 +75,10 @@ func Release(bcd string) string {
 // DeviceName is the name of a token in its pool, which is its node's: a DNS label that
 // depends on the serial number only, and so stays the same wherever it is plugged in.
 func DeviceName(serial string) string { return agentname.Label(serial) }
+
+// ResourceName is the extended resource that is this one token, by its DeviceName, where
+// kubelet gives tokens to pods by a device plugin.
+func ResourceName(deviceName string) string { return Driver + "/" + deviceName }
 
 // SerialSelector is the CEL expression with which a ResourceClaim selects the token with
 // a serial number, of printable ASCII characters.

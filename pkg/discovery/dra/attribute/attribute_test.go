@@ -51,6 +51,9 @@ func TestNames(t *testing.T) {
 		if problems := validation.IsDNS1123Label(name); len(problems) > 0 {
 			t.Errorf("%q is called %q: %q", serial, name, problems)
 		}
+		if problems := validation.IsQualifiedName(attribute.ResourceName(name)); len(problems) > 0 {
+			t.Errorf("%q is the resource %q: %q", serial, attribute.ResourceName(name), problems)
+		}
 		if len(value) > resourcev1.DeviceAttributeMaxValueLength {
 			t.Errorf("%q has a value of %d bytes", serial, len(value))
 		}
