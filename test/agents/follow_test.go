@@ -15,6 +15,7 @@ import (
 
 	"j5t.io/hsm/pkg/storage/configmap"
 	storage "j5t.io/hsm/pkg/storage/hsm"
+	"j5t.io/hsm/test/await"
 	"j5t.io/hsm/test/cluster"
 )
 
@@ -22,7 +23,7 @@ import (
 // that needs none works, the rest says what is missing.
 func TestNoPoolHasAnAgent(t *testing.T) {
 	members(t)
-	eventually(t, func() error {
+	await.NoError(t, patience, func(context.Context) error {
 		err := read(t)
 		if apierrors.HasStatusCause(err, storage.CauseNoAgent) {
 			return nil

@@ -16,6 +16,7 @@ import (
 	"k8s.io/client-go/rest"
 
 	"j5t.io/hsm/pkg/generated/clientset/versioned"
+	"j5t.io/hsm/test/await"
 )
 
 const (
@@ -36,7 +37,7 @@ func TestWatchesLeaveNothing(t *testing.T) {
 
 	leaked := 0
 	defer func() { fmt.Printf("figure: apiserver-goroutines-leaked %d\n", leaked) }()
-	eventually(t, func() error {
+	await.NoError(t, patience, func(context.Context) error {
 		leaked = 0
 		var more []string
 		for stack, n := range goroutines(t, ours) {

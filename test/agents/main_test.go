@@ -25,6 +25,7 @@ import (
 	"j5t.io/hsm/pkg/apis/hsm/v1alpha1"
 	"j5t.io/hsm/pkg/generated/clientset/versioned"
 	typed "j5t.io/hsm/pkg/generated/clientset/versioned/typed/hsm/v1alpha1"
+	"j5t.io/hsm/test/await"
 	"j5t.io/hsm/test/cluster"
 	"j5t.io/hsm/test/process"
 )
@@ -115,7 +116,7 @@ func member(serial, endpoint string) v1alpha1.PoolMember {
 func begin(t *testing.T) {
 	t.Helper()
 	members(t, member(hsm.Token.Serial, hsm.AgentAddress))
-	eventually(t, func() error {
+	await.NoError(t, patience, func(context.Context) error {
 		_, err := client.HSMSecrets("default").Create(t.Context(), &v1alpha1.HSMSecret{
 			ObjectMeta: metav1.ObjectMeta{Name: "db"}, Data: map[string][]byte{"password": []byte("one")},
 		}, metav1.CreateOptions{})
@@ -139,7 +140,7 @@ func read(t *testing.T) error {
 // served waits until the HSMSecret can be read.
 func served(t *testing.T) {
 	t.Helper()
-	eventually(t, func() error { return read(t) })
+	await.NoError(t, patience, func(context.Context) error { return read(t) })
 }
 
 // forward gives another address of a server, which ends with the test.
@@ -200,26 +201,6 @@ func freeAddress(t *testing.T) string {
 	port, err := process.FreePort()
 	must(t, err)
 	return net.JoinHostPort("127.0.0.1", strconv.Itoa(port))
-}
-
-// eventually waits until the condition returns nil.
-func eventually(t *testing.T, condition func() error) {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
-	defer cancel()
-	ticker := time.NewTicker(10 * time.Millisecond)
-	defer ticker.Stop()
-	for {
-		err := condition()
-		if err == nil {
-			return
-		}
-		select {
-		case <-ctx.Done():
-			t.Fatalf("not within %s: %v", patience, err)
-		case <-ticker.C:
-		}
-	}
 }
 
 func must(t *testing.T, err error) {

@@ -3,6 +3,7 @@
 package agents
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -13,6 +14,8 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/rest"
+
+	"j5t.io/hsm/test/await"
 )
 
 // monitoring is a user who may read metrics and health, and nothing else, at our
@@ -34,7 +37,7 @@ func monitoringKubeconfig(t *testing.T) string {
 	if !apierrors.IsAlreadyExists(err) {
 		must(t, err)
 	}
-	eventually(t, func() error {
+	await.NoError(t, patience, func(context.Context) error {
 		if code, body := ask(t, direct(t, kubeconfig), "/metrics"); code != 200 {
 			return fmt.Errorf("/metrics: %d: %s", code, body)
 		}
@@ -78,14 +81,14 @@ func TestVerboseReadiness(t *testing.T) {
 	contains(asPerson(), "[+]agent "+hsm.AgentAddress+" of token "+hsm.Token.Serial+": serves the store\n")
 	contains(asNobody(), "[+]agents: connected to one that serves\n")
 	members(t, member(hsm.Token.Serial, hsm.AgentAddress), member("OTHER", "127.0.0.1:1"))
-	eventually(t, func() error {
+	await.NoError(t, patience, func(context.Context) error {
 		if text := asPerson(); !strings.Contains(text, "[-]agent 127.0.0.1:1 of token OTHER: ") {
 			return fmt.Errorf("the other agent is not told of:\n%s", text)
 		}
 		return nil
 	})
 	members(t)
-	eventually(t, func() error {
+	await.NoError(t, patience, func(context.Context) error {
 		if text := asPerson(); !strings.Contains(text, "[-]agents: no HSMPool has an agent") {
 			return fmt.Errorf("it is not told that there is none:\n%s", text)
 		}

@@ -13,6 +13,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	storage "j5t.io/hsm/pkg/storage/hsm"
+	"j5t.io/hsm/test/await"
 	"j5t.io/hsm/test/cluster"
 	"j5t.io/hsm/test/process"
 	"j5t.io/hsm/test/softhsm"
@@ -58,7 +59,7 @@ func TestAnotherStoreIsNotTaken(t *testing.T) {
 	members := func() { members(t, member(hsm.Token.Serial, ""), member(serial, address)) }
 	must(t, hsm.StartAPIServer(t.Context()))
 	members()
-	eventually(t, func() error {
+	await.NoError(t, patience, func(context.Context) error {
 		err := read(t)
 		if apierrors.HasStatusCause(err, "TOKEN_FOREIGN") {
 			return nil
@@ -96,7 +97,7 @@ func TestAPersonPinsAnotherStore(t *testing.T) {
 	must(t, err)
 	members(t, member(hsm.Token.Serial, hsm.AgentAddress), member(serial, address))
 	before := pin(t, status.GetStoreId())
-	eventually(t, func() error {
+	await.NoError(t, patience, func(context.Context) error {
 		_, err := client.HSMSecrets("default").Get(t.Context(), "db", metav1.GetOptions{})
 		if apierrors.IsNotFound(err) { // It is in the other store.
 			return nil
@@ -104,14 +105,14 @@ func TestAPersonPinsAnotherStore(t *testing.T) {
 		return err
 	})
 	pin(t, before)
-	eventually(t, func() error {
+	await.NoError(t, patience, func(context.Context) error {
 		_, err := client.HSMSecrets("default").Get(t.Context(), "db", metav1.GetOptions{})
 		return err
 	})
 	// Without a ConfigMap, the server does not guess.
 	pins := host.CoreV1().ConfigMaps(cluster.SystemNamespace)
 	must(t, pins.Delete(t.Context(), storage.PinName, metav1.DeleteOptions{}))
-	eventually(t, func() error {
+	await.NoError(t, patience, func(context.Context) error {
 		err := read(t)
 		if apierrors.HasStatusCause(err, storage.CauseSeveralStores) {
 			return nil

@@ -24,6 +24,7 @@ import (
 
 	agentv1 "j5t.io/hsm/pkg/agent/api/v1"
 	"j5t.io/hsm/pkg/apis/hsm/v1alpha1"
+	"j5t.io/hsm/test/await"
 )
 
 const (
@@ -154,7 +155,7 @@ func BenchmarkThousand(b *testing.B) {
 			b.Fatal(err)
 		}
 		applied := time.Since(began)
-		eventually(b, 10*time.Minute, func() error {
+		await.NoError(b, 10*time.Minute, func(context.Context) error {
 			list, err := core.CoreV1().Secrets(namespace).List(b.Context(), metav1.ListOptions{LabelSelector: "managed-by=hsm-secrets-operator", ResourceVersion: "0"})
 			if err != nil {
 				return err
@@ -231,7 +232,7 @@ func BenchmarkForeignSecrets(b *testing.B) {
 		}
 		before := gets()
 		// Start, and two rounds of the safety net.
-		eventually(b, 2*time.Minute, func() error {
+		await.NoError(b, 2*time.Minute, func(context.Context) error {
 			if n := gets() - before; n < 2*own+2*own {
 				return fmt.Errorf("%d GETs", n)
 			}

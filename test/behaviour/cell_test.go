@@ -3,6 +3,7 @@
 package behaviour
 
 import (
+	"context"
 	"fmt"
 	"strings"
 	"time"
@@ -17,6 +18,7 @@ import (
 
 	"j5t.io/hsm/pkg/apis/hsm/v1alpha1"
 	"j5t.io/hsm/pkg/controller/projection"
+	"j5t.io/hsm/test/await"
 )
 
 func (c cell) create() {
@@ -187,7 +189,7 @@ func (c cell) check(when string, limit time.Duration, w want) {
 
 func (c cell) await(limit time.Duration, condition func() error) {
 	c.Helper()
-	eventually(c.T, limit, condition)
+	await.NoError(c.T, limit, func(context.Context) error { return condition() })
 }
 
 // state sums up what there is; where a "?" is wanted, nobody looks.

@@ -3,6 +3,7 @@
 package behaviour
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/http"
@@ -16,6 +17,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"j5t.io/hsm/pkg/apis/hsm/v1alpha1"
+	"j5t.io/hsm/test/await"
 )
 
 // TestCrash kills the controller with SIGKILL at each request of a back-sync in
@@ -169,7 +171,7 @@ func settled(t *testing.T, count func() int) {
 func settledWith(t *testing.T, count func() int, also func() bool) {
 	t.Helper()
 	last, since := count(), time.Now()
-	eventually(t, 60*time.Second, func() error {
+	await.NoError(t, 60*time.Second, func(context.Context) error {
 		if now := count(); now != last || !also() {
 			last, since = now, time.Now()
 		}

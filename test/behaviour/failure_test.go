@@ -3,6 +3,7 @@
 package behaviour
 
 import (
+	"context"
 	"fmt"
 	"strings"
 	"testing"
@@ -15,6 +16,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"j5t.io/hsm/pkg/apis/hsm/v1alpha1"
+	"j5t.io/hsm/test/await"
 )
 
 // TestFailure has a quota forbid the Secret: the status says so and what is in
@@ -30,7 +32,7 @@ func TestFailure(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, time.Minute, func() error {
+	await.NoError(t, time.Minute, func(context.Context) error {
 		_, err := core.CoreV1().Secrets(namespace).Create(t.Context(), &corev1.Secret{ObjectMeta: metav1.ObjectMeta{GenerateName: "try-"}}, metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
 		if !apierrors.IsForbidden(err) {
 			return fmt.Errorf("the quota does not hold yet: %w", err)
@@ -46,7 +48,7 @@ func TestFailure(t *testing.T) {
 		}
 		return h
 	}
-	eventually(t, time.Minute, func() error {
+	await.NoError(t, time.Minute, func(context.Context) error {
 		status := get().Status
 		synced := meta.FindStatusCondition(status.Conditions, v1alpha1.HSMSecretSynced)
 		if status.SyncStatus != v1alpha1.SyncStatusError || !strings.Contains(status.LastError, "no-secrets") ||
@@ -64,7 +66,7 @@ func TestFailure(t *testing.T) {
 	}
 	// It is tried again, ever later, and without a word.
 	writesBefore, triesBefore := statusWrites(), tries()
-	eventually(t, time.Minute, func() error {
+	await.NoError(t, time.Minute, func(context.Context) error {
 		if tries() < triesBefore+2 {
 			return fmt.Errorf("it is not tried again")
 		}
@@ -176,7 +178,7 @@ stringData:
   password: second
 `)
 	run("apply", "--server-side", "--filename=-")
-	eventually(t, time.Minute, func() error {
+	await.NoError(t, time.Minute, func(context.Context) error {
 		secret, err := core.CoreV1().Secrets(namespace).Get(t.Context(), "db", metav1.GetOptions{})
 		if err != nil {
 			return err

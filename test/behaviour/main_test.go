@@ -198,23 +198,3 @@ func newNamespace(t testing.TB, suffix ...string) string {
 	}
 	return namespace
 }
-
-// eventually waits until a condition returns nil.
-func eventually(t testing.TB, timeout time.Duration, condition func() error) {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), timeout)
-	defer cancel()
-	ticker := time.NewTicker(50 * time.Millisecond)
-	defer ticker.Stop()
-	for {
-		err := condition()
-		if err == nil {
-			return
-		}
-		select {
-		case <-ctx.Done():
-			t.Fatalf("not within %s: %v", timeout, err)
-		case <-ticker.C:
-		}
-	}
-}

@@ -11,6 +11,8 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/kube-aggregator/pkg/client/clientset_generated/clientset"
+
+	"j5t.io/hsm/test/await"
 )
 
 // TestReplicas runs two controllers, of which one acts. The other takes over
@@ -102,13 +104,15 @@ func TestUninstall(t *testing.T) {
 	if err := secrets.HsmV1alpha1().HSMSecrets(namespace).Delete(t.Context(), "db-0", metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, time.Minute, func() error {
+	await.NoError(t, time.Minute, func(context.Context) error {
 		return gone(core.CoreV1().Secrets(namespace).Get(t.Context(), "db-0", metav1.GetOptions{}))
 	})
 	if err := core.CoreV1().Namespaces().Delete(t.Context(), doomed, metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, 60*time.Second, func() error { return gone(core.CoreV1().Namespaces().Get(t.Context(), doomed, metav1.GetOptions{})) })
+	await.NoError(t, 60*time.Second, func(context.Context) error {
+		return gone(core.CoreV1().Namespaces().Get(t.Context(), doomed, metav1.GetOptions{}))
+	})
 
 	// Without the API, owners cannot be read: their Secrets stay.
 	aggregator, err := clientset.NewForConfig(hsm.Admin)
@@ -128,13 +132,13 @@ func TestUninstall(t *testing.T) {
 		if _, err := apiServices.Create(context.WithoutCancel(t.Context()), apiService, metav1.CreateOptions{}); err != nil {
 			t.Fatal(err)
 		}
-		eventually(t, 60*time.Second, func() error {
+		await.NoError(t, 60*time.Second, func(context.Context) error {
 			_, err := secrets.HsmV1alpha1().HSMSecrets(namespace).Get(t.Context(), "db-1", metav1.GetOptions{})
 			return err
 		})
 		awaitSynced(t, namespace, 2, 60*time.Second)
 	}()
-	eventually(t, 60*time.Second, func() error {
+	await.NoError(t, 60*time.Second, func(context.Context) error {
 		_, err := secrets.HsmV1alpha1().HSMSecrets(namespace).Get(t.Context(), "db-1", metav1.GetOptions{})
 		if !apierrors.IsNotFound(err) {
 			return fmt.Errorf("the API is still there: %w", err)
@@ -149,7 +153,7 @@ func TestUninstall(t *testing.T) {
 		return projector.proxy.count(func(c call) bool { return c.resource == "hsmsecrets" && (c.method == "LIST" || c.method == "WATCH") })
 	}
 	before := lists()
-	eventually(t, time.Minute, func() error {
+	await.NoError(t, time.Minute, func(context.Context) error {
 		if lists() < before+2 {
 			return fmt.Errorf("the controller does not look")
 		}

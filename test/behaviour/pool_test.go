@@ -3,6 +3,7 @@
 package behaviour
 
 import (
+	"context"
 	"fmt"
 	"testing"
 	"time"
@@ -10,6 +11,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"j5t.io/hsm/pkg/apis/hsm/v1alpha1"
+	"j5t.io/hsm/test/await"
 )
 
 // TestPool: an HSMDevice has an HSMPool in its own namespace, which comes back when it
@@ -26,7 +28,7 @@ func TestPool(t *testing.T) {
 	}
 	appears := func(after *v1alpha1.HSMPool) (pool *v1alpha1.HSMPool) {
 		t.Helper()
-		eventually(t, time.Minute, func() error {
+		await.NoError(t, time.Minute, func(context.Context) error {
 			var err error
 			pool, err = pools.Get(t.Context(), "pico", metav1.GetOptions{})
 			if err == nil && (pool.Status.Phase == "" || after != nil && pool.UID == after.UID) {
@@ -44,5 +46,5 @@ func TestPool(t *testing.T) {
 	if err := devices.Delete(t.Context(), "pico", metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, time.Minute, func() error { return gone(pools.Get(t.Context(), "pico", metav1.GetOptions{})) })
+	await.NoError(t, time.Minute, func(context.Context) error { return gone(pools.Get(t.Context(), "pico", metav1.GetOptions{})) })
 }

@@ -3,6 +3,7 @@
 package behaviour
 
 import (
+	"context"
 	"fmt"
 	"testing"
 	"time"
@@ -11,6 +12,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"j5t.io/hsm/pkg/apis/hsm/v1alpha1"
+	"j5t.io/hsm/test/await"
 )
 
 // TestWorkloads has workloads restarted for each new content, and for nothing
@@ -55,7 +57,7 @@ func TestWorkloads(t *testing.T) {
 	check := func(what string) {
 		t.Helper()
 		settled(t, calls)
-		eventually(t, time.Minute, func() error {
+		await.NoError(t, time.Minute, func(context.Context) error {
 			for i, generation := range generations() {
 				if got := generation - first[i]; got != restarts {
 					return fmt.Errorf("%s: workload %d was restarted %d times, want %d", what, i, got, restarts)
@@ -133,7 +135,7 @@ func TestWorkloads(t *testing.T) {
 // event waits for an event on an object.
 func event(t testing.TB, namespace, kind, name, reason string) {
 	t.Helper()
-	eventually(t, time.Minute, func() error {
+	await.NoError(t, time.Minute, func(context.Context) error {
 		events, err := core.CoreV1().Events(namespace).List(t.Context(), metav1.ListOptions{
 			FieldSelector: "reason=" + reason + ",involvedObject.kind=" + kind + ",involvedObject.name=" + name,
 		})

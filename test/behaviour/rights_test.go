@@ -4,6 +4,7 @@ package behaviour
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -20,6 +21,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"j5t.io/hsm/pkg/apis/hsm/v1alpha1"
+	"j5t.io/hsm/test/await"
 	"j5t.io/hsm/test/cluster"
 	"j5t.io/hsm/test/controlplane"
 )
@@ -123,7 +125,7 @@ func TestNamespaces(t *testing.T) {
 	}
 	// Roles hold a moment later.
 	client := controllerClient(t)
-	eventually(t, time.Minute, func() error {
+	await.NoError(t, time.Minute, func(context.Context) error {
 		if may(t, client, two, "list", "") != nil {
 			return fmt.Errorf("the Roles do not hold yet")
 		}

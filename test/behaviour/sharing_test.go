@@ -3,6 +3,7 @@
 package behaviour
 
 import (
+	"context"
 	"fmt"
 	"maps"
 	"testing"
@@ -14,6 +15,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"j5t.io/hsm/pkg/apis/hsm/v1alpha1"
+	"j5t.io/hsm/test/await"
 )
 
 // createNamed creates an HSMSecret for a Secret of another name.
@@ -33,7 +35,7 @@ func createNamed(t *testing.T, namespace, name, secretName, value string) {
 // for the value in a Secret.
 func awaitConflict(t *testing.T, limit time.Duration, namespace, name, reason, secretName, value string) {
 	t.Helper()
-	eventually(t, limit, func() error {
+	await.NoError(t, limit, func(context.Context) error {
 		h, err := secrets.HsmV1alpha1().HSMSecrets(namespace).Get(t.Context(), name, metav1.GetOptions{})
 		if err != nil {
 			return err

@@ -4,6 +4,7 @@ package behaviour
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -15,6 +16,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"j5t.io/hsm/pkg/apis/hsm/v1alpha1"
+	"j5t.io/hsm/test/await"
 )
 
 // createMany creates HSMSecrets that are compared every interval seconds.
@@ -36,7 +38,7 @@ func createMany(t testing.TB, namespace string, count int, interval int32) {
 // values: the token has enough to do.
 func awaitSynced(t testing.TB, namespace string, count int, limit time.Duration) {
 	t.Helper()
-	eventually(t, limit, func() error {
+	await.NoError(t, limit, func(context.Context) error {
 		list, err := viewer.HsmV1alpha1().HSMSecrets(namespace).List(t.Context(), metav1.ListOptions{})
 		if err != nil {
 			return err
@@ -205,7 +207,7 @@ func nothingWritten(t *testing.T, namespace string, objects int) {
 	if err := projector.again(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, time.Minute, func() error {
+	await.NoError(t, time.Minute, func(context.Context) error {
 		// An HSMSecret and a Secret each.
 		if n := gets() - getsBefore; n < 2*objects {
 			return fmt.Errorf("%d GETs", n)
@@ -222,7 +224,7 @@ func nothingWritten(t *testing.T, namespace string, objects int) {
 func quiet(t testing.TB, count func() int) {
 	t.Helper()
 	last, since := count(), time.Now()
-	eventually(t, 60*time.Second, func() error {
+	await.NoError(t, 60*time.Second, func(context.Context) error {
 		if now := count(); now != last {
 			last, since = now, time.Now()
 		}

@@ -13,6 +13,7 @@ import (
 
 	"j5t.io/hsm/pkg/apis/hsm/v1alpha1"
 	"j5t.io/hsm/pkg/controller/projection"
+	"j5t.io/hsm/test/await"
 )
 
 // The data that the table speaks of.
@@ -280,7 +281,7 @@ func apiServerAway(t *testing.T) func() {
 			t.Fatal(err)
 		}
 		// kube-apiserver notices after a while that it is back.
-		eventually(t, 60*time.Second, func() error {
+		await.NoError(t, 60*time.Second, func(context.Context) error {
 			_, err := secrets.HsmV1alpha1().HSMSecrets("default").List(t.Context(), metav1.ListOptions{})
 			return err
 		})

@@ -11,7 +11,6 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
@@ -24,6 +23,7 @@ import (
 
 	"j5t.io/hsm/test/controlplane"
 	"j5t.io/hsm/test/pki"
+	"j5t.io/hsm/test/process"
 )
 
 func TestControlPlane(t *testing.T) {
@@ -63,11 +63,11 @@ func TestControlPlane(t *testing.T) {
 	})
 	t.Run("an aggregated server is reached", func(t *testing.T) { testAggregation(ctx, t, plane) })
 	t.Run("nothing is left running", func(t *testing.T) {
-		if commands := runningWith(t, dir); len(commands) != 3 {
+		if commands := process.RunningWith(t, dir); len(commands) != 3 {
 			t.Errorf("%d processes run, want 3: %q", len(commands), commands)
 		}
 		plane.Stop()
-		if commands := runningWith(t, dir); len(commands) != 0 {
+		if commands := process.RunningWith(t, dir); len(commands) != 0 {
 			t.Errorf("left running: %q", commands)
 		}
 	})
@@ -205,22 +205,4 @@ func serveDiscovery(t *testing.T, plane *controlplane.ControlPlane, ca *pki.CA, 
 		t.Fatal(err)
 	}
 	return port
-}
-
-// runningWith returns the command lines of the running processes that name the folder.
-func runningWith(t *testing.T, dir string) []string {
-	t.Helper()
-	files, err := filepath.Glob("/proc/[0-9]*/cmdline")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var commands []string
-	for _, file := range files {
-		// A process that has ended meanwhile has no command line.
-		content, err := os.ReadFile(file)
-		if err == nil && strings.Contains(string(content), dir) {
-			commands = append(commands, strings.ReplaceAll(string(content), "\x00", " "))
-		}
-	}
-	return commands
 }

@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"context"
 	"os"
 	"strings"
 	"testing"
@@ -11,6 +12,8 @@ import (
 	auditapi "k8s.io/apiserver/pkg/apis/audit"
 	"k8s.io/apiserver/pkg/audit/policy"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
+
+	"j5t.io/hsm/test/await"
 )
 
 func newUser(t *testing.T, name string) (kubeconfig string) {
@@ -106,7 +109,7 @@ func TestClaim(t *testing.T) {
 	contains(t, editor.with(manifest).fail("apply", "--server-side", "-f", "-"), "Forbidden", "spec.hsmPath", "claim")
 	u.run("create", "role", "claim", "--verb=claim", "--resource=hsmsecrets.hsm.j5t.io", "--resource-name=shared/testclaim")
 	u.run("create", "rolebinding", "claim", "--role=claim", "--user=testclaim-editor")
-	eventually(t, 30e9, func() error {
+	await.NoError(t, 30e9, func(context.Context) error {
 		_, _, err := editor.with(manifest).try("create", "-f", "-")
 		return err
 	})

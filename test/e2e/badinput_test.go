@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"context"
 	"fmt"
 	"net"
 	"os"
@@ -12,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"j5t.io/hsm/test/await"
 	"j5t.io/hsm/test/process"
 	"j5t.io/hsm/test/softhsm"
 )
@@ -149,7 +151,7 @@ func failingAgent(t *testing.T, change func(*process.Spec)) string {
 	}
 	defer agent.Kill()
 	var said string
-	eventually(t, 20*time.Second, func() error {
+	await.NoError(t, 20*time.Second, func(context.Context) error {
 		select {
 		case <-agent.Done():
 			if agent.ExitCode() == 0 {

@@ -13,6 +13,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"j5t.io/hsm/test/await"
 )
 
 // db is a manifest of an HSMSecret with one value.
@@ -239,7 +241,7 @@ func testWatch(u user) {
 	}()
 	wait := func(want string) {
 		u.Helper()
-		eventually(u.T, 20*time.Second, func() error {
+		await.NoError(u.T, 20*time.Second, func(context.Context) error {
 			if got := seen.String(); got != want {
 				return fmt.Errorf("seen %q, want %q", got, want)
 			}

@@ -113,26 +113,6 @@ func (u user) env(variable string) user {
 	return u
 }
 
-// eventually waits until the condition returns nil.
-func eventually(t *testing.T, timeout time.Duration, condition func() error) {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), timeout)
-	defer cancel()
-	ticker := time.NewTicker(50 * time.Millisecond)
-	defer ticker.Stop()
-	for {
-		err := condition()
-		if err == nil {
-			return
-		}
-		select {
-		case <-ctx.Done():
-			t.Fatalf("not within %s: %v", timeout, err)
-		case <-ticker.C:
-		}
-	}
-}
-
 // contains fails the test if a text lacks a part.
 func contains(t *testing.T, text string, parts ...string) {
 	t.Helper()

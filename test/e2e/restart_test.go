@@ -16,6 +16,7 @@ import (
 
 	"j5t.io/hsm/pkg/apis/hsm/v1alpha1"
 	"j5t.io/hsm/pkg/generated/clientset/versioned"
+	"j5t.io/hsm/test/await"
 )
 
 func clientset(t *testing.T) versioned.Interface {
@@ -106,7 +107,7 @@ func startAPIServer(t *testing.T) {
 	if err := hsm.StartAPIServer(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, 30*time.Second, func() error {
+	await.NoError(t, 30*time.Second, func(context.Context) error {
 		_, err := clientset(t).HsmV1alpha1().HSMSecrets("default").List(t.Context(), metav1.ListOptions{})
 		return err
 	})
@@ -147,7 +148,7 @@ func TestAgentStopped(t *testing.T) {
 	if err := hsm.StartAgent(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, 10*time.Second, func() error {
+	await.NoError(t, 10*time.Second, func(context.Context) error {
 		_, _, err := u.try("get", "hsmsecret", "db")
 		return err
 	})

@@ -3,11 +3,14 @@
 package e2e
 
 import (
+	"context"
 	"encoding/base64"
 	"fmt"
 	"strings"
 	"testing"
 	"time"
+
+	"j5t.io/hsm/test/await"
 )
 
 // What RBAC is asked for, to see names and to see values.
@@ -41,7 +44,7 @@ func (u user) as(name, verbs string, sees bool) user {
 // the API server of hsm.j5t.io remembers that there is none.
 func (u user) waitUntilMay(args ...string) {
 	u.Helper()
-	eventually(u.T, 30*time.Second, func() error {
+	await.NoError(u.T, 30*time.Second, func(context.Context) error {
 		_, _, err := u.try(append([]string{"auth", "can-i"}, args...)...)
 		return err
 	})

@@ -15,13 +15,14 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/kubernetes"
 
+	"j5t.io/hsm/test/await"
 	"j5t.io/hsm/test/controlplane"
 	"j5t.io/hsm/test/controlplane/assets"
 	"j5t.io/hsm/test/kubelet"
 	"j5t.io/hsm/test/pki"
+	"j5t.io/hsm/test/process"
 	"j5t.io/hsm/test/softhsm"
 )
 
@@ -110,7 +111,7 @@ func TestDeployment(t *testing.T) {
 	f.secret(ctx, t, "pin", map[string][]byte{"pin": []byte(f.token.PIN + "\n")})
 	f.secret(ctx, t, "tls", certificate(t))
 	first := f.pod(ctx, t, "is ready", isReady)
-	ended := runningWith(t, first.Status.PodIP)
+	ended := process.RunningWith(t, first.Status.PodIP)
 	if len(ended) != 1 {
 		t.Fatalf("%d processes have the address of the pod", len(ended))
 	}
@@ -121,7 +122,7 @@ func TestDeployment(t *testing.T) {
 	// A changed Secret is in the files, and none of them is ever missing.
 	f.secret(ctx, t, "pin", map[string][]byte{"pin": []byte(f.token.PIN + "\n"), "new-pin": []byte("x")})
 	pins := filepath.Join(f.options.Dir, "pods", string(first.UID), "volumes/pin")
-	poll(ctx, t, "the Secret's new file is there", func(context.Context) error {
+	await.NoError(t, time.Minute, func(context.Context) error {
 		_, err := os.ReadFile(filepath.Join(pins, "new-pin"))
 		return err
 	})
@@ -140,7 +141,7 @@ func TestDeployment(t *testing.T) {
 	})
 
 	node.Stop()
-	if left := runningWith(t, first.Status.PodIP); len(left) != 0 {
+	if left := process.RunningWith(t, first.Status.PodIP); len(left) != 0 {
 		t.Errorf("after the power cut run %q", left)
 	}
 	node = start(ctx, t, f.options)
@@ -154,14 +155,14 @@ func TestDeployment(t *testing.T) {
 	if err := f.client.AppsV1().Deployments("default").Delete(ctx, "agent", metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	poll(ctx, t, "the pod is gone", func(ctx context.Context) error {
+	await.NoError(t, time.Minute, func(ctx context.Context) error {
 		_, err := f.client.CoreV1().Pods("default").Get(ctx, second.Name, metav1.GetOptions{})
 		if apierrors.IsNotFound(err) {
 			return nil
 		}
 		return fmt.Errorf("still there: %w", err)
 	})
-	if left := runningWith(t, second.Status.PodIP); len(left) != 0 {
+	if left := process.RunningWith(t, second.Status.PodIP); len(left) != 0 {
 		t.Errorf("the pod is gone, and %q run", left)
 	}
 	if _, err := os.Stat(filepath.Join(node.Dir, "pods", string(second.UID))); !errors.Is(err, os.ErrNotExist) {
@@ -254,7 +255,7 @@ func (f *fixture) secret(ctx context.Context, t *testing.T, name string, data ma
 func (f *fixture) pod(ctx context.Context, t *testing.T, what string, wanted func(*corev1.Pod) error) *corev1.Pod {
 	t.Helper()
 	var pod *corev1.Pod
-	poll(ctx, t, "the pod "+what, func(ctx context.Context) error {
+	await.NoError(t, time.Minute, func(ctx context.Context) error {
 		pods, err := f.client.CoreV1().Pods("default").List(ctx, metav1.ListOptions{LabelSelector: "app=agent"})
 		if err != nil {
 			return err
@@ -263,7 +264,10 @@ func (f *fixture) pod(ctx context.Context, t *testing.T, what string, wanted fun
 			return fmt.Errorf("%d pods", len(pods.Items))
 		}
 		pod = &pods.Items[0]
-		return wanted(pod)
+		if err := wanted(pod); err != nil {
+			return fmt.Errorf("the pod %s: %w", what, err)
+		}
+		return nil
 	})
 	return pod
 }
@@ -275,37 +279,4 @@ func isReady(pod *corev1.Pod) error {
 		}
 	}
 	return fmt.Errorf("not ready: %v %v", pod.Status.Conditions, pod.Status.ContainerStatuses)
-}
-
-func poll(ctx context.Context, t *testing.T, what string, condition func(context.Context) error) {
-	t.Helper()
-	var last error
-	err := wait.PollUntilContextTimeout(ctx, 50*time.Millisecond, time.Minute, true, func(ctx context.Context) (bool, error) {
-		err := condition(ctx)
-		if ctx.Err() == nil {
-			last = err
-		}
-		return err == nil, nil
-	})
-	if err != nil {
-		t.Fatalf("%s: %v: %v", what, err, last)
-	}
-}
-
-// runningWith returns the command lines of the running processes that have the text.
-func runningWith(t *testing.T, text string) []string {
-	t.Helper()
-	files, err := filepath.Glob("/proc/[0-9]*/cmdline")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var commands []string
-	for _, file := range files {
-		// A process that has ended meanwhile has no command line.
-		content, err := os.ReadFile(file)
-		if err == nil && strings.Contains(string(content), text) {
-			commands = append(commands, strings.ReplaceAll(string(content), "\x00", " "))
-		}
-	}
-	return commands
 }

@@ -3,6 +3,7 @@
 package machinery
 
 import (
+	"context"
 	"fmt"
 	"net/http"
 	"path/filepath"
@@ -16,6 +17,8 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/rest"
+
+	"j5t.io/hsm/test/await"
 )
 
 const path = "/apis/hsm.j5t.io/v1alpha1/namespaces/%s/hsmsecrets"
@@ -26,7 +29,7 @@ func TestDirectCertificate(t *testing.T) {
 	ns := namespace(t)
 	alice, bob := direct(t, newUser(t, "direct-alice")), direct(t, newUser(t, "direct-bob"))
 	grant(t, ns, "edit", user("direct-alice"))
-	eventually(t, 30*time.Second, func() error {
+	await.NoError(t, 30*time.Second, func(context.Context) error {
 		_, err := secrets(t, alice, ns).List(t.Context(), metav1.ListOptions{})
 		return err
 	})
@@ -49,7 +52,7 @@ func TestDirectToken(t *testing.T) {
 
 	app := direct(t, "")
 	app.BearerToken = token.Status.Token
-	eventually(t, 30*time.Second, func() error {
+	await.NoError(t, 30*time.Second, func(context.Context) error {
 		_, err := secrets(t, app, ns).List(t.Context(), metav1.ListOptions{})
 		return err
 	})

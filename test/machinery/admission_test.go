@@ -3,6 +3,7 @@
 package machinery
 
 import (
+	"context"
 	"crypto/tls"
 	"encoding/json"
 	"fmt"
@@ -21,6 +22,7 @@ import (
 	"k8s.io/utils/ptr"
 
 	typed "j5t.io/hsm/pkg/generated/clientset/versioned/typed/hsm/v1alpha1"
+	"j5t.io/hsm/test/await"
 	"j5t.io/hsm/test/pki"
 )
 
@@ -42,7 +44,7 @@ func inNamespace(name string) *metav1.LabelSelector {
 // reach the server within moments.
 func refused(t *testing.T, client typed.HSMSecretInterface, name, message string) {
 	t.Helper()
-	eventually(t, 30*time.Second, func() error {
+	await.NoError(t, 30*time.Second, func(context.Context) error {
 		_, err := client.Create(t.Context(), secret(name, "one"), metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
 		if err == nil || !strings.Contains(err.Error(), message) {
 			return fmt.Errorf("want %q, got %w", message, err)
@@ -121,7 +123,7 @@ func TestWebhooks(t *testing.T) {
 	if err := client.Delete(t.Context(), "bad-old", metav1.DeleteOptions{}); err == nil || !strings.Contains(err.Error(), "no DELETE of HSMSecret bad-old") {
 		t.Errorf("the webhook was not asked about the deletion: %v", err)
 	}
-	eventually(t, 30*time.Second, func() error {
+	await.NoError(t, 30*time.Second, func(context.Context) error {
 		made, err := client.Create(t.Context(), secret("good", "one"), metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
 		if err != nil || made.Labels["by"] != "admin" {
 			return fmt.Errorf("want a label by the webhook, got %v, %w", made.Labels, err)
@@ -226,7 +228,7 @@ func TestMutatingAdmissionPolicy(t *testing.T) {
 		},
 	}, metav1.CreateOptions{})
 	must(t, err)
-	eventually(t, 30*time.Second, func() error {
+	await.NoError(t, 30*time.Second, func(context.Context) error {
 		made, err := client.Create(t.Context(), secret("db", "one"), metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
 		if err != nil || made.Labels["by"] != "policy" {
 			return fmt.Errorf("want a label by the policy, got %w", err)
@@ -249,7 +251,7 @@ func TestTerminatingNamespace(t *testing.T) {
 	_, err := client.Create(t.Context(), held, metav1.CreateOptions{})
 	must(t, err)
 	must(t, host.CoreV1().Namespaces().Delete(t.Context(), ns, metav1.DeleteOptions{}))
-	eventually(t, 30*time.Second, func() error {
+	await.NoError(t, 30*time.Second, func(context.Context) error {
 		_, err := client.Create(t.Context(), secret("late", "one"), metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
 		if !apierrors.IsForbidden(err) || !apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) {
 			return fmt.Errorf("want Forbidden in a namespace that is being deleted, got %w", err)
@@ -261,7 +263,7 @@ func TestTerminatingNamespace(t *testing.T) {
 	held.Finalizers = nil
 	_, err = client.Update(t.Context(), held, metav1.UpdateOptions{})
 	must(t, err)
-	eventually(t, 60*time.Second, func() error {
+	await.NoError(t, 60*time.Second, func(context.Context) error {
 		_, err := host.CoreV1().Namespaces().Get(t.Context(), ns, metav1.GetOptions{})
 		if !apierrors.IsNotFound(err) {
 			return fmt.Errorf("the namespace is still there: %w", err)

@@ -3,6 +3,7 @@
 package machinery
 
 import (
+	"context"
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
@@ -17,6 +18,7 @@ import (
 
 	"j5t.io/hsm/pkg/apis/hsm/v1alpha1"
 	"j5t.io/hsm/pkg/generated/clientset/versioned"
+	"j5t.io/hsm/test/await"
 )
 
 // TestAudit follows a read and a write by their audit id from kube-apiserver
@@ -80,7 +82,7 @@ func TestAudit(t *testing.T) {
 func event(t *testing.T, log, namespace, verb string) auditv1.Event {
 	t.Helper()
 	var found auditv1.Event
-	eventually(t, 10*time.Second, func() error {
+	await.NoError(t, 10*time.Second, func(context.Context) error {
 		for _, line := range linesWith(readFile(t, log), `"verb":"`+verb+`"`, `"resource":"hsmsecrets","namespace":"`+namespace+`"`) {
 			var event auditv1.Event
 			if err := json.Unmarshal([]byte(line), &event); err != nil {

@@ -3,6 +3,7 @@
 package machinery
 
 import (
+	"context"
 	"fmt"
 	"testing"
 	"time"
@@ -10,6 +11,8 @@ import (
 	authorizationv1 "k8s.io/api/authorization/v1"
 	flowcontrolv1 "k8s.io/api/flowcontrol/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"j5t.io/hsm/test/await"
 )
 
 // TestPriorityAndFairness lets a FlowSchema of the host cluster decide in which
@@ -33,7 +36,7 @@ func TestPriorityAndFairness(t *testing.T) {
 	must(t, err)
 	level, err := host.FlowcontrolV1().PriorityLevelConfigurations().Get(t.Context(), "workload-low", metav1.GetOptions{})
 	must(t, err)
-	eventually(t, 30*time.Second, func() error {
+	await.NoError(t, 30*time.Second, func(context.Context) error {
 		header := get(t, config, fmt.Sprintf(path, "default"), nil).header
 		flow, priority := header.Get(flowcontrolv1.ResponseHeaderMatchedFlowSchemaUID), header.Get(flowcontrolv1.ResponseHeaderMatchedPriorityLevelConfigurationUID)
 		if flow != string(schema.UID) || priority != string(level.UID) {

@@ -28,6 +28,7 @@ import (
 	"j5t.io/hsm/pkg/apis/hsm/v1alpha1"
 	"j5t.io/hsm/pkg/generated/clientset/versioned"
 	typed "j5t.io/hsm/pkg/generated/clientset/versioned/typed/hsm/v1alpha1"
+	"j5t.io/hsm/test/await"
 	"j5t.io/hsm/test/cluster"
 )
 
@@ -200,33 +201,13 @@ func monitoring(t *testing.T) *rest.Config {
 	name := strings.ToLower(t.Name()) + "-monitoring"
 	config := direct(t, newUser(t, name))
 	grant(t, "", "system:monitoring", user(name))
-	eventually(t, 30*time.Second, func() error {
+	await.NoError(t, 30*time.Second, func(context.Context) error {
 		if said := get(t, config, "/metrics", nil); said.code != http.StatusOK {
 			return fmt.Errorf("/metrics: %d: %s", said.code, said.body)
 		}
 		return nil
 	})
 	return config
-}
-
-// eventually waits until the condition returns nil.
-func eventually(t *testing.T, timeout time.Duration, condition func() error) {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), timeout)
-	defer cancel()
-	ticker := time.NewTicker(100 * time.Millisecond)
-	defer ticker.Stop()
-	for {
-		err := condition()
-		if err == nil {
-			return
-		}
-		select {
-		case <-ctx.Done():
-			t.Fatalf("not within %s: %v", timeout, err)
-		case <-ticker.C:
-		}
-	}
 }
 
 func must(t *testing.T, err error) {

@@ -3,6 +3,7 @@
 package machinery
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"strings"
@@ -14,6 +15,8 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"j5t.io/hsm/test/await"
 )
 
 // TestResourceQuota bounds the number of HSMSecrets of a namespace:
@@ -45,7 +48,7 @@ func TestResourceQuota(t *testing.T) {
 	changes := int64(100)
 	counted := func(want int64) {
 		t.Helper()
-		eventually(t, 90*time.Second, func() error {
+		await.NoError(t, 90*time.Second, func(context.Context) error {
 			err := used(want)
 			if err != nil {
 				changes++

@@ -19,6 +19,7 @@ import (
 
 	agentv1 "j5t.io/hsm/pkg/agent/api/v1"
 	"j5t.io/hsm/pkg/agentname"
+	"j5t.io/hsm/test/await"
 	"j5t.io/hsm/test/pki"
 	"j5t.io/hsm/test/process"
 )
@@ -34,7 +35,7 @@ func TestServingCertificate(t *testing.T) {
 
 	certFile, keyFile, err := old.Issue("apiserver", pki.Server, hsm.ServingNames()...)
 	must(t, err)
-	eventually(t, 90*time.Second, func() error { return shows(t, apiServerAddress(t), certFile) })
+	await.NoError(t, 90*time.Second, func(context.Context) error { return shows(t, apiServerAddress(t), certFile) })
 
 	// Both authorities are trusted while one takes over from the other.
 	next, err := pki.NewCA(t.TempDir())
@@ -44,7 +45,7 @@ func TestServingCertificate(t *testing.T) {
 	must(t, err)
 	replace(t, keyFile, readFile(t, nextKey))
 	replace(t, certFile, readFile(t, nextCert))
-	eventually(t, 90*time.Second, func() error { return shows(t, apiServerAddress(t), nextCert) })
+	await.NoError(t, 90*time.Second, func(context.Context) error { return shows(t, apiServerAddress(t), nextCert) })
 	requests.more(t, 20)
 	// A changed bundle has kube-apiserver connect anew.
 	must(t, hsm.Trust(t.Context(), next.Bundle))
@@ -54,7 +55,7 @@ func TestServingCertificate(t *testing.T) {
 	must(t, hsm.Trust(t.Context(), append(append([]byte{}, old.Bundle...), next.Bundle...)))
 	_, _, err = old.Issue("apiserver", pki.Server, hsm.ServingNames()...)
 	must(t, err)
-	eventually(t, 90*time.Second, func() error { return shows(t, apiServerAddress(t), certFile) })
+	await.NoError(t, 90*time.Second, func(context.Context) error { return shows(t, apiServerAddress(t), certFile) })
 	must(t, hsm.Trust(t.Context(), old.Bundle))
 	requests.stop(t)
 	if hsm.APIServer.PID() != pid {
@@ -108,7 +109,7 @@ func TestAgentCertificates(t *testing.T) {
 	spec.Ready = nil // It asks with a certificate of the old authority.
 	hsm.Agent, err = process.Start(t.Context(), spec)
 	must(t, err)
-	eventually(t, 30*time.Second, func() error {
+	await.NoError(t, 30*time.Second, func(context.Context) error {
 		_, err := secrets(t, hsm.Admin, ns).Get(t.Context(), "db", metav1.GetOptions{})
 		return err
 	})
@@ -190,7 +191,7 @@ func keepReading(t *testing.T, ns string, tolerated func(error) bool) *reading {
 func (r *reading) more(t *testing.T, n int64) {
 	t.Helper()
 	until := r.done.Load() + n
-	eventually(t, 30*time.Second, func() error {
+	await.NoError(t, 30*time.Second, func(context.Context) error {
 		if done := r.done.Load(); done < until {
 			return fmt.Errorf("%d of %d reads", done, until)
 		}

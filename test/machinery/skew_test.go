@@ -16,6 +16,7 @@ import (
 	"k8s.io/apimachinery/pkg/version"
 	"k8s.io/client-go/rest"
 
+	"j5t.io/hsm/test/await"
 	"j5t.io/hsm/test/cluster"
 )
 
@@ -36,7 +37,7 @@ func TestOlderServer(t *testing.T) {
 		}
 	})
 	emulates(t, direct(t, newUser(t, "older")))
-	eventually(t, 30*time.Second, func() error {
+	await.NoError(t, 30*time.Second, func(context.Context) error {
 		_, err := secrets(t, hsm.Admin, "default").List(t.Context(), metav1.ListOptions{})
 		return err
 	})

@@ -16,6 +16,8 @@ import (
 	tracev1 "go.opentelemetry.io/proto/otlp/trace/v1"
 	"google.golang.org/grpc"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"j5t.io/hsm/test/await"
 )
 
 // collector receives spans, as an OpenTelemetry collector does.
@@ -77,7 +79,7 @@ func TestTracing(t *testing.T) {
 	must(t, err)
 
 	// The exporter sends every five seconds.
-	eventually(t, 30*time.Second, func() error {
+	await.NoError(t, 30*time.Second, func(context.Context) error {
 		for method, call := range map[string]string{"POST": "Commit", "GET": "Get"} {
 			request := spans.find(func(span *tracev1.Span) bool {
 				return strings.HasPrefix(span.GetName(), method+" /apis/hsm.j5t.io/v1alpha1/namespaces/{:namespace}/hsmsecrets") &&

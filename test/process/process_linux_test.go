@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"j5t.io/hsm/test/await"
 	"j5t.io/hsm/test/process"
 )
 
@@ -63,7 +64,7 @@ func TestChildEndsWithParent(t *testing.T) {
 		t.Fatal(err)
 	}
 	_ = parent.Wait() // killed, as it should be
-	eventually(t, func() bool { return !running(pid) })
+	until(t, func() bool { return !running(pid) })
 }
 
 func TestStartWaitsUntilReady(t *testing.T) {
@@ -147,11 +148,11 @@ func TestPauseAndResume(t *testing.T) {
 	if err := p.Pause(); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, func() bool { return state(p.PID()) == "T" })
+	until(t, func() bool { return state(p.PID()) == "T" })
 	if err := p.Resume(); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, func() bool { return state(p.PID()) == "S" })
+	until(t, func() bool { return state(p.PID()) == "S" })
 	if err := p.Pause(); err != nil {
 		t.Fatal(err)
 	}
@@ -204,17 +205,6 @@ func state(pid int) string {
 	return rest[:1]
 }
 
-func eventually(t *testing.T, condition func() bool) {
-	t.Helper()
-	deadline := time.Now().Add(30 * time.Second)
-	for !condition() {
-		if time.Now().After(deadline) {
-			t.Fatal("condition not met within 30 s")
-		}
-		<-time.After(10 * time.Millisecond)
-	}
-}
-
 func TestFreePortIsGivenOnce(t *testing.T) {
 	t.Parallel()
 	seen := map[int]bool{}
@@ -228,4 +218,14 @@ func TestFreePortIsGivenOnce(t *testing.T) {
 		}
 		seen[port] = true
 	}
+}
+
+func until(t *testing.T, holds func() bool) {
+	t.Helper()
+	await.NoError(t, 30*time.Second, func(context.Context) error {
+		if !holds() {
+			return errors.New("it does not hold")
+		}
+		return nil
+	})
 }

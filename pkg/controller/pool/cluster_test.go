@@ -24,6 +24,7 @@ import (
 	"j5t.io/hsm/pkg/apis/hsm/v1alpha1"
 	"j5t.io/hsm/pkg/discovery/report"
 	"j5t.io/hsm/pkg/generated/clientset/versioned"
+	"j5t.io/hsm/test/await"
 	"j5t.io/hsm/test/cluster"
 	"j5t.io/hsm/test/controlplane/assets"
 	"j5t.io/hsm/test/pki"
@@ -217,7 +218,7 @@ func (r *rig) clean(t *testing.T) {
 	zero := metav1.DeleteOptions{GracePeriodSeconds: new(int64)}
 	must(t, r.core.CoreV1().Pods(system).DeleteCollection(ctx, zero, metav1.ListOptions{}))
 	must(t, r.hsm.HsmV1alpha1().HSMDevices(system).DeleteCollection(ctx, metav1.DeleteOptions{}, metav1.ListOptions{}))
-	eventually(t, func() error {
+	await.NoError(t, time.Minute, func(context.Context) error {
 		// There is no garbage collector.
 		if err := r.hsm.HsmV1alpha1().HSMPools(system).DeleteCollection(ctx, metav1.DeleteOptions{}, metav1.ListOptions{}); err != nil {
 			return err
@@ -229,26 +230,6 @@ func (r *rig) clean(t *testing.T) {
 		return err
 	})
 	r.expect(t, 0)
-}
-
-// eventually waits until a condition returns nil.
-func eventually(t *testing.T, condition func() error) {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-	defer cancel()
-	ticker := time.NewTicker(20 * time.Millisecond)
-	defer ticker.Stop()
-	for {
-		err := condition()
-		if err == nil {
-			return
-		}
-		select {
-		case <-ctx.Done():
-			t.Fatalf("it never came true: %v", err)
-		case <-ticker.C:
-		}
-	}
 }
 
 // history is every version of every pool that a watch has shown.
@@ -300,7 +281,7 @@ func (h *history) last(pool string) *v1alpha1.HSMPool {
 // want waits until a pool is "PHASE AVAILABLE/TOTAL REPORTING/EXPECTED".
 func (r *rig) want(t *testing.T, pool, want string) *v1alpha1.HSMPool {
 	t.Helper()
-	eventually(t, func() error {
+	await.NoError(t, time.Minute, func(context.Context) error {
 		if got := summary(r.seen.last(pool)); got != want {
 			return fmt.Errorf("pool %s is %s, want %s", pool, got, want)
 		}
@@ -323,7 +304,7 @@ func summary(pool *v1alpha1.HSMPool) string {
 // hasEvent waits for an event about an object.
 func (r *rig) hasEvent(t *testing.T, object, reason, text string) {
 	t.Helper()
-	eventually(t, func() error {
+	await.NoError(t, time.Minute, func(context.Context) error {
 		list, err := r.core.CoreV1().Events(system).List(t.Context(), metav1.ListOptions{FieldSelector: "involvedObject.name=" + object + ",reason=" + reason})
 		if err != nil {
 			return err

@@ -24,6 +24,7 @@ import (
 	"j5t.io/hsm/pkg/apis/hsm/v1alpha1"
 	"j5t.io/hsm/pkg/discovery/report"
 	"j5t.io/hsm/pkg/mtls"
+	"j5t.io/hsm/test/await"
 	"j5t.io/hsm/test/pki"
 	"j5t.io/hsm/test/process"
 )
@@ -117,7 +118,7 @@ func testReplaced(t *testing.T, r *rig) {
 	// named waits until a pool names the pods that there are.
 	named := func(pool string) {
 		t.Helper()
-		eventually(t, func() error {
+		await.NoError(t, time.Minute, func(context.Context) error {
 			for _, pod := range r.seen.last(pool).Status.ReportingPods {
 				if pod.PodName != pods[1] && pod.PodName != pods[2] && pod.PodName != pods[3] {
 					return fmt.Errorf("pool %s still names pod %s", pool, pod.PodName)
@@ -225,7 +226,7 @@ func testUnplugged(t *testing.T, r *rig) {
 func testNodeDown(t *testing.T, r *rig) {
 	r.createDevice(t, "pico-down")
 	r.expect(t, 2)
-	eventually(t, func() error {
+	await.NoError(t, time.Minute, func(context.Context) error {
 		_, err := r.hsm.HsmV1alpha1().HSMPools(system).Patch(t.Context(), "pico-down", types.MergePatchType, []byte(`{"spec":{"gracePeriod":"4s"}}`), metav1.PatchOptions{})
 		return err
 	})
@@ -442,7 +443,7 @@ func testAgents(t *testing.T, r *rig) {
 	}
 	r.hasEvent(t, "pico-agents", "TokenNotServed", "PinRejected")
 	server.Stop()
-	eventually(t, func() error {
+	await.NoError(t, time.Minute, func(context.Context) error {
 		if state := r.seen.last("pico-agents").Status.Members[0].State; state != v1alpha1.MemberStateAgentUnreachable {
 			return fmt.Errorf("the state is %s", state)
 		}
