@@ -39,6 +39,7 @@ func startDiscovery(ctx context.Context, t *testing.T, c *cluster, tree sysfstes
 	b := binary{url: "http://" + address}
 	b.Process, err = process.Start(ctx, process.Spec{
 		Name: "discovery", Path: path, LogFile: filepath.Join(dir, "log"),
+		Env: []string{"GOGC="}, // Its memory is measured.
 		Args: append([]string{
 			"--node-name=" + node, "--pod-name=" + ours, "--pod-namespace=" + namespace, "--kubeconfig=" + c.kubeconfig,
 			"--sysfs-root=" + tree.Sys, "--dev-root=" + tree.Dev, "--listen-address=" + address, "--rescan-interval=1s", "-v=4",

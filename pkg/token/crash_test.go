@@ -5,7 +5,6 @@ package token_test
 import (
 	"fmt"
 	"os"
-	"runtime/debug"
 	"slices"
 	"sync"
 	"testing"
@@ -35,7 +34,6 @@ func countCrashPoint(t *testing.T, failure string) {
 }
 
 func TestMain(m *testing.M) {
-	debug.SetGCPercent(400) // With the race detector, half of the time goes to collections.
 	code := m.Run()
 	if n := model.histories.Load(); n > 0 {
 		fmt.Printf("figure: model-histories %d\nfigure: model-violations %d\n", n, model.violations.Load())

@@ -13,7 +13,7 @@ import (
 )
 
 // interval is short beside what is waited for, which are processes and their answers.
-const interval = 20 * time.Millisecond
+const interval = 50 * time.Millisecond
 
 // NoError waits until a condition returns nil, and tells how long that took. The test
 // fails with the condition's last error if the limit is over, with which the context

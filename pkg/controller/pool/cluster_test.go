@@ -103,6 +103,7 @@ func (r *rig) startController(t *testing.T, dir string) {
 	url := fmt.Sprintf("http://127.0.0.1:%d", port)
 	r.controller, err = process.Start(t.Context(), process.Spec{
 		Name: "controller", Path: binary, LogFile: filepath.Join(dir, "logs", "controller.log"),
+		Env: []string{"GOGC="}, // Its memory is measured.
 		Args: []string{
 			"--kubeconfig=" + kubeconfig, "--system-namespace=" + system, fmt.Sprintf("--listen-address=127.0.0.1:%d", port),
 			"--leader-elect=false", "--agent-ca-file=" + r.agents.CertFile, "--agent-cert-file=" + cert, "--agent-key-file=" + key, "-v=2",
