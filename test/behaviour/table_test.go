@@ -97,6 +97,8 @@ type scenario struct {
 	// end it; then what is wanted has to be there within limit.
 	while func(*testing.T) (end func())
 	limit time.Duration
+	// outage has the time told until all is back in step.
+	outage bool
 	// meanwhile is what there has to be before the end.
 	meanwhile func(config) want
 	want      func(config) want
@@ -173,40 +175,49 @@ var scenarios = []scenario{
 
 	// The statuses of all other objects are restored with theirs.
 	{name: "token away", while: agentAway, want: always(inStep), meanwhile: always("? v1 ? ?"), limit: 60 * time.Second},
-	{name: "token away, Secret edited", while: agentAway, act: cell.editSecret, meanwhile: always("? s2 ? ?"), limit: 5 * time.Second,
+	{name: "token away, Secret edited", while: agentAway, act: cell.editSecret, meanwhile: always("? s2 ? ?"), outage: true, limit: time.Minute,
 		want: byConfig("s2 s2 InSync NoConflict", inStep, "v1 s2"+leftAlone, "v1 s2"+leftAlone)},
-	{name: "token away, Secret deleted", while: agentAway, act: cell.deleteSecret, meanwhile: always("? - ? ?"), limit: 5 * time.Second,
+	{name: "token away, Secret deleted", while: agentAway, act: cell.deleteSecret, meanwhile: always("? - ? ?"), outage: true, limit: time.Minute,
 		want: byConfig(inStep, inStep, "v1 - SecretDeleted NoConflict", "v1 - SecretDeleted NoConflict")},
-	{name: "API server away, Secret edited", while: apiServerAway, act: cell.editSecret, meanwhile: always("? s2 ? ?"), limit: 5 * time.Second,
+	{name: "API server away, Secret edited", while: apiServerAway, act: cell.editSecret, meanwhile: always("? s2 ? ?"), outage: true, limit: time.Minute,
 		want: byConfig("s2 s2 InSync NoConflict", inStep, "v1 s2"+leftAlone, "v1 s2"+leftAlone)},
 }
 
 // TestTable runs every scenario with every configuration.
 func TestTable(t *testing.T) {
 	var cells atomic.Int32
+	var backInStep time.Duration
 	t.Run("undisturbed", func(t *testing.T) {
 		for _, s := range scenarios {
 			if s.while == nil {
 				t.Run(s.name, func(t *testing.T) {
 					t.Parallel()
-					cells.Add(s.run(t))
+					held, _ := s.run(t)
+					cells.Add(held)
 				})
 			}
 		}
 	})
 	for _, s := range scenarios {
 		if s.while != nil {
-			t.Run(s.name, func(t *testing.T) { cells.Add(s.run(t)) })
+			t.Run(s.name, func(t *testing.T) {
+				held, took := s.run(t)
+				cells.Add(held)
+				if s.outage {
+					backInStep = max(backInStep, took)
+				}
+			})
 		}
 	}
 	if wanted := int32(len(scenarios) * len(configs())); cells.Load() != wanted {
 		t.Errorf("%d cells hold, want %d", cells.Load(), wanted)
 	}
 	fmt.Printf("figure: behaviour-cells %d\n", cells.Load())
+	fmt.Printf("figure: outage-back-in-step-ms %d\n", backInStep.Milliseconds())
 }
 
-// run returns how many cells hold.
-func (s scenario) run(t *testing.T) int32 {
+// run returns how many cells hold, and how long it took in the end until they did.
+func (s scenario) run(t *testing.T) (held int32, took time.Duration) {
 	namespace := newNamespace(t)
 	var all []cell
 	for _, config := range configs() {
@@ -241,17 +252,19 @@ func (s scenario) run(t *testing.T) int32 {
 	if s.limit == 0 {
 		s.limit = 10 * time.Second
 	}
-	deadline := time.Now().Add(s.limit)
+	began := time.Now()
+	deadline := began.Add(s.limit)
 	for _, c := range all {
 		c.check("in the end", time.Until(deadline), s.want(c.config))
 		if s.also != nil {
 			s.also(c)
 		}
 	}
+	took = time.Since(began)
 	if t.Failed() {
-		return 0
+		return 0, took
 	}
-	return int32(len(all))
+	return int32(len(all)), took
 }
 
 // paused stops the controller, as a machine that hangs does.

@@ -115,9 +115,11 @@ func TestDeployment(t *testing.T) {
 	if len(ended) != 1 {
 		t.Fatalf("%d processes have the address of the pod", len(ended))
 	}
-	if _, err := os.Stat(filepath.Join(node.Root(), "var/lib/hsm-agent/a/store-id")); err != nil {
-		t.Errorf("the state is not in the hostPath volume: %v", err)
-	}
+	// Ready is an agent that listens; it may still read its token.
+	await.NoError(t, time.Minute, func(context.Context) error {
+		_, err := os.Stat(filepath.Join(node.Root(), "var/lib/hsm-agent/a/store-id"))
+		return err
+	})
 
 	// A changed Secret is in the files, and none of them is ever missing.
 	f.secret(ctx, t, "pin", map[string][]byte{"pin": []byte(f.token.PIN + "\n"), "new-pin": []byte("x")})
