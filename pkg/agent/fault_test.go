@@ -23,7 +23,7 @@ import (
 
 // patience is how soon an answer has to come; well above what is designed, for
 // machines that are busy.
-const patience = 4 * time.Second
+const patience = 15 * time.Second
 
 // refused makes every request that needs the store, and returns their reasons.
 func (h *harness) refused() map[string]error {
