@@ -17,7 +17,6 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/metadata"
 
@@ -26,6 +25,7 @@ import (
 	"j5t.io/hsm/pkg/discovery/dra/attribute"
 	"j5t.io/hsm/pkg/discovery/report"
 	"j5t.io/hsm/pkg/discovery/sysfs/sysfstest"
+	"j5t.io/hsm/test/await"
 	"j5t.io/hsm/test/controlplane"
 )
 
@@ -265,13 +265,7 @@ func get(ctx context.Context, url string) (string, error) {
 // poll waits until the condition returns nil.
 func poll(ctx context.Context, t *testing.T, what string, condition func() error) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(ctx, time.Minute)
-	defer cancel()
-	var last error
-	if err := wait.PollUntilContextCancel(ctx, 50*time.Millisecond, true, func(context.Context) (bool, error) {
-		last = condition()
-		return last == nil, nil
-	}); err != nil {
-		t.Fatalf("%s: %v", what, last)
+	if err := await.Poll(ctx, time.Minute, func(context.Context) error { return condition() }); err != nil {
+		t.Fatalf("%s: %v", what, err)
 	}
 }

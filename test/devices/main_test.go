@@ -19,6 +19,7 @@ import (
 
 	"j5t.io/hsm/pkg/discovery/sysfs/sysfstest"
 	"j5t.io/hsm/pkg/generated/clientset/versioned"
+	"j5t.io/hsm/test/await"
 	"j5t.io/hsm/test/controlplane"
 	"j5t.io/hsm/test/controlplane/assets"
 	"j5t.io/hsm/test/kubelet"
@@ -216,25 +217,10 @@ func must(t *testing.T, err error) {
 func eventually(ctx context.Context, t *testing.T, what string, condition func(context.Context) error) time.Duration {
 	t.Helper()
 	began := time.Now()
-	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
-	defer cancel()
-	tick := time.NewTicker(50 * time.Millisecond)
-	defer tick.Stop()
-	var last error
-	for {
-		err := condition(ctx)
-		if err == nil {
-			return time.Since(began)
-		}
-		if ctx.Err() == nil {
-			last = err
-		}
-		select {
-		case <-ctx.Done():
-			t.Fatalf("%s: not within 2 minutes: %v", what, last)
-		case <-tick.C:
-		}
+	if err := await.Poll(ctx, 2*time.Minute, condition); err != nil {
+		t.Fatalf("%s: not within 2 minutes: %v", what, err)
 	}
+	return time.Since(began)
 }
 
 // linesWith are the lines of a file that have one of the parts.

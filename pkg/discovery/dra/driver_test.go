@@ -21,7 +21,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/kubernetes/fake"
 	clienttesting "k8s.io/client-go/testing"
 	"k8s.io/dynamic-resource-allocation/resourceslice"
@@ -34,6 +33,7 @@ import (
 	"j5t.io/hsm/pkg/discovery/dra/dratest"
 	"j5t.io/hsm/pkg/discovery/inventory"
 	"j5t.io/hsm/pkg/discovery/sysfs"
+	"j5t.io/hsm/test/await"
 )
 
 const node = "node-1"
@@ -153,12 +153,8 @@ func line(device resourcev1.Device) string {
 
 func (r *rig) eventually(what string, condition func() error) {
 	r.t.Helper()
-	var last error
-	if err := wait.PollUntilContextTimeout(r.t.Context(), 20*time.Millisecond, time.Minute, true, func(context.Context) (bool, error) {
-		last = condition()
-		return last == nil, nil
-	}); err != nil {
-		r.t.Fatalf("%s: %v", what, last)
+	if err := await.Poll(r.t.Context(), time.Minute, func(context.Context) error { return condition() }); err != nil {
+		r.t.Fatalf("%s: %v", what, err)
 	}
 }
 
