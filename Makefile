@@ -25,7 +25,7 @@ generate: packages ## Regenerate all generated code.
 	hack/update-codegen.sh
 
 .PHONY: assets
-assets: ## Find, download or build etcd, kube-apiserver, kube-controller-manager, kube-scheduler and kubectl, once per machine.
+assets: ## Find, download or build etcd, kube-apiserver, kube-controller-manager, kube-scheduler, kubectl and cert-manager, once per machine.
 	@go run ./test/controlplane/cmd/assets
 
 .PHONY: clean

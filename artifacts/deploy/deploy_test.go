@@ -39,7 +39,10 @@ import (
 // alternative takes the place of controller-cluster-rbac.yaml where a person wants it.
 const alternative = "controller-namespace-rbac.yaml"
 
-var overlays = []string{"overlays/pico", "overlays/softhsm"}
+// withCertManager is what a person's kustomization with components/cert-manager is.
+const withCertManager = "testdata/cert-manager"
+
+var overlays = []string{"overlays/pico", "overlays/softhsm", withCertManager}
 
 // devicePlugin is an overlay with the component device-plugin.
 const devicePlugin = "testdata/device-plugin"
@@ -65,6 +68,9 @@ func TestAccepted(t *testing.T) {
 			t.Errorf("%s: %s", args, stderr)
 		}
 		return strings.Count(stdout, "(server dry run)")
+	}
+	if err := hsm.DefineCertManager(ctx); err != nil {
+		t.Fatal(err)
 	}
 	accepted := 0
 	for _, folder := range append([]string{"base", devicePlugin}, overlays...) {
@@ -184,6 +190,29 @@ func TestBase(t *testing.T) {
 			t.Errorf("%s: the NetworkPolicies are not its own", name)
 		}
 	}
+}
+
+// TestCertManager looks at what the component changes in the base, beside what it adds.
+func TestCertManager(t *testing.T) {
+	t.Parallel()
+	manifests := kustomize(t.Context(), t, withCertManager)
+	if strings.Contains(manifests, certs.InjectAnnotation) {
+		t.Error("the controller is asked for the caBundle, too")
+	}
+	if !strings.Contains(manifests, "cert-manager.io/inject-ca-from: hsm-system/"+certs.ServingSecret+"\n") {
+		t.Error("nobody is asked for the caBundle")
+	}
+	for _, object := range objects(t, manifests) {
+		controller, is := object.(*appsv1.Deployment)
+		if !is || controller.Name != "hsm-controller" {
+			continue
+		}
+		if args := controller.Spec.Template.Spec.Containers[0].Args; !slices.Contains(args, "--certificates="+certs.ByCertManager) {
+			t.Errorf("the controller makes certificates itself: %q", args)
+		}
+		return
+	}
+	t.Error("there is no controller")
 }
 
 // checkPod is what every pod of ours keeps.

@@ -129,16 +129,19 @@ func New(ctx context.Context, base *rest.Config, o *Options) (manager.Manager, e
 	}
 	// Its cache is its own: the API server does not start without a certificate, and a
 	// source waits for all that its cache holds.
-	ofCerts, err := newSystemCache(mgr, o.SystemNamespace, certs.Cached())
+	var issuer certs.Issuer = certs.NewAuthorities(mgr.GetClient(), o.SystemNamespace, clock.RealClock{})
+	if o.Certificates == certs.ByCertManager {
+		issuer = certs.NewCertManager(mgr.GetClient(), o.SystemNamespace)
+	}
+	ofCerts, err := newSystemCache(mgr, o.SystemNamespace, certs.Cached(issuer))
 	if err != nil {
 		return nil, fmt.Errorf("set up the cache of certificates: %w", err)
 	}
-	issuer := certs.NewIssuer(mgr.GetClient(), o.SystemNamespace, clock.RealClock{})
 	if err := certs.Add(mgr, ofCerts, issuer); err != nil {
 		return nil, fmt.Errorf("set up the certificates: %w", err)
 	}
 	if o.AgentImage != "" {
-		ofAgents, err := newSystemCache(mgr, o.SystemNamespace, certs.Cached(), agents.Cached(agents.DeviceAccess(o.DeviceAccess)))
+		ofAgents, err := newSystemCache(mgr, o.SystemNamespace, certs.Cached(issuer), agents.Cached(agents.DeviceAccess(o.DeviceAccess)))
 		if err != nil {
 			return nil, fmt.Errorf("set up the cache of agents: %w", err)
 		}
@@ -195,6 +198,7 @@ func newMapper() meta.RESTMapper {
 		appsv1.SchemeGroupVersion.WithKind("Deployment"), appsv1.SchemeGroupVersion.WithKind("StatefulSet"),
 		corev1.SchemeGroupVersion.WithKind("ConfigMap"), corev1.SchemeGroupVersion.WithKind("Service"),
 		corev1.SchemeGroupVersion.WithKind("ServiceAccount"), resourcev1.SchemeGroupVersion.WithKind("ResourceClaim"),
+		certs.CertificateKind,
 	} {
 		mapper.Add(kind, meta.RESTScopeNamespace)
 		// A cache of listed namespaces asks for the kind of the list.

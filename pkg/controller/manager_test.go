@@ -29,7 +29,9 @@ func TestMapperKnowsWhatIsCached(t *testing.T) {
 		}
 	}
 	cached := map[client.Object]cache.ByObject{}
-	for _, objects := range []map[client.Object]cache.ByObject{certs.Cached(), agents.Cached(agents.AccessDRA), projection.Cached()} {
+	for _, objects := range []map[client.Object]cache.ByObject{
+		certs.Cached(&certs.Authorities{}), certs.Cached(&certs.CertManager{}), agents.Cached(agents.AccessDRA), projection.Cached(),
+	} {
 		maps.Copy(cached, objects)
 	}
 	mapper := newMapper()

@@ -15,6 +15,7 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 
 	"j5t.io/hsm/pkg/controller/agents"
+	"j5t.io/hsm/pkg/controller/certs"
 	"j5t.io/hsm/pkg/mtls"
 )
 
@@ -40,9 +41,14 @@ type Options struct {
 	AgentImage string
 	// DeviceAccess is how agents get at their devices: dra, plugin or none.
 	DeviceAccess string
+	// Certificates is who makes them: own or cert-manager.
+	Certificates string
 	// ListenAddress is where /healthz and /metrics are served.
 	ListenAddress string
 }
+
+// ownCertificates is to make certificates, not to have them made.
+const ownCertificates = "own"
 
 // NewOptions returns the defaults. They are good for a thousand HSMSecrets.
 func NewOptions() *Options {
@@ -53,6 +59,7 @@ func NewOptions() *Options {
 		Burst:           400,
 		Concurrency:     8,
 		DeviceAccess:    string(agents.AccessDRA),
+		Certificates:    ownCertificates,
 		ListenAddress:   ":8080",
 	}
 }
@@ -74,6 +81,8 @@ func (o *Options) AddFlags(fs *pflag.FlagSet) {
 	fs.StringVar(&o.AgentImage, "agent-image", o.AgentImage, "Image of the agents that are deployed, one for each token. Default: none are deployed.")
 	fs.StringVar(&o.DeviceAccess, "device-access", o.DeviceAccess,
 		"How agents get at their tokens, as discovery gives access: dra (Dynamic Resource Allocation, Kubernetes 1.34 or later), plugin (a device plugin of kubelet) or none, for tokens that are no devices, as those of SoftHSM.")
+	fs.StringVar(&o.Certificates, "certificates", o.Certificates,
+		"Who makes the certificates of all parts: own, the controller, with authorities of its own; or cert-manager, with its Issuers hsm-agents and hsm-apiserver-serving of the system namespace.")
 	fs.StringVar(&o.ListenAddress, "listen-address", o.ListenAddress, "Address (host:port) of /healthz and /metrics.")
 }
 
@@ -100,6 +109,9 @@ func (o *Options) Validate() error {
 	}
 	if access := agents.DeviceAccess(o.DeviceAccess); !slices.Contains([]agents.DeviceAccess{agents.AccessDRA, agents.AccessPlugin, agents.AccessNone}, access) {
 		errs = append(errs, fmt.Errorf("--device-access %q: must be %s, %s or %s", access, agents.AccessDRA, agents.AccessPlugin, agents.AccessNone))
+	}
+	if o.Certificates != ownCertificates && o.Certificates != certs.ByCertManager {
+		errs = append(errs, fmt.Errorf("--certificates %q: must be %s or %s", o.Certificates, ownCertificates, certs.ByCertManager))
 	}
 	if o.ListenAddress == "" {
 		errs = append(errs, errors.New("--listen-address: must be set"))

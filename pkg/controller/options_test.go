@@ -16,9 +16,9 @@ func TestOptions(t *testing.T) {
 		wrong []string
 	}{
 		{nil, nil},
-		{[]string{"--namespaces=a,b", "--leader-elect=false", "--kube-api-qps=0.5"}, nil},
-		{[]string{"--namespaces=a,B", "--system-namespace=x/y", "--kube-api-qps=0", "--kube-api-burst=0", "--concurrency=-1", "--listen-address="},
-			[]string{`--namespaces "B"`, `--system-namespace "x/y"`, "--kube-api-qps 0", "--kube-api-burst 0", "--concurrency -1", "--listen-address"}},
+		{[]string{"--namespaces=a,b", "--leader-elect=false", "--kube-api-qps=0.5", "--certificates=cert-manager"}, nil},
+		{[]string{"--namespaces=a,B", "--system-namespace=x/y", "--kube-api-qps=0", "--kube-api-burst=0", "--concurrency=-1", "--certificates=", "--listen-address="},
+			[]string{`--namespaces "B"`, `--system-namespace "x/y"`, "--kube-api-qps 0", "--kube-api-burst 0", "--concurrency -1", `--certificates ""`, "--listen-address"}},
 	} {
 		o := NewOptions()
 		fs := pflag.NewFlagSet("test", pflag.ContinueOnError)

@@ -76,16 +76,17 @@ type Options struct {
 	// Access is how they get at their devices.
 	Access DeviceAccess
 	// Issuer makes their certificates.
-	Issuer *certs.Issuer
+	Issuer certs.Issuer
 	// Recorder takes events of HSMDevices and HSMPools.
 	Recorder record.EventRecorder
 	// Clock tells the time.
 	Clock clock.PassiveClock
 }
 
-// kinds are those that an agent is made of. The Deployment comes last, and goes first.
+// kinds are those that an agent is made of, beside its certificate. The Deployment comes
+// last, and goes first.
 func (a DeviceAccess) kinds() []schema.GroupVersionKind {
-	kinds := []schema.GroupVersionKind{deploymentKind, serviceKind, serviceAccountKind, secretKind}
+	kinds := []schema.GroupVersionKind{deploymentKind, serviceKind, serviceAccountKind}
 	if a == AccessDRA {
 		kinds = append(kinds, claimKind)
 	}
@@ -94,6 +95,8 @@ func (a DeviceAccess) kinds() []schema.GroupVersionKind {
 
 type reconciler struct {
 	Options
+	// kinds are all that an agent is made of, in the order in which they go.
+	kinds   []schema.GroupVersionKind
 	client  client.Client
 	applied *applied
 	// told are the notes that were told already.
@@ -169,7 +172,7 @@ func (r *reconciler) next(now, again time.Time, work []job) time.Duration {
 
 func (r *reconciler) list(ctx context.Context) (present, error) {
 	there := present{}
-	for _, kind := range r.Access.kinds() {
+	for _, kind := range r.kinds {
 		list := &metav1.PartialObjectMetadataList{}
 		list.SetGroupVersionKind(kind)
 		if err := r.client.List(ctx, list, client.InNamespace(r.SystemNamespace), client.HasLabels{certs.AgentLabel}); err != nil {

@@ -46,7 +46,7 @@ func TestCluster(t *testing.T) {
 	r.testServingCertificate()
 	r.kubectl(definitions, "apply", "-f", "-")
 	r.kubectl("", "wait", "--for=condition=Established", "crd/hsmdevices.hsm.j5t.io", "crd/hsmpools.hsm.j5t.io")
-	stop := r.start(agents.AccessDRA)
+	stop := r.start(agents.AccessDRA, r.authorities)
 	for name, test := range map[string]func(*rig){
 		"life":               (*rig).testLife,
 		"PINs of others":     (*rig).testForeignPIN,
@@ -55,20 +55,24 @@ func TestCluster(t *testing.T) {
 		"HSMDevice deleted":  (*rig).testDeviceDeleted,
 		"someone interferes": (*rig).testInterference,
 	} {
-		if !t.Run(name, func(t *testing.T) {
-			sub := *r
-			sub.t = t
-			test(&sub)
-		}) {
+		if !r.sub(name, test) {
 			return
 		}
 	}
 	stop()
-	r.start(agents.AccessPlugin)
-	t.Run("device plugin", func(t *testing.T) {
+	stop = r.start(agents.AccessPlugin, r.authorities)
+	if !r.sub("device plugin", (*rig).testPlugin) {
+		return
+	}
+	stop()
+	r.sub("cert-manager", (*rig).testCertManager)
+}
+
+func (r *rig) sub(name string, test func(*rig)) bool {
+	return r.t.Run(name, func(t *testing.T) {
 		sub := *r
 		sub.t = t
-		sub.testPlugin()
+		test(&sub)
 	})
 }
 
@@ -76,8 +80,8 @@ func TestCluster(t *testing.T) {
 // it goes again.
 func (r *rig) testServingCertificate() {
 	r.kubectl("", "apply", "-f", filepath.Join(manifests, "apiservice.yaml"))
-	mgr, caches := r.manager(certs.Cached())
-	must(r.t, certs.Add(mgr, caches, certs.NewIssuer(mgr.GetClient(), system, r.clock)))
+	mgr, caches := r.manager(certs.Cached(r.authorities(nil)))
+	must(r.t, certs.Add(mgr, caches, r.authorities(mgr.GetClient())))
 	defer r.run(mgr)()
 	service, secret := &apiregistrationv1.APIService{}, &corev1.Secret{}
 	trusted := func() error {

@@ -65,7 +65,7 @@ func (r *reconciler) apply(ctx context.Context, there present, kind schema.Group
 
 // remove removes all objects of agents that are not wanted.
 func (r *reconciler) remove(ctx context.Context, there present, wanted map[string]bool) error {
-	for _, kind := range r.Access.kinds() {
+	for _, kind := range r.kinds {
 		for name, object := range there[kind] {
 			if wanted[object.Labels[certs.AgentLabel]] || object.DeletionTimestamp != nil {
 				continue

@@ -163,13 +163,13 @@ func (r *rig) run(mgr manager.Manager) (stop func()) {
 }
 
 // start runs the controllers until they are told to stop, or the test ends.
-func (r *rig) start(access agents.DeviceAccess) (stop func()) {
+func (r *rig) start(access agents.DeviceAccess, issuerOf func(client.Client) certs.Issuer) (stop func()) {
 	r.t.Helper()
-	mgr, caches := r.manager(certs.Cached(), agents.Cached(access))
+	mgr, caches := r.manager(certs.Cached(issuerOf(nil)), agents.Cached(access))
 	recorder := record.NewFakeRecorder(1000)
 	recorder.IncludeObject = true
 	r.events = recorder.Events
-	issuer := certs.NewIssuer(mgr.GetClient(), system, r.clock)
+	issuer := issuerOf(mgr.GetClient())
 	must(r.t, certs.Add(mgr, caches, issuer))
 	must(r.t, agents.Add(mgr, caches, agents.Options{
 		SystemNamespace: system, Image: "hsm-agent:1", Access: access,
@@ -178,6 +178,11 @@ func (r *rig) start(access agents.DeviceAccess) (stop func()) {
 	stop = sync.OnceFunc(r.run(mgr))
 	r.t.Cleanup(stop)
 	return stop
+}
+
+// authorities is the Issuer of its own.
+func (r *rig) authorities(c client.Client) certs.Issuer {
+	return certs.NewAuthorities(c, system, r.clock)
 }
 
 // until waits for a condition.

@@ -40,7 +40,7 @@ const (
 func (r *reconciler) ensure(ctx context.Context, there present, f *facts, a agent, p pin) error {
 	device, name := f.devices[a.device], a.name()
 	owners := r.owners(device)
-	if secret := there[secretKind][certs.AgentSecret(name)]; secret == nil || !equality.Semantic.DeepEqual(secret.OwnerReferences, owners) {
+	if there := there[r.Issuer.Kind()][certs.AgentSecret(name)]; there == nil || !equality.Semantic.DeepEqual(there.OwnerReferences, owners) {
 		if err := r.Issuer.Agent(ctx, name, owners); err != nil {
 			return err
 		}

@@ -40,10 +40,14 @@ const (
 // found in two pools, so that all are looked at together.
 var everything = reconcile.Request{}
 
-// Add has a manager run the agents. The cache must hold what Cached says and the
-// metadata of Secrets; its watches are waited for, and nothing is read from it.
+// Add has a manager run the agents. The cache must hold what Cached says, here and in
+// package certs; its watches are waited for, and nothing is read from it.
 func Add(mgr manager.Manager, c cache.Cache, o Options) error {
-	r := &reconciler{Options: o, client: mgr.GetClient(), applied: newApplied()}
+	r := &reconciler{
+		Options: o, client: mgr.GetClient(), applied: newApplied(),
+		// What makes a Secret goes before it, and may be it.
+		kinds: slices.Compact(append(o.Access.kinds(), o.Issuer.Kind(), secretKind)),
+	}
 	// Of what is not there yet, no event comes.
 	begin := source.Func(func(_ context.Context, queue workqueue.TypedRateLimitingInterface[reconcile.Request]) error {
 		queue.Add(everything)
@@ -59,7 +63,7 @@ func Add(mgr manager.Manager, c cache.Cache, o Options) error {
 			UpdateFunc: func(e event.TypedUpdateEvent[*v1alpha1.HSMPool]) bool { return differ(e.ObjectOld, e.ObjectNew) },
 		})).
 		WatchesRawSource(source.Kind(c, metadataOf(hsmDeviceKind), enqueue[*metav1.PartialObjectMetadata]()))
-	for _, kind := range o.Access.kinds() {
+	for _, kind := range r.kinds {
 		b = b.WatchesRawSource(source.Kind(c, metadataOf(kind), enqueue[*metav1.PartialObjectMetadata](),
 			predicate.NewTypedPredicateFuncs(func(o *metav1.PartialObjectMetadata) bool { return o.Labels[certs.AgentLabel] != "" })))
 	}
@@ -87,8 +91,7 @@ func differ(a, b *v1alpha1.HSMPool) bool {
 		!slices.EqualFunc(a.Status.Members, b.Status.Members, sameMember)
 }
 
-// Cached says what the cache has to hold beside Secrets, of which package certs
-// needs some, too.
+// Cached says what the cache has to hold beside what package certs does.
 func Cached(access DeviceAccess) map[client.Object]cache.ByObject {
 	everywhere := map[string]cache.Config{cache.AllNamespaces: {}}
 	objects := map[client.Object]cache.ByObject{
@@ -96,11 +99,9 @@ func Cached(access DeviceAccess) map[client.Object]cache.ByObject {
 		metadataOf(hsmDeviceKind): {Namespaces: everywhere, Transform: cache.TransformStripManagedFields()},
 	}
 	for _, kind := range access.kinds() {
-		if kind != secretKind {
-			objects[metadataOf(kind)] = cache.ByObject{
-				Label:     labels.SelectorFromSet(labels.Set{partOfLabel: partOf, nameLabel: appName}),
-				Transform: cache.TransformStripManagedFields(),
-			}
+		objects[metadataOf(kind)] = cache.ByObject{
+			Label:     labels.SelectorFromSet(labels.Set{partOfLabel: partOf, nameLabel: appName}),
+			Transform: cache.TransformStripManagedFields(),
 		}
 	}
 	return objects

@@ -124,8 +124,11 @@ func parse(secret *corev1.Secret) (*authority, error) {
 			return nil, err
 		}
 	}
-	if a.since, err = time.Parse(time.RFC3339, secret.Annotations[sinceAnnotation]); err != nil {
-		return nil, fmt.Errorf("annotation %s: %w", sinceAnnotation, err)
+	// One that cert-manager has made, and a person has handed over, has taken no step.
+	if since, is := secret.Annotations[sinceAnnotation]; is {
+		if a.since, err = time.Parse(time.RFC3339, since); err != nil {
+			return nil, fmt.Errorf("annotation %s: %w", sinceAnnotation, err)
+		}
 	}
 	return a, nil
 }

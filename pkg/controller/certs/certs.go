@@ -3,32 +3,17 @@
 // Package certs owns the certificates between the parts: that of the API server,
 // which its APIService trusts, and those by which the API server, the controller
 // and the agents know each other. It renews them and their authorities while all
-// run. It never writes a Secret that it did not make, and no key anywhere but
-// into its Secret.
+// run, or has cert-manager do so. It never writes a Secret that it did not make,
+// and no key anywhere but into its Secret.
 package certs
 
 import (
-	"bytes"
 	"context"
-	"crypto/x509"
-	"encoding/base64"
-	"fmt"
-	"maps"
-	"sync"
-	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/api/equality"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
-	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/klog/v2"
-	"k8s.io/utils/clock"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-
-	agentv1 "j5t.io/hsm/pkg/agent/api/v1"
 )
 
 // The Secrets, in the system namespace. That of an agent has AgentSecret's name.
@@ -44,13 +29,11 @@ const (
 const AgentLabel = "hsm.j5t.io/agent"
 
 // AuthorityLabel is on all Secrets of this package, and names the authority that
-// their certificate is of. A Secret without it is of others.
+// their certificate is of; on those that cert-manager makes, it is ByCertManager.
+// A Secret without it is of others.
 const AuthorityLabel = "hsm.j5t.io/certificate-authority"
 
 const (
-	// sinceAnnotation is when an authority last took a step.
-	sinceAnnotation = "hsm.j5t.io/step-time"
-
 	partOfLabel, partOf = "app.kubernetes.io/part-of", "hsm"
 
 	organization     = "hsm.j5t.io"
@@ -59,8 +42,8 @@ const (
 	fieldOwner = client.FieldOwner("hsm-controller")
 )
 
-// APIService is the name of the APIService whose caBundle is set, if it has
-// InjectAnnotation, "true". Without it, somebody else makes that certificate.
+// APIService is the name of the APIService whose caBundle Authorities sets, if it
+// has InjectAnnotation, "true". Without it, somebody else makes that certificate.
 const (
 	APIService       = "v1alpha1.hsm.j5t.io"
 	InjectAnnotation = "hsm.j5t.io/inject-ca"
@@ -71,240 +54,26 @@ var (
 	apiServiceKind = schema.GroupVersionKind{Group: "apiregistration.k8s.io", Version: "v1", Kind: "APIService"}
 )
 
+// Issuer makes the certificates, and makes them anew, or has it done.
+type Issuer interface {
+	// Kind is that of the objects, named as the Secrets, that stand for certificates:
+	// whoever removes an agent removes that of its certificate, then the Secret.
+	Kind() schema.GroupVersionKind
+	// Agent sees to it that there is a certificate for the agent of this name: of a
+	// server, good for the name of its Service. The owners are those of the object.
+	Agent(ctx context.Context, agent string, owners []metav1.OwnerReference) error
+	// Renew brings all certificates to what they are to be by now.
+	Renew(ctx context.Context) error
+}
+
 // AgentSecret is the name of the Secret with the certificate of an agent.
 func AgentSecret(agent string) string { return agent + "-tls" }
 
-// identity is an authority and the Secret that it lies in.
+// identity is an authority and the Secret that it lies in. cert-manager's Issuer has
+// the name.
 type identity struct{ secret, name string }
 
 var (
 	agents  = identity{AgentsCASecret, "hsm-agents"}
 	serving = identity{ServingCASecret, "hsm-apiserver-serving"}
 )
-
-// Issuer makes the certificates, and makes them anew.
-type Issuer struct {
-	client    client.Client
-	clock     clock.PassiveClock
-	namespace string
-
-	// mu: one at a time changes an authority or what it signs.
-	mu sync.Mutex
-	// spread is when the trust in an authority was last spread.
-	spread map[identity]time.Time
-}
-
-// NewIssuer returns the issuer of the system namespace.
-func NewIssuer(c client.Client, namespace string, k clock.PassiveClock) *Issuer {
-	return &Issuer{client: c, clock: k, namespace: namespace, spread: map[identity]time.Time{}}
-}
-
-// Agent sees to it that there is a certificate for the agent of this name: of a
-// server, good for the name of its Service. Whoever removes the agent removes the
-// Secret.
-func (i *Issuer) Agent(ctx context.Context, agent string, owners []metav1.OwnerReference) error {
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	a, _, err := i.load(ctx, agents)
-	if err != nil {
-		return err
-	}
-	l := i.leafOf(agent)
-	l.owners = append([]metav1.OwnerReference{}, owners...)
-	_, err = i.write(ctx, l, agents, a)
-	return err
-}
-
-// Renew brings all certificates and authorities to what they are to be by now.
-func (i *Issuer) Renew(ctx context.Context) error {
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	err := i.renew(ctx, agents, func(a *authority) error {
-		leafs, err := i.leafsOfAgents(ctx)
-		if err != nil {
-			return err
-		}
-		for _, l := range leafs {
-			if _, err := i.write(ctx, l, agents, a); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
-	if err != nil {
-		return err
-	}
-	return i.renew(ctx, serving, func(a *authority) error {
-		ours, err := i.write(ctx, leaf{secret: ServingSecret, name: serverName(apiServerService, i.namespace), usage: x509.ExtKeyUsageServerAuth}, serving, a)
-		if err != nil || !ours {
-			return err
-		}
-		return i.trust(ctx, a.bundle())
-	})
-}
-
-// renew writes all that an authority signs, and all that trusts it, and moves it
-// on once that is done.
-func (i *Issuer) renew(ctx context.Context, id identity, writeAll func(*authority) error) error {
-	for {
-		a, secret, err := i.load(ctx, id)
-		if err != nil {
-			return err
-		}
-		if err := writeAll(a); err != nil {
-			return err
-		}
-		step, err := a.step(id.name, i.spread[id], i.clock.Now())
-		if err != nil || step == "" {
-			return err
-		}
-		a.store(secret)
-		if err := i.client.Update(ctx, secret, fieldOwner); err != nil {
-			return fmt.Errorf("update Secret %s: %w", id.secret, err)
-		}
-		klog.FromContext(ctx).Info("Authority moved on", "authority", id.name, "step", step)
-	}
-}
-
-// load reads an authority, or makes it.
-func (i *Issuer) load(ctx context.Context, id identity) (*authority, *corev1.Secret, error) {
-	secret := &corev1.Secret{}
-	err := i.client.Get(ctx, types.NamespacedName{Namespace: i.namespace, Name: id.secret}, secret)
-	switch {
-	case err == nil:
-		a, err := parse(secret)
-		if err != nil {
-			return nil, nil, fmt.Errorf("secret %s does not hold the authority that was written to it (%w): restore it, or delete it to have another one made", id.secret, err)
-		}
-		return a, secret, nil
-	case !apierrors.IsNotFound(err):
-		return nil, nil, fmt.Errorf("read Secret %s: %w", id.secret, err)
-	}
-	now := i.clock.Now()
-	ca, err := newCA(id.name, now)
-	if err != nil {
-		return nil, nil, err
-	}
-	a := &authority{signer: ca, since: now}
-	secret = i.secret(leaf{secret: id.secret}, id)
-	a.store(secret)
-	if err := i.client.Create(ctx, secret, fieldOwner); err != nil {
-		return nil, nil, fmt.Errorf("create Secret %s: %w", id.secret, err)
-	}
-	klog.FromContext(ctx).Info("Authority made", "authority", id.name)
-	return a, secret, nil
-}
-
-func serverName(service, namespace string) string { return service + "." + namespace + ".svc" }
-
-func (i *Issuer) leafOf(agent string) leaf {
-	return leaf{
-		secret: AgentSecret(agent),
-		name:   serverName(agent, i.namespace),
-		usage:  x509.ExtKeyUsageServerAuth,
-		labels: map[string]string{AgentLabel: agent},
-	}
-}
-
-// leafsOfAgents are all that the authority of the agents signs. Those of agents are known
-// by the names of their Secrets: what these hold has no say in it.
-func (i *Issuer) leafsOfAgents(ctx context.Context) ([]leaf, error) {
-	leafs := []leaf{
-		{secret: APIServerClientSecret, name: agentv1.ClientAPIServer, usage: x509.ExtKeyUsageClientAuth},
-		{secret: ControllerClientSecret, name: agentv1.ClientController, usage: x509.ExtKeyUsageClientAuth},
-	}
-	list := &metav1.PartialObjectMetadataList{}
-	list.SetGroupVersionKind(secretKind)
-	if err := i.client.List(ctx, list, client.InNamespace(i.namespace), client.MatchingLabels{AuthorityLabel: agents.name}, client.HasLabels{AgentLabel}); err != nil {
-		return nil, fmt.Errorf("list the Secrets of agents: %w", err)
-	}
-	for _, secret := range list.Items {
-		if l := i.leafOf(secret.Labels[AgentLabel]); l.secret == secret.Name {
-			leafs = append(leafs, l)
-		}
-	}
-	return leafs, nil
-}
-
-// write brings the Secret of a leaf to what it is to be, and tells whether it is
-// ours at all.
-func (i *Issuer) write(ctx context.Context, l leaf, id identity, a *authority) (ours bool, err error) {
-	now := i.clock.Now()
-	secret := &corev1.Secret{}
-	err = i.client.Get(ctx, types.NamespacedName{Namespace: i.namespace, Name: l.secret}, secret)
-	if apierrors.IsNotFound(err) {
-		secret = i.secret(l, id)
-		if err := l.issue(secret, a, now); err != nil {
-			return true, err
-		}
-		if err := i.client.Create(ctx, secret, fieldOwner); err != nil {
-			return true, fmt.Errorf("create Secret %s: %w", l.secret, err)
-		}
-		klog.FromContext(ctx).Info("Certificate issued", "secret", l.secret, "name", l.name)
-		return true, nil
-	}
-	if err != nil {
-		return false, fmt.Errorf("read Secret %s: %w", l.secret, err)
-	}
-	if secret.Labels[AuthorityLabel] != id.name {
-		klog.FromContext(ctx).V(1).Info("Secret is of others and left alone", "secret", l.secret)
-		return false, nil
-	}
-	adopted := l.owners != nil && !equality.Semantic.DeepEqual(l.owners, secret.OwnerReferences)
-	if adopted {
-		secret.OwnerReferences = l.owners
-	}
-	renewed := !l.good(secret, a, now)
-	if renewed {
-		err = l.issue(secret, a, now)
-	}
-	trusted := bytes.Equal(secret.Data[BundleKey], a.bundle())
-	if err != nil || trusted && !renewed && !adopted {
-		return true, err
-	}
-	secret.Data[BundleKey] = a.bundle()
-	if err := i.client.Update(ctx, secret, fieldOwner); err != nil {
-		return true, fmt.Errorf("update Secret %s: %w", l.secret, err)
-	}
-	if !trusted {
-		i.spread[id] = now
-	}
-	klog.FromContext(ctx).Info("Certificate written", "secret", l.secret, "name", l.name, "renewed", renewed)
-	return true, nil
-}
-
-func (i *Issuer) secret(l leaf, id identity) *corev1.Secret {
-	labels := map[string]string{AuthorityLabel: id.name, partOfLabel: partOf}
-	maps.Copy(labels, l.labels)
-	return &corev1.Secret{
-		ObjectMeta: metav1.ObjectMeta{Namespace: i.namespace, Name: l.secret, Labels: labels, OwnerReferences: l.owners},
-		Type:       corev1.SecretTypeTLS,
-	}
-}
-
-// trust has the APIService trust a bundle, if there is one already that asks for it.
-func (i *Issuer) trust(ctx context.Context, bundle []byte) error {
-	service := &unstructured.Unstructured{}
-	service.SetGroupVersionKind(apiServiceKind)
-	err := i.client.Get(ctx, types.NamespacedName{Name: APIService}, service)
-	if apierrors.IsNotFound(err) {
-		return nil // Its creation is seen.
-	}
-	if err != nil {
-		return fmt.Errorf("read APIService %s: %w", APIService, err)
-	}
-	if service.GetAnnotations()[InjectAnnotation] != "true" {
-		return nil
-	}
-	wanted := base64.StdEncoding.EncodeToString(bundle)
-	if has, _, _ := unstructured.NestedString(service.Object, "spec", "caBundle"); has == wanted {
-		return nil
-	}
-	patch := fmt.Appendf(nil, `{"spec":{"caBundle":%q}}`, wanted)
-	if err := i.client.Patch(ctx, service, client.RawPatch(types.MergePatchType, patch), fieldOwner); err != nil {
-		return fmt.Errorf("set the caBundle of APIService %s: %w", APIService, err)
-	}
-	i.spread[serving] = i.clock.Now()
-	klog.FromContext(ctx).Info("APIService trusts the authority", "apiService", APIService)
-	return nil
-}

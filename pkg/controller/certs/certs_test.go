@@ -40,9 +40,9 @@ func must(t *testing.T, err error) {
 	}
 }
 
-// world is an issuer in a cluster of one clock, that counts writes.
+// world is an Issuer in a cluster of one clock, that counts writes.
 type world struct {
-	*certs.Issuer
+	*certs.Authorities
 	t      *testing.T
 	client client.Client
 	clock  *clocktesting.FakePassiveClock
@@ -73,7 +73,7 @@ func newWorld(t *testing.T, now time.Time, objects ...client.Object) *world {
 			return c.Patch(ctx, o, p, options...)
 		},
 	}).Build()
-	w.Issuer = certs.NewIssuer(w.client, namespace, w.clock)
+	w.Authorities = certs.NewAuthorities(w.client, namespace, w.clock)
 	return w
 }
 

@@ -10,6 +10,8 @@ import (
 	"github.com/open-policy-agent/cert-controller/pkg/rotator"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	agentv1 "j5t.io/hsm/pkg/agent/api/v1"
 )
 
 const (
@@ -25,13 +27,43 @@ const (
 // all authorities to trust, ca.crt.
 type leaf struct {
 	secret string
-	// name is the CN, and the only DNS name.
+	of     identity
+	// name is the only DNS name, and the CN.
 	name  string
 	usage x509.ExtKeyUsage
-	// labels and owners are those of the Secret, beside the labels of all. Owners that
-	// are nil are not known here.
-	labels map[string]string
+	// agent is whose it is, if it is an agent's.
+	agent string
+	// owners are those of what stands for the certificate; nil: not known here.
 	owners []metav1.OwnerReference
+}
+
+func leafOfAgent(agent, namespace string) leaf {
+	return leaf{
+		secret: AgentSecret(agent), of: agents, agent: agent,
+		name: serverName(agent, namespace), usage: x509.ExtKeyUsageServerAuth,
+	}
+}
+
+func leafsOfClients() []leaf {
+	return []leaf{
+		{secret: APIServerClientSecret, of: agents, name: agentv1.ClientAPIServer, usage: x509.ExtKeyUsageClientAuth},
+		{secret: ControllerClientSecret, of: agents, name: agentv1.ClientController, usage: x509.ExtKeyUsageClientAuth},
+	}
+}
+
+func leafOfAPIServer(namespace string) leaf {
+	return leaf{secret: ServingSecret, of: serving, name: serverName(apiServerService, namespace), usage: x509.ExtKeyUsageServerAuth}
+}
+
+func serverName(service, namespace string) string { return service + "." + namespace + ".svc" }
+
+// labels are those of the Secret, and of what stands for it.
+func (l leaf) labels(authority string) map[string]string {
+	labels := map[string]string{AuthorityLabel: authority, partOfLabel: partOf}
+	if l.agent != "" {
+		labels[AgentLabel] = l.agent
+	}
+	return labels
 }
 
 // good tells whether a Secret holds the certificate: of the signer, and not soon

@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 )
 
 // Own builds cmd/NAME of this checkout and returns the path of the binary, which lies in the user's
@@ -20,17 +21,23 @@ func Own(ctx context.Context, progress io.Writer, name string) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	return keep(ctx, progress, root, raceSuffix, goBuild{name: name, dir: root, args: append(slices.Clone(raceFlags), "./cmd/"+name)})
+}
+
+// keep builds what belongs to the checkout at root into the user's cache folder, and returns the
+// path of the binary.
+func keep(ctx context.Context, progress io.Writer, root, suffix string, b goBuild) (string, error) {
 	dir, err := cacheDir()
 	if err != nil {
 		return "", err
 	}
 	// Two checkouts must not overwrite each other's binaries.
 	checkout := sha256.Sum256([]byte(root))
-	dir = filepath.Join(dir, "bin-"+hex.EncodeToString(checkout[:8])+raceSuffix)
+	dir = filepath.Join(dir, "bin-"+hex.EncodeToString(checkout[:8])+suffix)
 	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return "", fmt.Errorf("make folder for %s: %w", name, err)
+		return "", fmt.Errorf("make folder for %s: %w", b.name, err)
 	}
-	target := filepath.Join(dir, name)
+	target := filepath.Join(dir, b.name)
 	unlock, err := lock(ctx, filepath.Base(dir))
 	if err != nil {
 		return "", err
@@ -38,9 +45,6 @@ func Own(ctx context.Context, progress io.Writer, name string) (string, error) {
 	defer unlock()
 	// Go renames nothing into place, but it removes an old binary first, so that a process that
 	// runs it is not disturbed.
-	return target, build(ctx, progress, goBuild{
-		name: name,
-		dir:  root,
-		args: append(raceFlags, "-o", target, "./cmd/"+name),
-	})
+	b.args = append([]string{"-o", target}, b.args...)
+	return target, build(ctx, progress, b)
 }

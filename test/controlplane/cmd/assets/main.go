@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Command assets finds, downloads or builds the binaries of a Kubernetes control plane, and prints
-// their paths. With names as arguments it does so for these only.
+// Command assets finds, downloads or builds the binaries of a Kubernetes control plane and of
+// cert-manager, and prints their paths. With names as arguments it does so for these binaries of
+// the control plane only.
 package main
 
 import (
@@ -25,7 +26,8 @@ func main() {
 }
 
 func run(ctx context.Context, names []string) error {
-	if len(names) == 0 {
+	all := len(names) == 0
+	if all {
 		names = []string{assets.Etcd, assets.KubeAPIServer, assets.KubeControllerManager, assets.KubeScheduler, assets.Kubectl}
 	}
 	found, err := assets.Find(ctx, os.Stderr, names...)
@@ -35,5 +37,13 @@ func run(ctx context.Context, names []string) error {
 	for _, name := range names {
 		fmt.Println(found[name])
 	}
+	if !all {
+		return nil
+	}
+	path, err := assets.CertManager(ctx, os.Stderr)
+	if err != nil {
+		return err
+	}
+	fmt.Println(path)
 	return nil
 }
