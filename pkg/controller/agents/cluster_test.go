@@ -18,7 +18,6 @@ import (
 	resourcev1 "k8s.io/api/resource/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/record"
 	apiregistrationv1 "k8s.io/kube-aggregator/pkg/apis/apiregistration/v1"
@@ -33,6 +32,7 @@ import (
 	"j5t.io/hsm/pkg/apis/hsm/v1alpha1"
 	"j5t.io/hsm/pkg/controller/agents"
 	"j5t.io/hsm/pkg/controller/certs"
+	"j5t.io/hsm/test/await"
 	"j5t.io/hsm/test/controlplane"
 )
 
@@ -188,13 +188,8 @@ func (r *rig) authorities(c client.Client) certs.Issuer {
 // until waits for a condition.
 func (r *rig) until(what string, condition func() error) {
 	r.t.Helper()
-	var last error
-	err := wait.PollUntilContextTimeout(r.ctx, 20*time.Millisecond, patience, true, func(context.Context) (bool, error) {
-		last = condition()
-		return last == nil, nil
-	})
-	if err != nil {
-		r.t.Fatalf("%s: %v: %v", what, err, last)
+	if err := await.Poll(r.ctx, patience, func(context.Context) error { return condition() }); err != nil {
+		r.t.Fatalf("%s: %v", what, err)
 	}
 }
 
