@@ -14,8 +14,8 @@ RUN go mod download
 COPY cmd/ cmd/
 COPY pkg/ pkg/
 # Only the agent needs C: it loads the PKCS#11 module.
-RUN CGO_ENABLED=0 go build -trimpath -ldflags="-s -w" -o /out/ ./cmd/apiserver ./cmd/controller ./cmd/discovery
-RUN CGO_ENABLED=1 go build -trimpath -ldflags="-s -w" -o /out/agent ./cmd/agent
+RUN CGO_ENABLED=0 go build -tags=grpcnotrace -trimpath -ldflags="-s -w" -o /out/ ./cmd/apiserver ./cmd/controller ./cmd/discovery
+RUN CGO_ENABLED=1 go build -tags=grpcnotrace -trimpath -ldflags="-s -w" -o /out/agent ./cmd/agent
 
 FROM scratch AS apiserver
 COPY --from=build /out/apiserver /apiserver

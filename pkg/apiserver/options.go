@@ -58,6 +58,10 @@ func NewOptions() *Options {
 		SystemNamespace: "hsm-system",
 	}
 	o.Recommended.Etcd = nil
+	// In HTTP/2 a server that stops ends a connection with all that is under way to
+	// it: Go's names the last request that it has seen, once, and forgets those that
+	// come meanwhile. kube-apiserver cannot repeat those with a body.
+	o.Recommended.SecureServing.DisableHTTP2Serving = true
 	o.Run.ShutdownDelayDuration = shutdownDelay
 	o.Run.ShutdownSendRetryAfter = true
 	o.Run.ShutdownWatchTerminationGracePeriod = watchTermination

@@ -73,7 +73,8 @@ func (c CompletedConfig) New() (*genericapiserver.GenericAPIServer, error) {
 	build := c.generic.BuildHandlerChainFunc
 	c.generic.BuildHandlerChainFunc = func(handler http.Handler, config *genericapiserver.Config) http.Handler {
 		handler = withAgentStates(handler, agents, config.Authorization.Authorizer)
-		return build(withRetryAfter(withMetadataOnly(handler, serializer), clock.RealClock{}), config)
+		handler = build(withRetryAfter(withMetadataOnly(handler, serializer), clock.RealClock{}), config)
+		return withLastResponses(handler, config.ShutdownInitiatedNotify(), config.RequestInfoResolver)
 	}
 	server, err := c.generic.New("hsm-apiserver", genericapiserver.NewEmptyDelegate())
 	if err != nil {

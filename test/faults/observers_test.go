@@ -55,14 +55,15 @@ func (o *observer) of(name string) []seen {
 	return slices.Clone(o.events[name])
 }
 
-// repeated is how often it was told of a version that it knew.
+// repeated is how often it was told of a version that it knew. A deletion that was
+// found out by a list has the version before it.
 func (o *observer) repeated() int {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	n := 0
 	for _, events := range o.events {
 		for i := 1; i < len(events); i++ {
-			if events[i].resourceVersion == events[i-1].resourceVersion {
+			if events[i].kind != watch.Deleted && events[i].resourceVersion == events[i-1].resourceVersion {
 				n++
 			}
 		}
@@ -164,7 +165,9 @@ func observe(ctx context.Context, t *testing.T, namespace string) ([]*observer, 
 	if !cache.WaitForCacheSync(ctx.Done(), shared.HasSynced, cached.HasSynced) {
 		t.Fatal("the informers have not synced")
 	}
-	return []*observer{raw, informer, controller}, &running
+	kubectl := newObserver("kubectl get --watch", false)
+	running.Go(func() { kubectl.kubectlWatch(ctx, t, namespace) })
+	return []*observer{raw, informer, controller, kubectl}, &running
 }
 
 // history is what a client was told that it did to one object: the versions that

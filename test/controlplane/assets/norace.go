@@ -6,4 +6,6 @@ package assets
 
 const raceSuffix = ""
 
-var raceFlags []string
+// ownFlags are those of the Makefile. With the race detector they would have
+// everything that uses gRPC built twice, for the tests and for the binaries.
+var ownFlags = []string{"-tags=grpcnotrace"}

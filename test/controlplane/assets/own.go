@@ -21,7 +21,7 @@ func Own(ctx context.Context, progress io.Writer, name string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	return keep(ctx, progress, root, raceSuffix, goBuild{name: name, dir: root, args: append(slices.Clone(raceFlags), "./cmd/"+name)})
+	return keep(ctx, progress, root, raceSuffix, goBuild{name: name, dir: root, args: append(slices.Clone(ownFlags), "./cmd/"+name)})
 }
 
 // keep builds what belongs to the checkout at root into the user's cache folder, and returns the

@@ -6,4 +6,4 @@ package assets
 
 const raceSuffix = "-race"
 
-var raceFlags = []string{"-race"}
+var ownFlags = []string{"-race"}
