@@ -97,7 +97,7 @@ func TestDeployment(t *testing.T) {
 	node := start(ctx, t, f.options)
 
 	f.apply(ctx, t, strings.NewReplacer("LIBRARY", f.token.Library, "SERIAL", f.token.Serial).Replace(deployment))
-	waiting := f.pod(ctx, t, "waits for its Secrets", func(pod *corev1.Pod) error {
+	waiting := f.pod(t, "waits for its Secrets", func(pod *corev1.Pod) error {
 		for _, condition := range pod.Status.Conditions {
 			if condition.Type == corev1.PodReady && strings.Contains(condition.Message, `"pin" not found`) {
 				return nil
@@ -110,7 +110,7 @@ func TestDeployment(t *testing.T) {
 	}
 	f.secret(ctx, t, "pin", map[string][]byte{"pin": []byte(f.token.PIN + "\n")})
 	f.secret(ctx, t, "tls", certificate(t))
-	first := f.pod(ctx, t, "is ready", isReady)
+	first := f.pod(t, "is ready", isReady)
 	ended := process.RunningWith(t, first.Status.PodIP)
 	if len(ended) != 1 {
 		t.Fatalf("%d processes have the address of the pod", len(ended))
@@ -135,7 +135,7 @@ func TestDeployment(t *testing.T) {
 	if err := node.Kill("default", first.Name); err != nil {
 		t.Fatal(err)
 	}
-	f.pod(ctx, t, "is started again", func(pod *corev1.Pod) error {
+	f.pod(t, "is started again", func(pod *corev1.Pod) error {
 		if restarts := pod.Status.ContainerStatuses[0].RestartCount; restarts != 1 {
 			return fmt.Errorf("%d restarts", restarts)
 		}
@@ -147,7 +147,7 @@ func TestDeployment(t *testing.T) {
 		t.Errorf("after the power cut run %q", left)
 	}
 	node = start(ctx, t, f.options)
-	second := f.pod(ctx, t, "is back after the power cut", func(pod *corev1.Pod) error {
+	second := f.pod(t, "is back after the power cut", func(pod *corev1.Pod) error {
 		if pod.Status.PodIP == first.Status.PodIP {
 			return errors.New("no new address yet")
 		}
@@ -254,7 +254,7 @@ func (f *fixture) secret(ctx context.Context, t *testing.T, name string, data ma
 }
 
 // pod waits until the Deployment's one pod is as wanted.
-func (f *fixture) pod(ctx context.Context, t *testing.T, what string, wanted func(*corev1.Pod) error) *corev1.Pod {
+func (f *fixture) pod(t *testing.T, what string, wanted func(*corev1.Pod) error) *corev1.Pod {
 	t.Helper()
 	var pod *corev1.Pod
 	await.NoError(t, time.Minute, func(ctx context.Context) error {
