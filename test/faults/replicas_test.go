@@ -126,7 +126,7 @@ func TestReplicas(t *testing.T) {
 	}
 	endWatching()
 	running.Wait()
-	<-next
+	t.Logf("the last kubectl wait was ended: %v", <-next)
 	fmt.Printf("figure: replica-seconds %.0f\n", time.Since(begun).Seconds())
 	fmt.Printf("figure: replica-restarts %d\n", 2*restarts)
 	fmt.Printf("figure: replica-requests %d\n", l.requests)
