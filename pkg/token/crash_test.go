@@ -38,7 +38,7 @@ func TestMain(m *testing.M) {
 	if n := model.histories.Load(); n > 0 {
 		fmt.Printf("figure: model-histories %d\nfigure: model-violations %d\n", n, model.violations.Load())
 	}
-	if crashPoints.tried > 0 {
+	if crashPoints.tried > 0 && !testing.Short() {
 		fmt.Printf("figure: crash-points %d\nfigure: crash-points-failed %d\n", crashPoints.tried, crashPoints.failed)
 	}
 	os.Exit(code)
@@ -50,26 +50,23 @@ type scenario struct {
 	shadow  bool
 	machine bool // The agent goes down with the token, and the token with the agent.
 	forgets faulttoken.Forgets
-	soak    bool // Another one that is harder is alike: only for make soak.
 }
 
-// crashScenarios is the variable that has all scenarios tried if it says all.
-const crashScenarios = "CRASH_SCENARIOS"
-
+// scenarios are all, or one where the race detector has each take eight times as long.
 func scenarios() []scenario {
 	all := []scenario{
 		{name: "token alone, no shadow"},
 		{name: "token alone, no shadow, destroys undone", forgets: faulttoken.Forgets{Destroys: 2}},
-		{name: "token alone, no shadow, destroys half undone", forgets: faulttoken.Forgets{Destroys: 2, Broken: true}, soak: true},
-		{name: "token alone", shadow: true, soak: true},
+		{name: "token alone, no shadow, destroys half undone", forgets: faulttoken.Forgets{Destroys: 2, Broken: true}},
+		{name: "token alone", shadow: true},
 		{name: "token alone, last calls undone", shadow: true, forgets: faulttoken.Forgets{Creates: 2, Destroys: 2, Broken: true}},
-		{name: "machine", shadow: true, machine: true, soak: true},
+		{name: "machine", shadow: true, machine: true},
 		{name: "machine, last calls undone", shadow: true, machine: true, forgets: faulttoken.Forgets{Creates: 1, Destroys: 2}},
 	}
-	if os.Getenv(crashScenarios) == "all" {
-		return all
+	if testing.Short() {
+		return all[len(all)-1:]
 	}
-	return slices.DeleteFunc(all, func(sc scenario) bool { return sc.soak })
+	return all
 }
 
 // TestCrashPoints stops before and after each step of each operation, of the

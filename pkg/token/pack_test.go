@@ -86,7 +86,10 @@ func TestFullForever(t *testing.T) {
 				}
 				want, stored := s.fill(newContent(), sizeOf)
 				before := s.token.Counters()
-				const updates = 600
+				updates := 600
+				if testing.Short() {
+					updates = 60
+				}
 				for n := range updates {
 					i := random.IntN(stored)
 					c, err := s.try(secret(i, sizeOf(i)))

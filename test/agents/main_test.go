@@ -71,7 +71,7 @@ func start(dir string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
 	defer cancel()
 	var err error
-	if hsm, err = cluster.Start(ctx, cluster.Options{Dir: dir, Pools: true, Verbosity: 2, Progress: os.Stderr}); err != nil {
+	if hsm, err = cluster.Start(ctx, cluster.Options{Dir: dir, Pools: true, Races: true, Verbosity: 2, Progress: os.Stderr}); err != nil {
 		return err
 	}
 	config := rest.CopyConfig(hsm.Admin)

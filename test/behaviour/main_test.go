@@ -133,7 +133,7 @@ func startController(ctx context.Context, name, account string, args ...string) 
 	if c.proxy, err = newProxy(dir, kubeconfig); err != nil {
 		return nil, err
 	}
-	binary, err := assets.Own(ctx, os.Stderr, "controller")
+	binary, err := assets.OwnWithRaces(ctx, os.Stderr, "controller")
 	if err != nil {
 		return nil, err
 	}

@@ -52,6 +52,8 @@ type Options struct {
 	// Pools lets the API server find agents by HSMPools: it is told of none. The
 	// agent of the token is not started: StartAgent does, with --provision.
 	Pools bool
+	// Races has the product's processes look for data races, if the tests do.
+	Races bool
 	// Verbosity is the -v of all processes.
 	Verbosity int
 	// Progress is told what is being done.
@@ -195,10 +197,17 @@ func (c *Cluster) StartAgent(ctx context.Context, extraArgs ...string) error {
 	return err
 }
 
+func (c *Cluster) binary(ctx context.Context, name string) (string, error) {
+	if c.options.Races {
+		return assets.OwnWithRaces(ctx, c.options.Progress, name)
+	}
+	return assets.Own(ctx, c.options.Progress, name)
+}
+
 // AgentSpec is how an agent of the token is started: its name is that of its
 // state directory and log. Nothing waits for it to be ready.
 func (c *Cluster) AgentSpec(ctx context.Context, name, address, pinFile string) (process.Spec, error) {
-	binary, err := assets.Own(ctx, c.options.Progress, "agent")
+	binary, err := c.binary(ctx, "agent")
 	if err != nil {
 		return process.Spec{}, err
 	}
@@ -245,7 +254,7 @@ func (c *Cluster) StartAPIServer(ctx context.Context, extraArgs ...string) error
 // APIServerSpec is how a replica of the API server is started that listens on a
 // port of the loopback interface: its name is that of its log.
 func (c *Cluster) APIServerSpec(ctx context.Context, name string, port int) (process.Spec, error) {
-	binary, err := assets.Own(ctx, c.options.Progress, "apiserver")
+	binary, err := c.binary(ctx, "apiserver")
 	if err != nil {
 		return process.Spec{}, err
 	}

@@ -58,7 +58,7 @@ type agent struct {
 
 func newAgent(t *testing.T) *agent {
 	t.Helper()
-	binary, err := assets.Own(t.Context(), os.Stderr, "agent")
+	binary, err := assets.OwnWithRaces(t.Context(), os.Stderr, "agent")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -49,8 +49,8 @@ func TestOlderCluster(t *testing.T) {
 
 	first, second := newStick(t, w), newStick(t, w)
 	first.plug(t, w.nodes["node-1"], "1-1")
+	w.write(ctx, t, "1") // Now its store is the cluster's.
 	second.plug(t, w.nodes["node-1"], "1-2")
-	w.write(ctx, t, "1")
 	w.inPhase(ctx, t, v1alpha1.PoolPhaseReady)
 	w.given(ctx, t, first)
 	w.given(ctx, t, second)

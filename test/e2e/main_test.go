@@ -36,6 +36,7 @@ func run(m *testing.M) int {
 	hsm, err = cluster.Start(ctx, cluster.Options{
 		Dir:               dir,
 		ControllerManager: true,
+		Races:             true,
 		Verbosity:         6,
 		Progress:          os.Stderr,
 	})

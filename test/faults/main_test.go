@@ -72,7 +72,7 @@ func start(dir string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
 	defer cancel()
 	var err error
-	hsm, err = cluster.Start(ctx, cluster.Options{Dir: dir, ControllerManager: true, Verbosity: 5, Progress: os.Stderr})
+	hsm, err = cluster.Start(ctx, cluster.Options{Dir: dir, ControllerManager: true, Races: true, Verbosity: 5, Progress: os.Stderr})
 	if err != nil {
 		return err
 	}

@@ -93,6 +93,7 @@ samplingRatePerMillion: 1000000
 	hsm, err = cluster.Start(ctx, cluster.Options{
 		Dir:               dir,
 		ControllerManager: true,
+		Races:             true,
 		AuditPolicyFile:   policy,
 		APIServerArgs: []string{
 			"--audit-policy-file=" + policy,

@@ -4,8 +4,4 @@
 
 package assets
 
-const raceSuffix = ""
-
-// ownFlags are those of the Makefile. With the race detector they would have
-// everything that uses gRPC built twice, for the tests and for the binaries.
-var ownFlags = []string{"-tags=grpcnotrace"}
+const raceDetector = false

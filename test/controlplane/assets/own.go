@@ -13,15 +13,32 @@ import (
 	"slices"
 )
 
-// Own builds cmd/NAME of this checkout and returns the path of the binary, which lies in the user's
-// cache folder. Go's own cache makes it a matter of a second when nothing has changed.
-// The binary has the race detector if the caller has it.
+// released are the flags with which the Makefile builds what is released.
+var released = []string{"-tags=grpcnotrace"}
+
+// Own builds cmd/NAME of this checkout, as it is released, and returns the path of the binary,
+// which lies in the user's cache folder. Go's own cache makes it a matter of a second when
+// nothing has changed.
 func Own(ctx context.Context, progress io.Writer, name string) (string, error) {
+	return own(ctx, progress, name, "", released)
+}
+
+// OwnWithRaces is Own with the race detector, if the caller has it: for tests of what happens
+// at once. The binary takes three times as long for everything.
+func OwnWithRaces(ctx context.Context, progress io.Writer, name string) (string, error) {
+	if !raceDetector {
+		return Own(ctx, progress, name)
+	}
+	// With the tags, all that uses gRPC would be built twice, for the tests and for the binaries.
+	return own(ctx, progress, name, "-race", []string{"-race"})
+}
+
+func own(ctx context.Context, progress io.Writer, name, suffix string, flags []string) (string, error) {
 	root, err := moduleRoot(ctx)
 	if err != nil {
 		return "", err
 	}
-	return keep(ctx, progress, root, raceSuffix, goBuild{name: name, dir: root, args: append(slices.Clone(ownFlags), "./cmd/"+name)})
+	return keep(ctx, progress, root, suffix, goBuild{name: name, dir: root, args: append(slices.Clone(flags), "./cmd/"+name)})
 }
 
 // keep builds what belongs to the checkout at root into the user's cache folder, and returns the

@@ -4,6 +4,4 @@
 
 package assets
 
-const raceSuffix = "-race"
-
-var ownFlags = []string{"-race"}
+const raceDetector = true
