@@ -35,7 +35,7 @@ func countCrashPoint(t *testing.T, failure string) {
 
 func TestMain(m *testing.M) {
 	code := m.Run()
-	if n := model.histories.Load(); n > 0 {
+	if n := model.histories.Load(); n > 0 && !testing.Short() {
 		fmt.Printf("figure: model-histories %d\nfigure: model-violations %d\n", n, model.violations.Load())
 	}
 	if crashPoints.tried > 0 && !testing.Short() {

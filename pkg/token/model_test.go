@@ -31,7 +31,7 @@ var model struct{ histories, violations atomic.Int64 }
 // to tokens, and compares the store with a plain map all along.
 func TestModel(t *testing.T) {
 	t.Parallel()
-	histories := 200
+	histories := 1000 // rapid makes a fifth of them with -short.
 	if text := os.Getenv(modelHistories); text != "" {
 		var err error
 		if histories, err = strconv.Atoi(text); err != nil {
