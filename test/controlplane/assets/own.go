@@ -24,7 +24,7 @@ func Own(ctx context.Context, progress io.Writer, name string) (string, error) {
 }
 
 // OwnWithRaces is Own with the race detector, if the caller has it: for tests of what happens
-// at once. The binary takes three times as long for everything.
+// at once. The binary is slower at everything.
 func OwnWithRaces(ctx context.Context, progress io.Writer, name string) (string, error) {
 	if !raceDetector {
 		return Own(ctx, progress, name)
