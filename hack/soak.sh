@@ -14,4 +14,4 @@ go build -o "$report/testreport" ./hack/testreport
 
 export MODEL_HISTORIES=${1:-10000} REPLICA_RESTARTS=${2:-20} DISCOVERY_KILLS=${3:-600} STEADY_WINDOW=5m
 tests=(TestModel TestReplicas TestDevices TestSteady)
-go test -p=1 -count=1 -timeout=60m -json -run="^($(IFS='|' && echo "${tests[*]}"))\$" ./pkg/token ./test/faults ./test/devices ./test/behaviour | "$report/testreport"
+go test -p=1 -count=1 -timeout=60m -json -run="^($(IFS='|' && echo "${tests[*]}"))\$" ./pkg/token ./test/suites/faults ./test/suites/devices ./test/suites/behaviour | "$report/testreport"

@@ -31,9 +31,9 @@ import (
 
 	"j5t.io/hsm/pkg/apiserver"
 	"j5t.io/hsm/pkg/controller/certs"
-	"j5t.io/hsm/test/cluster"
-	"j5t.io/hsm/test/controlplane"
-	"j5t.io/hsm/test/controlplane/assets"
+	"j5t.io/hsm/test/framework/cluster"
+	"j5t.io/hsm/test/framework/controlplane"
+	"j5t.io/hsm/test/framework/controlplane/assets"
 )
 
 // alternative takes the place of controller-cluster-rbac.yaml where a person wants it.

@@ -23,9 +23,9 @@ import (
 
 	agentv1 "j5t.io/hsm/pkg/agent/api/v1"
 	"j5t.io/hsm/pkg/mtls"
-	"j5t.io/hsm/test/pki"
-	"j5t.io/hsm/test/process"
-	"j5t.io/hsm/test/softhsm"
+	"j5t.io/hsm/test/framework/pki"
+	"j5t.io/hsm/test/framework/process"
+	"j5t.io/hsm/test/framework/softhsm"
 )
 
 // asAgent makes the test binary be the agent.

@@ -14,7 +14,7 @@ import (
 	"testing"
 
 	"j5t.io/hsm/pkg/discovery/sysfs/sysfstest"
-	"j5t.io/hsm/test/process"
+	"j5t.io/hsm/test/framework/process"
 )
 
 // binary is the real one, as it runs on a node.

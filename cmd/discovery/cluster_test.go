@@ -17,7 +17,7 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 
-	"j5t.io/hsm/test/controlplane"
+	"j5t.io/hsm/test/framework/controlplane"
 )
 
 const (

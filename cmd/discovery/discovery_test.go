@@ -25,8 +25,8 @@ import (
 	"j5t.io/hsm/pkg/discovery/dra/attribute"
 	"j5t.io/hsm/pkg/discovery/report"
 	"j5t.io/hsm/pkg/discovery/sysfs/sysfstest"
-	"j5t.io/hsm/test/await"
-	"j5t.io/hsm/test/controlplane"
+	"j5t.io/hsm/test/framework/await"
+	"j5t.io/hsm/test/framework/controlplane"
 )
 
 // TestDiscovery takes what a node has from the kernel's trees to the pod's annotation,

@@ -10,7 +10,7 @@ import (
 	"strings"
 	"time"
 
-	"j5t.io/hsm/test/cluster"
+	"j5t.io/hsm/test/framework/cluster"
 )
 
 // startTimeout bounds the start of the cluster, the first build of a control plane included.

@@ -16,8 +16,8 @@ import (
 
 	agentv1 "j5t.io/hsm/pkg/agent/api/v1"
 	"j5t.io/hsm/pkg/mtls"
-	"j5t.io/hsm/test/faulttoken"
-	"j5t.io/hsm/test/pki"
+	"j5t.io/hsm/test/framework/faulttoken"
+	"j5t.io/hsm/test/framework/pki"
 )
 
 // TestWhoMayCallWhat calls every method of every service as each client.

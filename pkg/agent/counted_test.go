@@ -19,8 +19,8 @@ import (
 	"j5t.io/hsm/pkg/mtls"
 	"j5t.io/hsm/pkg/pkcs11"
 	"j5t.io/hsm/pkg/token"
-	"j5t.io/hsm/test/faulttoken"
-	"j5t.io/hsm/test/softhsm"
+	"j5t.io/hsm/test/framework/faulttoken"
+	"j5t.io/hsm/test/framework/softhsm"
 )
 
 // The tests of this file count what the agent asks of a real PKCS#11 module.

@@ -18,7 +18,7 @@ import (
 	agentv1 "j5t.io/hsm/pkg/agent/api/v1"
 	"j5t.io/hsm/pkg/pkcs11"
 	"j5t.io/hsm/pkg/token"
-	"j5t.io/hsm/test/faulttoken"
+	"j5t.io/hsm/test/framework/faulttoken"
 )
 
 // patience is how soon an answer has to come; well above what is designed, for

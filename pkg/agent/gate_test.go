@@ -6,7 +6,7 @@ import (
 	"sync"
 
 	"j5t.io/hsm/pkg/pkcs11"
-	"j5t.io/hsm/test/faulttoken"
+	"j5t.io/hsm/test/framework/faulttoken"
 )
 
 // gates make calls to a token wait, so that a test can say what happens first.

@@ -11,7 +11,7 @@ import (
 
 	agentv1 "j5t.io/hsm/pkg/agent/api/v1"
 	"j5t.io/hsm/pkg/pkcs11"
-	"j5t.io/hsm/test/softhsm"
+	"j5t.io/hsm/test/framework/softhsm"
 )
 
 // TestNamesThatResembleEachOther: a change of one record is of no other, however

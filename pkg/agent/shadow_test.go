@@ -16,7 +16,7 @@ import (
 	clocktesting "k8s.io/utils/clock/testing"
 
 	agentv1 "j5t.io/hsm/pkg/agent/api/v1"
-	"j5t.io/hsm/test/faulttoken"
+	"j5t.io/hsm/test/framework/faulttoken"
 )
 
 // What a token said OK to and lost is written to it again, before anybody can

@@ -16,8 +16,8 @@ import (
 
 	"j5t.io/hsm/pkg/agent"
 	agentv1 "j5t.io/hsm/pkg/agent/api/v1"
-	"j5t.io/hsm/test/agenttest"
-	"j5t.io/hsm/test/softhsm"
+	"j5t.io/hsm/test/framework/agenttest"
+	"j5t.io/hsm/test/framework/softhsm"
 )
 
 func commit(t *testing.T, a *agenttest.Agent, key string, expected uint64, data string) *agentv1.CommitResponse {

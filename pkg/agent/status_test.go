@@ -10,7 +10,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	agentv1 "j5t.io/hsm/pkg/agent/api/v1"
-	"j5t.io/hsm/test/faulttoken"
+	"j5t.io/hsm/test/framework/faulttoken"
 )
 
 // A status tells how full the token is, by the rule that refuses a record: the

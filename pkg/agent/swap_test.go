@@ -11,7 +11,7 @@ import (
 
 	agentv1 "j5t.io/hsm/pkg/agent/api/v1"
 	"j5t.io/hsm/pkg/pkcs11"
-	"j5t.io/hsm/test/faulttoken"
+	"j5t.io/hsm/test/framework/faulttoken"
 )
 
 // The agent of a device is deployed by the serial number of the device, which its

@@ -13,7 +13,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	agentv1 "j5t.io/hsm/pkg/agent/api/v1"
-	"j5t.io/hsm/test/faulttoken"
+	"j5t.io/hsm/test/framework/faulttoken"
 )
 
 func TestWatchTellsEveryChange(t *testing.T) {

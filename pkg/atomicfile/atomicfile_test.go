@@ -10,7 +10,7 @@ import (
 	"testing"
 
 	"j5t.io/hsm/pkg/atomicfile"
-	"j5t.io/hsm/test/faultfs"
+	"j5t.io/hsm/test/framework/faultfs"
 )
 
 // TestReplaceCrash stops at each call: the file is the old or the new, and the

@@ -20,7 +20,7 @@ import (
 	"google.golang.org/grpc/peer"
 
 	"j5t.io/hsm/pkg/mtls"
-	"j5t.io/hsm/test/pki"
+	"j5t.io/hsm/test/framework/pki"
 )
 
 func TestWhoMayConnect(t *testing.T) {

@@ -13,8 +13,8 @@ import (
 	"j5t.io/hsm/pkg/atomicfile"
 	"j5t.io/hsm/pkg/pinlatch"
 	"j5t.io/hsm/pkg/pkcs11"
-	"j5t.io/hsm/test/faultfs"
-	"j5t.io/hsm/test/softhsm"
+	"j5t.io/hsm/test/framework/faultfs"
+	"j5t.io/hsm/test/framework/softhsm"
 )
 
 const next = "next-pin"

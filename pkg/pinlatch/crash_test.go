@@ -10,7 +10,7 @@ import (
 	"j5t.io/hsm/pkg/atomicfile"
 	"j5t.io/hsm/pkg/pinlatch"
 	"j5t.io/hsm/pkg/pkcs11"
-	"j5t.io/hsm/test/faultfs"
+	"j5t.io/hsm/test/framework/faultfs"
 )
 
 // moments lack faultfs.Before, which is as After the call before.

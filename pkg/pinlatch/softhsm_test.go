@@ -10,7 +10,7 @@ import (
 	"j5t.io/hsm/pkg/atomicfile"
 	"j5t.io/hsm/pkg/pinlatch"
 	"j5t.io/hsm/pkg/pkcs11"
-	"j5t.io/hsm/test/softhsm"
+	"j5t.io/hsm/test/framework/softhsm"
 )
 
 // TestWrongPINFile is the way of an agent with a wrong PIN file on a real token:

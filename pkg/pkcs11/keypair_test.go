@@ -12,7 +12,7 @@ import (
 
 	binding "github.com/miekg/pkcs11"
 
-	"j5t.io/hsm/test/softhsm"
+	"j5t.io/hsm/test/framework/softhsm"
 )
 
 func TestECDH(t *testing.T) {

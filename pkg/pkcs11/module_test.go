@@ -10,7 +10,7 @@ import (
 	"testing"
 
 	"j5t.io/hsm/pkg/pkcs11"
-	"j5t.io/hsm/test/softhsm"
+	"j5t.io/hsm/test/framework/softhsm"
 )
 
 func TestOpenErrors(t *testing.T) {

@@ -8,7 +8,7 @@ import (
 	"testing"
 
 	"j5t.io/hsm/pkg/pkcs11"
-	"j5t.io/hsm/test/softhsm"
+	"j5t.io/hsm/test/framework/softhsm"
 )
 
 func loggedIn(t *testing.T) (*pkcs11.Module, *pkcs11.Session, softhsm.Token) {

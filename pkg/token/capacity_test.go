@@ -7,7 +7,7 @@ import (
 	"testing"
 
 	"j5t.io/hsm/pkg/token"
-	"j5t.io/hsm/test/faulttoken"
+	"j5t.io/hsm/test/framework/faulttoken"
 )
 
 // TestFull fills tokens with records of one segment, and goes on with updates

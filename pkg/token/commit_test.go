@@ -10,7 +10,7 @@ import (
 
 	"j5t.io/hsm/pkg/pkcs11"
 	"j5t.io/hsm/pkg/token"
-	"j5t.io/hsm/test/faulttoken"
+	"j5t.io/hsm/test/framework/faulttoken"
 )
 
 // TestCosts counts what each act asks of the token.

@@ -11,8 +11,8 @@ import (
 
 	"j5t.io/hsm/pkg/token"
 	"j5t.io/hsm/pkg/token/shadow"
-	"j5t.io/hsm/test/faultfs"
-	"j5t.io/hsm/test/faulttoken"
+	"j5t.io/hsm/test/framework/faultfs"
+	"j5t.io/hsm/test/framework/faulttoken"
 )
 
 // crashPoints counts the points of all profiles; it is printed at the end of

@@ -9,7 +9,7 @@ import (
 	"testing"
 
 	"j5t.io/hsm/pkg/token"
-	"j5t.io/hsm/test/faulttoken"
+	"j5t.io/hsm/test/framework/faulttoken"
 )
 
 // TestLegacy lists what the older operator left, and leaves it alone.

@@ -17,8 +17,8 @@ import (
 
 	"j5t.io/hsm/pkg/pkcs11"
 	"j5t.io/hsm/pkg/token"
-	"j5t.io/hsm/test/faultfs"
-	"j5t.io/hsm/test/faulttoken"
+	"j5t.io/hsm/test/framework/faultfs"
+	"j5t.io/hsm/test/framework/faulttoken"
 )
 
 // modelHistories is the variable that says how many histories TestModel makes.

@@ -8,7 +8,7 @@ import (
 	"testing"
 
 	"j5t.io/hsm/pkg/token"
-	"j5t.io/hsm/test/faulttoken"
+	"j5t.io/hsm/test/framework/faulttoken"
 )
 
 // operation is something that changes the token. It runs on a store that

@@ -12,7 +12,7 @@ import (
 	"j5t.io/hsm/pkg/pkcs11"
 	"j5t.io/hsm/pkg/token"
 	"j5t.io/hsm/pkg/token/shadow"
-	"j5t.io/hsm/test/faulttoken"
+	"j5t.io/hsm/test/framework/faulttoken"
 )
 
 // TestFailedWriteIsNotResurrected: a create fails in every way, done or not; then

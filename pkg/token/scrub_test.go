@@ -7,7 +7,7 @@ import (
 	"testing"
 
 	"j5t.io/hsm/pkg/token"
-	"j5t.io/hsm/test/faulttoken"
+	"j5t.io/hsm/test/framework/faulttoken"
 )
 
 // scrub is what an agent does: a new session, after the module forgot all.

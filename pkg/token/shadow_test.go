@@ -8,7 +8,7 @@ import (
 	"testing"
 
 	"j5t.io/hsm/pkg/token"
-	"j5t.io/hsm/test/faulttoken"
+	"j5t.io/hsm/test/framework/faulttoken"
 )
 
 // history has units of one and of several parts, superseded ones, deletes.

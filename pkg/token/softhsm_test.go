@@ -11,7 +11,7 @@ import (
 	"j5t.io/hsm/pkg/pkcs11"
 	"j5t.io/hsm/pkg/token"
 	"j5t.io/hsm/pkg/token/shadow"
-	"j5t.io/hsm/test/softhsm"
+	"j5t.io/hsm/test/framework/softhsm"
 )
 
 // TestSoftHSM goes the real way: PKCS#11 and SoftHSM 2.

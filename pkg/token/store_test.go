@@ -14,8 +14,8 @@ import (
 
 	"j5t.io/hsm/pkg/token"
 	"j5t.io/hsm/pkg/token/shadow"
-	"j5t.io/hsm/test/faultfs"
-	"j5t.io/hsm/test/faulttoken"
+	"j5t.io/hsm/test/framework/faultfs"
+	"j5t.io/hsm/test/framework/faulttoken"
 )
 
 // stick is a fault token and the store that is open on it, and the state

@@ -10,8 +10,8 @@ import (
 
 	"j5t.io/hsm/pkg/token"
 	"j5t.io/hsm/pkg/token/shadow"
-	"j5t.io/hsm/test/faultfs"
-	"j5t.io/hsm/test/faulttoken"
+	"j5t.io/hsm/test/framework/faultfs"
+	"j5t.io/hsm/test/framework/faulttoken"
 )
 
 // world is a token and the hosts that it is used on, one after the other.

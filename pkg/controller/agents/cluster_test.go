@@ -32,8 +32,8 @@ import (
 	"j5t.io/hsm/pkg/apis/hsm/v1alpha1"
 	"j5t.io/hsm/pkg/controller/agents"
 	"j5t.io/hsm/pkg/controller/certs"
-	"j5t.io/hsm/test/await"
-	"j5t.io/hsm/test/controlplane"
+	"j5t.io/hsm/test/framework/await"
+	"j5t.io/hsm/test/framework/controlplane"
 )
 
 const (

@@ -17,8 +17,8 @@ import (
 	"j5t.io/hsm/pkg/agentname"
 	"j5t.io/hsm/pkg/controller/certs"
 	"j5t.io/hsm/pkg/mtls"
-	"j5t.io/hsm/test/agenttest"
-	"j5t.io/hsm/test/softhsm"
+	"j5t.io/hsm/test/framework/agenttest"
+	"j5t.io/hsm/test/framework/softhsm"
 )
 
 // mount is a Secret as files, as kubelet keeps them.

@@ -15,7 +15,7 @@ import (
 	agentv1 "j5t.io/hsm/pkg/agent/api/v1"
 	"j5t.io/hsm/pkg/agentname"
 	"j5t.io/hsm/pkg/mtls"
-	"j5t.io/hsm/test/pki"
+	"j5t.io/hsm/test/framework/pki"
 )
 
 // agentDouble answers as an agent does.

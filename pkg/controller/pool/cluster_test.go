@@ -24,11 +24,11 @@ import (
 	"j5t.io/hsm/pkg/apis/hsm/v1alpha1"
 	"j5t.io/hsm/pkg/discovery/report"
 	"j5t.io/hsm/pkg/generated/clientset/versioned"
-	"j5t.io/hsm/test/await"
-	"j5t.io/hsm/test/cluster"
-	"j5t.io/hsm/test/controlplane/assets"
-	"j5t.io/hsm/test/pki"
-	"j5t.io/hsm/test/process"
+	"j5t.io/hsm/test/framework/await"
+	"j5t.io/hsm/test/framework/cluster"
+	"j5t.io/hsm/test/framework/controlplane/assets"
+	"j5t.io/hsm/test/framework/pki"
+	"j5t.io/hsm/test/framework/process"
 )
 
 const (

@@ -24,9 +24,9 @@ import (
 	"j5t.io/hsm/pkg/apis/hsm/v1alpha1"
 	"j5t.io/hsm/pkg/discovery/report"
 	"j5t.io/hsm/pkg/mtls"
-	"j5t.io/hsm/test/await"
-	"j5t.io/hsm/test/pki"
-	"j5t.io/hsm/test/process"
+	"j5t.io/hsm/test/framework/await"
+	"j5t.io/hsm/test/framework/pki"
+	"j5t.io/hsm/test/framework/process"
 )
 
 // TestPools runs the real controller, with the rights of its manifests, against the

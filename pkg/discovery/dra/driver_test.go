@@ -33,7 +33,7 @@ import (
 	"j5t.io/hsm/pkg/discovery/dra/dratest"
 	"j5t.io/hsm/pkg/discovery/inventory"
 	"j5t.io/hsm/pkg/discovery/sysfs"
-	"j5t.io/hsm/test/await"
+	"j5t.io/hsm/test/framework/await"
 )
 
 const node = "node-1"

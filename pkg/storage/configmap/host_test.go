@@ -19,8 +19,8 @@ import (
 
 	agentv1 "j5t.io/hsm/pkg/agent/api/v1"
 	"j5t.io/hsm/pkg/storage/configmap"
-	"j5t.io/hsm/test/controlplane"
-	"j5t.io/hsm/test/storagesuite"
+	"j5t.io/hsm/test/framework/controlplane"
+	"j5t.io/hsm/test/framework/storagesuite"
 )
 
 const (

@@ -28,7 +28,7 @@ import (
 	"j5t.io/hsm/pkg/registry/hsm/hsmsecret"
 	"j5t.io/hsm/pkg/storage/hsm"
 	"j5t.io/hsm/pkg/storage/records"
-	"j5t.io/hsm/test/agenttest"
+	"j5t.io/hsm/test/framework/agenttest"
 )
 
 const (

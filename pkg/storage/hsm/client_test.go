@@ -22,7 +22,7 @@ import (
 
 	agentv1 "j5t.io/hsm/pkg/agent/api/v1"
 	"j5t.io/hsm/pkg/storage/hsm"
-	"j5t.io/hsm/test/agenttest"
+	"j5t.io/hsm/test/framework/agenttest"
 )
 
 var (

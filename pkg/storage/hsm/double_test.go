@@ -14,7 +14,7 @@ import (
 	agentv1 "j5t.io/hsm/pkg/agent/api/v1"
 	"j5t.io/hsm/pkg/mtls"
 	"j5t.io/hsm/pkg/storage/hsm"
-	"j5t.io/hsm/test/pki"
+	"j5t.io/hsm/test/framework/pki"
 )
 
 // double is an agent that fails as it is told.

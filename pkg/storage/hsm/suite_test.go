@@ -11,8 +11,8 @@ import (
 
 	"j5t.io/hsm/pkg/agent"
 	"j5t.io/hsm/pkg/storage/hsm"
-	"j5t.io/hsm/test/agenttest"
-	"j5t.io/hsm/test/storagesuite"
+	"j5t.io/hsm/test/framework/agenttest"
+	"j5t.io/hsm/test/framework/storagesuite"
 )
 
 // TestSuite is Kubernetes' storage suite over real agents, each on a SoftHSM

@@ -5,7 +5,7 @@ package records_test
 import (
 	"testing"
 
-	"j5t.io/hsm/test/storagesuite"
+	"j5t.io/hsm/test/framework/storagesuite"
 )
 
 // TestSuite is Kubernetes' storage suite over a backend in memory: what fails

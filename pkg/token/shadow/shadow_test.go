@@ -12,7 +12,7 @@ import (
 	"testing"
 
 	"j5t.io/hsm/pkg/atomicfile"
-	"j5t.io/hsm/test/faultfs"
+	"j5t.io/hsm/test/framework/faultfs"
 )
 
 func entry(kind byte, body string) Entry { return Entry{Kind: kind, Body: []byte(body)} }

@@ -1,0 +1,32 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package devices
+
+import (
+	"context"
+	"strings"
+	"testing"
+	"time"
+
+	"j5t.io/hsm/pkg/apis/hsm/v1alpha1"
+	"j5t.io/hsm/test/framework/softhsm"
+)
+
+// TestSoftHSM installs the overlay for those who have no hardware, as docs/operations.md
+// says.
+func TestSoftHSM(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
+	defer cancel()
+	w := newWorld(ctx, t, "node-1")
+	w.pool = "softhsm"
+	w.kubectl(ctx, t, "", "label", "node", "node-1", "hsm.j5t.io/softhsm=true")
+	library, err := softhsm.Module()
+	must(t, err)
+	manifests := strings.ReplaceAll(w.manifests(ctx, t, "softhsm"), "/usr/lib/softhsm/libsofthsm2.so", library)
+	w.kubectl(ctx, t, manifests, "apply", "--server-side", "-f", "-")
+	w.observer = &observer{}
+	w.write(ctx, t, "1")
+	w.readable(ctx, t, "1")
+	w.inPhase(ctx, t, v1alpha1.PoolPhaseReady)
+	rights(t, w)
+}
