@@ -49,7 +49,7 @@ func conditionOf(err error) condition {
 		return condition{agentv1.Reason_REASON_TOKEN_FOREIGN, err.Error()}
 	case token.Corrupt:
 		return condition{agentv1.Reason_REASON_CORRUPT, err.Error()}
-	case token.ShadowFailed:
+	case token.LogFailed:
 		return condition{agentv1.Reason_REASON_STATE_DIR, fmt.Sprintf("%v; make room in the state directory, or make it writable", err)}
 	}
 	if errors.Is(err, pkcs11.ErrTokenAbsent) || errors.Is(err, pkcs11.ErrTokenAmbiguous) {
@@ -105,7 +105,7 @@ func isSuspicious(err error) bool {
 func isRefusal(err error) bool {
 	var ofToken *pkcs11.Error
 	switch token.ReasonOf(err) {
-	case token.Full, token.TooLarge, token.ShadowFailed:
+	case token.Full, token.TooLarge, token.LogFailed:
 		return true
 	case 0:
 		return !errors.As(err, &ofToken) // A change that the store cannot hold.
@@ -127,7 +127,7 @@ func requestError(err error) error {
 	case token.TooLarge:
 		return agentv1.NewError(codes.OutOfRange, agentv1.Reason_REASON_TOO_LARGE, "%v", err)
 	}
-	if ifLost(err) != nil || token.ReasonOf(err) == token.ShadowFailed {
+	if ifLost(err) != nil || token.ReasonOf(err) == token.LogFailed {
 		return conditionOf(err).err()
 	}
 	if token.ReasonOf(err) == 0 && isRefusal(err) {

@@ -17,7 +17,7 @@ import (
 	"j5t.io/hsm/pkg/atomicfile"
 	"j5t.io/hsm/pkg/pkcs11"
 	"j5t.io/hsm/pkg/token"
-	"j5t.io/hsm/pkg/token/shadow"
+	"j5t.io/hsm/pkg/token/wal"
 )
 
 const (
@@ -43,7 +43,7 @@ type identity struct {
 	saved     bool
 	provision bool
 	profile   token.Profile // Zero: by what the token says of itself.
-	shadow    *shadow.File
+	shadow    *wal.Log
 	serials   serials
 	adopts    *adoptionNote // nil: none.
 	// revision gives the next one, above another.
@@ -73,7 +73,7 @@ func newIdentity(o Options) (*identity, error) {
 	}
 	i := &identity{
 		dir: dir, hint: o.StoreIDHint, provision: o.Provision, profile: o.Profile,
-		shadow: shadow.New(atomicfile.OS{}, filepath.Join(dir, shadowFile)),
+		shadow: wal.New(atomicfile.OS{}, filepath.Join(dir, shadowFile)),
 	}
 	if err := i.readAdoption(); err != nil {
 		return nil, err
@@ -98,7 +98,7 @@ func newIdentity(o Options) (*identity, error) {
 }
 
 func (i *identity) options() token.Options {
-	o := token.Options{StoreID: i.storeID, Provision: i.provision, Profile: i.profile, Shadow: i.shadow}
+	o := token.Options{StoreID: i.storeID, Provision: i.provision, Profile: i.profile, Log: i.shadow}
 	if i.adopts != nil {
 		o.StoreID = i.adopts.To
 		o.Adopt = &token.Adoption{From: i.adopts.From, Revision: i.revision, Strip: func(r token.Record) ([]byte, error) {

@@ -41,14 +41,14 @@ func (w *worker) scrub(c *connection) error {
 func (w *worker) noteScrub(store *token.Store) {
 	w.scrubbed, w.suspicious = w.clock.Now(), false
 	w.measured(store.Usage())
-	found := store.Findings()
+	found := store.RecoveryReport()
 	w.reported(&agentv1.Scrub{
-		Time: w.scrubbed.Unix(), IntervalSeconds: int64(w.scrubInterval / time.Second), Shadow: string(found.Shadow),
+		Time: w.scrubbed.Unix(), IntervalSeconds: int64(w.scrubInterval / time.Second), Shadow: string(found.Log),
 		RestoredObjects: found.Restored, QuarantinedObjects: found.Quarantined,
 	})
-	switch found.Shadow {
-	case token.ShadowStale, token.ShadowForeign:
-		klog.InfoS("The shadow of the token was dropped: the token has been written to without it", "shadow", found.Shadow)
+	switch found.Log {
+	case token.LogStale, token.LogForeign:
+		klog.InfoS("The shadow of the token was dropped: the token has been written to without it", "shadow", found.Log)
 	}
 	if len(found.Restored) > 0 {
 		klog.InfoS("The token had lost objects; they were written again from the shadow", "objects", found.Restored)

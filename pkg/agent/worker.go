@@ -96,7 +96,7 @@ func (w *worker) serve(ctx context.Context, c *connection, interval time.Duratio
 // whether there are more. What the token refuses without being lost waits for the next occasion.
 func (w *worker) tidy(c *connection) (more bool, err error) {
 	err = w.watchdog.guard("tidying up", func() (err error) {
-		more, err = c.store.Pack(w.nextRevision)
+		more, err = c.store.Compact(w.nextRevision)
 		return err
 	})
 	w.measured(c.store.Usage())

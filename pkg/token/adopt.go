@@ -69,7 +69,7 @@ func (s *Store) replace(r Record, a *Adoption) error {
 		packed := false
 		for more := true; more; packed = packed || more {
 			var failure error
-			if more, failure = s.Pack(revision); failure != nil {
+			if more, failure = s.Compact(revision); failure != nil {
 				return failure
 			}
 		}

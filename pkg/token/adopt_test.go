@@ -10,7 +10,7 @@ import (
 	"testing"
 
 	"j5t.io/hsm/pkg/token"
-	"j5t.io/hsm/pkg/token/shadow"
+	"j5t.io/hsm/pkg/token/wal"
 	"j5t.io/hsm/test/framework/faultfs"
 	"j5t.io/hsm/test/framework/faulttoken"
 )
@@ -195,7 +195,7 @@ func TestAdoptionCrashPoints(t *testing.T) {
 				adopter := &stick{t: t, token: s.token, id: id}
 				if sc.shadow {
 					adopter.dir = t.TempDir()
-					o.Shadow = shadow.New(disk, adopter.shadowPath())
+					o.Log = wal.New(disk, adopter.shadowPath())
 				}
 				session, err := s.token.Open()
 				if err != nil {

@@ -27,8 +27,8 @@ const (
 // earlier calls, failed ones included; the last one is the id of the commit. It costs one create, and more only if
 // the changes together are longer than a segment.
 //
-// TooLarge, Full, ShadowFailed and an invalid change are found before the token
-// is touched. After Full there may be room once Tidy and Pack have nothing more
+// TooLarge, Full, LogFailed and an invalid change are found before the token
+// is touched. After Full there may be room once CollectGarbage and Compact have nothing more
 // to do. After OutcomeUnknown or an error of the device every call fails until
 // the store is opened again; an error of the device means that nothing was
 // changed.
@@ -256,7 +256,7 @@ func (s *Store) find(objects []pkcs11.Object, label string) (pkcs11.Handle, bool
 	return 0, false
 }
 
-// giveUp leaves the parts after i of a commit that was not made to Tidy.
+// giveUp leaves the parts after i of a commit that was not made to CollectGarbage.
 func (s *Store) giveUp(u *unit, i int) {
 	w := waste{id: u.id, superseded: true}
 	for _, p := range u.parts[i+1:] {

@@ -138,7 +138,7 @@ func TestUnknownOutcome(t *testing.T) {
 						if _, err := s.Data("ns/a"); token.ReasonOf(err) != token.Stale {
 							t.Errorf("%s: the next read gave %v", name, err)
 						}
-						if _, err := s.Tidy(); token.ReasonOf(err) != token.Stale {
+						if _, err := s.CollectGarbage(); token.ReasonOf(err) != token.Stale {
 							t.Errorf("%s: the next tidying gave %v", name, err)
 						}
 					}
@@ -181,7 +181,7 @@ func TestFailedCalls(t *testing.T) {
 	s.expect(want)
 
 	s.token.Fail(faulttoken.Destroy, faulttoken.Fault{Code: pkcs11.CKRGeneralError})
-	if more, err := s.Tidy(); !more || pkcs11.ClassOf(err) != pkcs11.ClassReconnect {
+	if more, err := s.CollectGarbage(); !more || pkcs11.ClassOf(err) != pkcs11.ClassReconnect {
 		t.Errorf("a failed destroy gave %v, %v", more, err)
 	}
 	s.tidy()

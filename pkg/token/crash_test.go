@@ -10,7 +10,7 @@ import (
 	"testing"
 
 	"j5t.io/hsm/pkg/token"
-	"j5t.io/hsm/pkg/token/shadow"
+	"j5t.io/hsm/pkg/token/wal"
 	"j5t.io/hsm/test/framework/faultfs"
 	"j5t.io/hsm/test/framework/faulttoken"
 )
@@ -203,7 +203,7 @@ func (m *machine) SyncDir(dir string) error {
 func (c *crash) operate(s *stick, disk *machine, session token.Device) (acknowledged int, unknown uint64) {
 	o := token.Options{StoreID: s.id, Profile: c.op.profile}
 	if c.shadow {
-		o.Shadow = shadow.New(disk, s.shadowPath())
+		o.Log = wal.New(disk, s.shadowPath())
 	}
 	store, err := token.Open(session, o)
 	if err == nil && c.op.scrub && !s.token.Cut() {
@@ -281,7 +281,7 @@ func TestProvisioningCrashPoints(t *testing.T) {
 				disk := &machine{FS: faultfs.New(at.call, at.moment), token: s.token, whole: sc.machine}
 				if sc.shadow {
 					s.dir = t.TempDir()
-					o.Shadow = shadow.New(disk, s.shadowPath())
+					o.Log = wal.New(disk, s.shadowPath())
 				}
 				s.token.Put(others)
 				session, err := s.token.Open()

@@ -29,8 +29,8 @@ const (
 	// Stale: an earlier error left open what the token holds. Nothing was
 	// touched by this call; open the store again.
 	Stale
-	// ShadowFailed: the shadow could not be read or written. Nothing was touched.
-	ShadowFailed
+	// LogFailed: the shadow could not be read or written. Nothing was touched.
+	LogFailed
 )
 
 func (r Reason) String() string {
@@ -49,8 +49,8 @@ func (r Reason) String() string {
 		return "OutcomeUnknown"
 	case Stale:
 		return "Stale"
-	case ShadowFailed:
-		return "ShadowFailed"
+	case LogFailed:
+		return "LogFailed"
 	}
 	return fmt.Sprintf("Reason(%d)", int(r))
 }

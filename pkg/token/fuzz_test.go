@@ -12,7 +12,7 @@ import (
 	"strings"
 	"testing"
 
-	"j5t.io/hsm/pkg/token/shadow"
+	"j5t.io/hsm/pkg/token/wal"
 )
 
 // TestFuzzTargets counts the fuzz targets of the whole module, and that each
@@ -35,10 +35,10 @@ func TestFuzzTargets(t *testing.T) {
 		t.Fatal(err)
 	}
 	fmt.Printf("figure: fuzz-targets %d\n", len(found))
-	for _, name := range []string{"FuzzSegment", "FuzzPayload", "FuzzKeyring", "FuzzMemory", "FuzzLegacy", "shadow FuzzShadow"} {
+	for _, name := range []string{"FuzzSegment", "FuzzPayload", "FuzzKeyring", "FuzzMemory", "FuzzLegacy", "wal FuzzLog"} {
 		dir := "../../pkg/token "
-		if rest, ok := strings.CutPrefix(name, "shadow "); ok {
-			dir, name = "../../pkg/token/shadow ", rest
+		if rest, ok := strings.CutPrefix(name, "wal "); ok {
+			dir, name = "../../pkg/token/wal ", rest
 		}
 		if !found[dir+name] {
 			t.Errorf("there is no %s in %s", name, dir)
@@ -60,10 +60,10 @@ func FuzzMemory(f *testing.F) {
 	f.Add(append(append(whole, entryFailed, byte(len(name))), name...), []byte{})
 	f.Add(append([]byte{entryReserved, 8}, name[:8]...), keyring)
 	f.Fuzz(func(t *testing.T, b, keyring []byte) {
-		entries := []shadow.Entry{{Kind: entryKeyring, Body: keyring}}
+		entries := []wal.Entry{{Kind: entryKeyring, Body: keyring}}
 		for len(b) >= 2 {
 			kind, n := b[0], min(int(b[1]), len(b)-2)
-			entries = append(entries, shadow.Entry{Kind: kind, Body: b[2 : 2+n]})
+			entries = append(entries, wal.Entry{Kind: kind, Body: b[2 : 2+n]})
 			b = b[2+n:]
 		}
 		if len(keyring) == 0 {

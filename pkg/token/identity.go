@@ -14,7 +14,7 @@ import (
 	"slices"
 
 	"j5t.io/hsm/pkg/pkcs11"
-	"j5t.io/hsm/pkg/token/shadow"
+	"j5t.io/hsm/pkg/token/wal"
 )
 
 // keyPairLabel is CKA_LABEL of the key pair that the store keys are sealed to.
@@ -84,7 +84,7 @@ func (s *Store) identify(o Options, inv *inventory, m *memory) error {
 		return errorf(Blank, "the token holds no store. Ask for provisioning to make one")
 	}
 	if s.shadow != nil {
-		*m, s.findings.Shadow = *m.forget(), ShadowNew
+		*m, s.findings.Log = *m.forget(), LogNew
 	}
 	return s.provision(pair)
 }
@@ -188,7 +188,7 @@ func (s *Store) rememberedKeyring(o Options, inv *inventory, m *memory, pair ecd
 }
 
 // use makes a keyring the store's. Of the others on the token, those that it
-// follows, and a torn one that it replaces, are left to Tidy.
+// follows, and a torn one that it replaces, are left to CollectGarbage.
 func (s *Store) use(found *foundKeyring, inv *inventory) error {
 	defer wipe(found.keys)
 	s.keyring, s.lostKeyring = found.value, found.object == nil
@@ -228,8 +228,8 @@ func (s *Store) provision(pair ecdh.KeyExchanger) (err error) {
 		return err
 	}
 	if s.shadow != nil { // It may be full of another store.
-		if err := s.shadow.Replace([]shadow.Entry{reservedEntry(s.reserved)}); err != nil {
-			return &Error{Reason: ShadowFailed, Message: "no store was made, for it could not be noted beside the token", Err: err}
+		if err := s.shadow.Replace([]wal.Entry{reservedEntry(s.reserved)}); err != nil {
+			return &Error{Reason: LogFailed, Message: "no store was made, for it could not be noted beside the token", Err: err}
 		}
 	}
 	return s.createKeyring(k, pair, []storeKey{key})
@@ -260,8 +260,8 @@ func (s *Store) createKeyring(k *keyring, pair ecdh.KeyExchanger, keys []storeKe
 	if err != nil {
 		return err
 	}
-	if err := s.note(shadow.Entry{Kind: entryKeyring, Body: value}); err != nil {
-		return &Error{Reason: ShadowFailed, Message: "the keyring was not created, for it could not be noted beside the token", Err: err}
+	if err := s.note(wal.Entry{Kind: entryKeyring, Body: value}); err != nil {
+		return &Error{Reason: LogFailed, Message: "the keyring was not created, for it could not be noted beside the token", Err: err}
 	}
 	if _, err := s.dev.Create(keyringLabel(k.generation), application, value); err != nil {
 		return fmt.Errorf("creating the keyring: %w", err)

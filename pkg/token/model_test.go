@@ -134,12 +134,12 @@ func (w *world) status(*rapid.T) {
 }
 
 func (w *world) tidy(*rapid.T) {
-	_, err := w.store.Tidy()
+	_, err := w.store.CollectGarbage()
 	w.must(err)
 }
 
 func (w *world) packStep() (bool, error) {
-	more, err := w.store.Pack(w.next)
+	more, err := w.store.Compact(w.next)
 	if err == nil {
 		w.seen(w.store.Head())
 	}

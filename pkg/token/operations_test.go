@@ -99,7 +99,7 @@ func (o *operation) fill(t *testing.T, p faulttoken.Profile) (filled *stick, sta
 		filled.commit(changes...)
 		states[0] = states[0].apply(changes)
 		for filled.Usage().Superseded > 16 {
-			if _, err := filled.Tidy(); err != nil {
+			if _, err := filled.CollectGarbage(); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -125,7 +125,7 @@ func (o *operation) fill(t *testing.T, p faulttoken.Profile) (filled *stick, sta
 func (o *operation) housekeep(store *token.Store) bool {
 	var err error
 	for more := o.tidy; more && err == nil; {
-		more, err = store.Tidy()
+		more, err = store.CollectGarbage()
 	}
 	if err == nil && o.pack {
 		err = packAll(store)
@@ -135,7 +135,7 @@ func (o *operation) housekeep(store *token.Store) bool {
 
 func packAll(store *token.Store) (err error) {
 	for more := true; more && err == nil; {
-		more, err = store.Pack(func() uint64 { return store.Reserved() + 1 })
+		more, err = store.Compact(func() uint64 { return store.Reserved() + 1 })
 	}
 	return err
 }

@@ -11,7 +11,7 @@ import (
 	"j5t.io/hsm/pkg/atomicfile"
 	"j5t.io/hsm/pkg/pkcs11"
 	"j5t.io/hsm/pkg/token"
-	"j5t.io/hsm/pkg/token/shadow"
+	"j5t.io/hsm/pkg/token/wal"
 	"j5t.io/hsm/test/framework/faulttoken"
 )
 
@@ -150,7 +150,7 @@ func TestDiskFull(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		store, err := token.Open(session, token.Options{StoreID: s.id, Shadow: shadow.New(disk, s.shadowPath())})
+		store, err := token.Open(session, token.Options{StoreID: s.id, Log: wal.New(disk, s.shadowPath())})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -168,7 +168,7 @@ func TestDiskFull(t *testing.T) {
 	}
 	s.Store = open()
 	s.expect(want)
-	if err := s.Reserve(1<<40, 0); token.ReasonOf(err) != token.ShadowFailed {
+	if err := s.Reserve(1<<40, 0); token.ReasonOf(err) != token.LogFailed {
 		t.Errorf("reserving gave %v", err)
 	}
 	disk.full = false

@@ -2,18 +2,18 @@
 
 package token
 
-// Pack does one step of making room: what Tidy does, and when nothing is left of
+// Compact does one step of making room: what CollectGarbage does, and when nothing is left of
 // that, and room is short, one commit that moves records out of segments that are
 // mostly empty into a full one, so that those can go. It changes no record. It
 // tells whether there is more to do. Where there is room enough, or none to be
 // gained, it does nothing. The commit gets the revision that the caller gives it;
 // errors are those of Commit.
-func (s *Store) Pack(revision func() uint64) (more bool, err error) {
+func (s *Store) Compact(revision func() uint64) (more bool, err error) {
 	if s.stale != nil {
 		return false, s.staleError()
 	}
 	if len(s.waste) > 0 || s.bloated() {
-		_, err := s.Tidy()
+		_, err := s.CollectGarbage()
 		return true, err
 	}
 	if len(s.plan) == 0 {

@@ -181,7 +181,7 @@ func TestPackingIsIdle(t *testing.T) {
 			t.Helper()
 			before := s.token.Counters().Calls
 			for range 3 {
-				if more, err := s.Pack(s.next); more || err != nil {
+				if more, err := s.Compact(s.next); more || err != nil {
 					t.Errorf("%s: %v, %v", what, more, err)
 				}
 			}

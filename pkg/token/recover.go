@@ -8,7 +8,7 @@ import (
 	"slices"
 
 	"j5t.io/hsm/pkg/pkcs11"
-	"j5t.io/hsm/pkg/token/shadow"
+	"j5t.io/hsm/pkg/token/wal"
 )
 
 // recovery reads a store from the token, and from the shadow what the token
@@ -26,7 +26,7 @@ type recovery struct {
 	// refused is what the token holds of commits that were reported as not made.
 	refused []waste
 	// settled is what turns out to have come of commits of unknown outcome.
-	settled []shadow.Entry
+	settled []wal.Entry
 	// doubtful is what could not be read, and may not be of the store.
 	doubtful []doubt
 }
@@ -194,7 +194,7 @@ func (r *recovery) supersededBy(id uint64) []uint64 {
 func (r *recovery) backup(id uint64, objects []numberedObject) (b *backup, skip bool, err error) {
 	b = r.mem.units[id]
 	if b != nil && r.mem.fates[b.name] == entryUnsettled {
-		e := shadow.Entry{Kind: entryMade, Body: b.name.encode()}
+		e := wal.Entry{Kind: entryMade, Body: b.name.encode()}
 		if !committed(objects) {
 			e.Kind, b = entryFailed, nil
 		}
@@ -339,7 +339,7 @@ func (r *recovery) assemble(u *unit, parts int, copies map[uint16]segmentCopy, b
 }
 
 // leftover is parts without a commit segment, which were never acknowledged:
-// they are left to Tidy, whole or not. Those of another store are not.
+// they are left to CollectGarbage, whole or not. Those of another store are not.
 func (r *recovery) leftover(id uint64, objects []numberedObject, older bool) error {
 	var ours []numberedObject
 	for _, o := range objects {
@@ -364,7 +364,7 @@ func (r *recovery) leftover(id uint64, objects []numberedObject, older bool) err
 	return nil
 }
 
-// discard leaves objects to Tidy.
+// discard leaves objects to CollectGarbage.
 func (s *Store) discard(id uint64, superseded bool, objects []numberedObject) {
 	w := waste{id: id, superseded: superseded}
 	for _, o := range objects {

@@ -126,7 +126,7 @@ func TestMixedUpSegments(t *testing.T) {
 		c := s.token.Clone()
 		c.Put(faulttoken.Object{Label: label, Application: application, Value: value("segment-0000000000000003-0001")})
 		store, err := (&stick{t: t, token: c}).open(token.Options{StoreID: s.id})
-		if err != nil || !slices.Equal(store.Findings().Quarantined, []string{label}) || store.Usage().Quarantined != 1 {
+		if err != nil || !slices.Equal(store.RecoveryReport().Quarantined, []string{label}) || store.Usage().Quarantined != 1 {
 			t.Errorf("a part too many, %s: opening gave %v, %+v", label, err, store)
 		}
 	}

@@ -9,41 +9,41 @@ import (
 	"j5t.io/hsm/pkg/pkcs11"
 )
 
-// ShadowState is what came of the shadow when a store was opened.
-type ShadowState string
+// LogState is what came of the shadow when a store was opened.
+type LogState string
 
 const (
-	// ShadowNone: none is kept.
-	ShadowNone ShadowState = ""
-	// ShadowNew: it was empty, and holds the store now.
-	ShadowNew ShadowState = "New"
-	// ShadowCurrent: it holds the store, and was used where the token does not.
-	ShadowCurrent ShadowState = "Current"
-	// ShadowStale: the token has been written to without it. It was dropped, and
+	// LogNone: none is kept.
+	LogNone LogState = ""
+	// LogNew: it was empty, and holds the store now.
+	LogNew LogState = "New"
+	// LogCurrent: it holds the store, and was used where the token does not.
+	LogCurrent LogState = "Current"
+	// LogStale: the token has been written to without it. It was dropped, and
 	// holds the store as it was found on the token.
-	ShadowStale ShadowState = "Stale"
-	// ShadowForeign: it was of another store. As ShadowStale.
-	ShadowForeign ShadowState = "Foreign"
+	LogStale LogState = "Stale"
+	// LogForeign: it was of another store. As LogStale.
+	LogForeign LogState = "Foreign"
 )
 
-// Findings is what opening or scrubbing a store brought to light.
-type Findings struct {
-	Shadow ShadowState
+// RecoveryReport is what opening or scrubbing a store brought to light.
+type RecoveryReport struct {
+	Log LogState
 	// Restored are the labels of the objects that the token had lost, or did not
 	// hold whole, and holds again.
 	Restored []string
 	// Quarantined are the labels of objects of ours that are not of the store:
 	// damaged, or of another store. They are left alone, and take room.
 	Quarantined []string
-	// Superseded is the number of objects that Tidy is going to destroy.
+	// Superseded is the number of objects that CollectGarbage is going to destroy.
 	Superseded int
 	// Changed are the keys of records that others changed on the token since this
 	// store was opened or scrubbed before. Only Scrub tells them.
 	Changed []string
 }
 
-// Findings of the opening, or the last scrub.
-func (s *Store) Findings() Findings { return s.findings }
+// RecoveryReport of the opening, or the last scrub.
+func (s *Store) RecoveryReport() RecoveryReport { return s.findings }
 
 // open goes from what the token lists to a store that is whole, on the token
 // and in the shadow.
@@ -51,16 +51,16 @@ func (r *recovery) open(o Options) error {
 	if err := r.identify(o, r.inv, r.mem); err != nil {
 		return err
 	}
-	if r.findings.Shadow == ShadowCurrent {
+	if r.findings.Log == LogCurrent {
 		current, err := r.current()
 		switch {
 		case err != nil:
 			return err
 		case r.mem.store != r.keys.store:
-			r.findings.Shadow = ShadowForeign
+			r.findings.Log = LogForeign
 			r.mem = r.mem.forget()
 		case !current:
-			r.findings.Shadow = ShadowStale
+			r.findings.Log = LogStale
 			r.mem = r.mem.forget()
 		}
 	}
@@ -71,7 +71,7 @@ func (r *recovery) open(o Options) error {
 	r.findings.Superseded = r.Usage().Superseded
 	if len(r.settled) > 0 {
 		if err := r.note(r.settled...); err != nil {
-			return &Error{Reason: ShadowFailed, Message: "what became of the last commit could not be noted", Err: err}
+			return &Error{Reason: LogFailed, Message: "what became of the last commit could not be noted", Err: err}
 		}
 	}
 	if err := r.restore(); err != nil {
@@ -145,7 +145,7 @@ func (r *recovery) syncShadow() error {
 }
 
 func (r *recovery) shadowIsWhole() bool {
-	return r.findings.Shadow == ShadowCurrent && !r.shadow.Torn() && !r.bloated() &&
+	return r.findings.Log == LogCurrent && !r.shadow.Torn() && !r.bloated() &&
 		string(r.mem.keyring) == string(r.keyring) &&
 		!slices.ContainsFunc(r.units, func(u *unit) bool {
 			b := r.mem.units[u.id]

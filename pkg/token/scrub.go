@@ -13,13 +13,13 @@ import (
 // may answer from memory; the old session is not used any more. It costs what Open
 // costs: one read for each object of the store. After an error every call fails
 // until the store is opened again.
-func (s *Store) Scrub(dev Device) (Findings, error) {
+func (s *Store) Scrub(dev Device) (RecoveryReport, error) {
 	o := s.options
 	o.StoreID, o.Provision, o.Adopt = s.ID(), false, nil
 	fresh, err := Open(dev, o)
 	if err != nil {
 		s.stale = err
-		return Findings{}, err
+		return RecoveryReport{}, err
 	}
 	fresh.findings.Changed = changedKeys(s.index, fresh.index)
 	*s = *fresh

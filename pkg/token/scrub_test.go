@@ -11,7 +11,7 @@ import (
 )
 
 // scrub is what an agent does: a new session, after the module forgot all.
-func (s *stick) scrub() token.Findings {
+func (s *stick) scrub() token.RecoveryReport {
 	s.t.Helper()
 	session, err := s.token.Open()
 	if err != nil {
@@ -38,7 +38,7 @@ func TestScrub(t *testing.T) {
 		before := s.token.Counters().Calls
 		f := s.scrub()
 		after := s.token.Counters().Calls
-		if f.Shadow != token.ShadowCurrent || len(f.Restored)+len(f.Quarantined)+len(f.Changed)+f.Superseded != 0 {
+		if f.Log != token.LogCurrent || len(f.Restored)+len(f.Quarantined)+len(f.Changed)+f.Superseded != 0 {
 			t.Errorf("of a whole store: %+v", f)
 		}
 		for function, want := range map[string]int{
@@ -66,7 +66,7 @@ func TestScrub(t *testing.T) {
 		other.commit(changes...)
 		want = want.apply(changes)
 		f = s.scrub()
-		if f.Shadow != token.ShadowStale || !slices.Equal(f.Changed, []string{"ns/b", "ns/c", "ns/new"}) {
+		if f.Log != token.LogStale || !slices.Equal(f.Changed, []string{"ns/b", "ns/c", "ns/new"}) {
 			t.Errorf("of a store that was changed: %+v", f)
 		}
 		s.expect(want)

@@ -10,7 +10,7 @@ import (
 	"maps"
 	"slices"
 
-	"j5t.io/hsm/pkg/token/shadow"
+	"j5t.io/hsm/pkg/token/wal"
 )
 
 // What an entry of the shadow holds.
@@ -67,7 +67,7 @@ type memory struct {
 }
 
 // remember makes sense of a shadow's entries.
-func remember(entries []shadow.Entry) (*memory, error) {
+func remember(entries []wal.Entry) (*memory, error) {
 	m := &memory{units: map[uint64]*backup{}, fates: map[unitName]byte{}, ids: map[uint64]bool{}}
 	for i, e := range entries {
 		if err := m.add(e); err != nil {
@@ -82,7 +82,7 @@ func remember(entries []shadow.Entry) (*memory, error) {
 	return m, nil
 }
 
-func (m *memory) add(e shadow.Entry) error {
+func (m *memory) add(e wal.Entry) error {
 	switch e.Kind {
 	case entryKeyring:
 		k, err := decodeKeyring(e.Body)
@@ -162,17 +162,17 @@ func (s *Store) readShadow() (*memory, error) {
 		m, err = remember(entries)
 	}
 	if err != nil {
-		return nil, &Error{Reason: ShadowFailed, Message: "the token's shadow cannot be used", Err: err}
+		return nil, &Error{Reason: LogFailed, Message: "the token's shadow cannot be used", Err: err}
 	}
-	s.findings.Shadow = ShadowNew
+	s.findings.Log = LogNew
 	if m.keyring != nil {
-		s.findings.Shadow = ShadowCurrent
+		s.findings.Log = LogCurrent
 	}
 	return m, nil
 }
 
 // note puts entries on the disk before the token is touched.
-func (s *Store) note(entries ...shadow.Entry) error {
+func (s *Store) note(entries ...wal.Entry) error {
 	if s.shadow == nil {
 		return nil
 	}
@@ -181,25 +181,25 @@ func (s *Store) note(entries ...shadow.Entry) error {
 
 // noteUnit notes a unit that is about to be written.
 func (s *Store) noteUnit(u *unit, segments [][]byte) error {
-	entries := make([]shadow.Entry, len(segments))
+	entries := make([]wal.Entry, len(segments))
 	for i, segment := range segments {
-		entries[i] = shadow.Entry{Kind: entrySegment, Body: segment}
+		entries[i] = wal.Entry{Kind: entrySegment, Body: segment}
 	}
 	err := s.note(entries...)
-	var uncertain shadow.UncertainError
+	var uncertain wal.UncertainError
 	switch {
 	case errors.As(err, &uncertain):
 		s.stale = err
 		return &Error{Reason: OutcomeUnknown, Message: fmt.Sprintf("it is not known whether commit %016x will be made from the shadow", u.id), Err: err}
 	case err != nil:
-		return &Error{Reason: ShadowFailed, Message: "nothing was changed, for it could not be noted beside the token", Err: err}
+		return &Error{Reason: LogFailed, Message: "nothing was changed, for it could not be noted beside the token", Err: err}
 	}
 	return nil
 }
 
 // noteFate notes what is going to be reported of a unit.
 func (s *Store) noteFate(u *unit, kind byte) error {
-	return s.note(shadow.Entry{Kind: kind, Body: unitName{u.id, u.unit}.encode()})
+	return s.note(wal.Entry{Kind: kind, Body: unitName{u.id, u.unit}.encode()})
 }
 
 // Reserved is the highest revision that may have been given, to a commit, made or
@@ -219,22 +219,22 @@ func (s *Store) Reserve(revision, ahead uint64) error {
 	}
 	mark := revision + ahead
 	if err := s.note(reservedEntry(mark)); err != nil {
-		return &Error{Reason: ShadowFailed, Message: fmt.Sprintf("revision %d cannot be given, for it could not be reserved", revision), Err: err}
+		return &Error{Reason: LogFailed, Message: fmt.Sprintf("revision %d cannot be given, for it could not be reserved", revision), Err: err}
 	}
 	s.reserved = mark
 	return nil
 }
 
-func reservedEntry(revision uint64) shadow.Entry {
-	return shadow.Entry{Kind: entryReserved, Body: binary.BigEndian.AppendUint64(nil, revision)}
+func reservedEntry(revision uint64) wal.Entry {
+	return wal.Entry{Kind: entryReserved, Body: binary.BigEndian.AppendUint64(nil, revision)}
 }
 
 // rewriteShadow gives the shadow the store as it is, and drops what was
 // superseded. The values of parts come from value.
 func (s *Store) rewriteShadow(m *memory, value func(u *unit, part int) ([]byte, error)) error {
 	names := maps.Clone(m.fates)
-	entries := []shadow.Entry{{Kind: entryKeyring, Body: s.keyring}, reservedEntry(s.reserved)}
-	var segments []shadow.Entry
+	entries := []wal.Entry{{Kind: entryKeyring, Body: s.keyring}, reservedEntry(s.reserved)}
+	var segments []wal.Entry
 	for _, u := range s.units {
 		delete(names, unitName{u.id, u.unit})
 		for i := range u.parts {
@@ -242,7 +242,7 @@ func (s *Store) rewriteShadow(m *memory, value func(u *unit, part int) ([]byte, 
 			if err != nil {
 				return err
 			}
-			segments = append(segments, shadow.Entry{Kind: entrySegment, Body: v})
+			segments = append(segments, wal.Entry{Kind: entrySegment, Body: v})
 		}
 	}
 	newest := slices.SortedFunc(maps.Keys(names), func(a, b unitName) int { return cmp.Compare(b.commit, a.commit) })
@@ -251,10 +251,10 @@ func (s *Store) rewriteShadow(m *memory, value func(u *unit, part int) ([]byte, 
 		if kind == entrySegment {
 			kind = entryMade
 		}
-		entries = append(entries, shadow.Entry{Kind: kind, Body: name.encode()})
+		entries = append(entries, wal.Entry{Kind: kind, Body: name.encode()})
 	}
 	if err := s.shadow.Replace(append(entries, segments...)); err != nil {
-		return &Error{Reason: ShadowFailed, Message: "the token's shadow could not be rewritten", Err: err}
+		return &Error{Reason: LogFailed, Message: "the token's shadow could not be rewritten", Err: err}
 	}
 	return nil
 }
@@ -272,7 +272,7 @@ func (s *Store) compactShadow() error {
 		m, err = remember(entries)
 	}
 	if err != nil {
-		return &Error{Reason: ShadowFailed, Message: "the token's shadow cannot be used", Err: err}
+		return &Error{Reason: LogFailed, Message: "the token's shadow cannot be used", Err: err}
 	}
 	return s.rewriteShadow(m, func(u *unit, i int) ([]byte, error) {
 		if b := m.units[u.id]; b != nil && b.name == (unitName{u.id, u.unit}) {

@@ -64,8 +64,8 @@ func TestShadowRestores(t *testing.T) {
 			damage(c.token)
 			c.reopen()
 			c.expect(want)
-			f := c.Findings()
-			if f.Shadow != token.ShadowCurrent || restored >= 0 && len(f.Restored) != restored || len(f.Quarantined) > 0 {
+			f := c.RecoveryReport()
+			if f.Log != token.LogCurrent || restored >= 0 && len(f.Restored) != restored || len(f.Quarantined) > 0 {
 				t.Errorf("%s: %+v, expected %d objects restored", what, f, restored)
 			}
 			c.tidy()
@@ -132,12 +132,12 @@ func TestStaleShadow(t *testing.T) {
 			for i, agent := range []*stick{a, b} {
 				if agent != a || round > 0 {
 					agent.reopen()
-					f := agent.Findings()
-					stale := token.ShadowStale
+					f := agent.RecoveryReport()
+					stale := token.LogStale
 					if round == 0 {
-						stale = token.ShadowNew
+						stale = token.LogNew
 					}
-					if f.Shadow != stale || len(f.Restored) > 0 {
+					if f.Log != stale || len(f.Restored) > 0 {
 						t.Fatalf("round %d, agent %d: %+v, expected a shadow that is %s", round, i, f, stale)
 					}
 					agent.expect(want)
@@ -183,7 +183,7 @@ func TestShadowIsBehind(t *testing.T) {
 	a.token.Change("segment-0000000000000014", func(*faulttoken.Object) bool { return false })
 	a.reopen()
 	a.expect(want)
-	if f := a.Findings(); f.Shadow != token.ShadowCurrent {
+	if f := a.RecoveryReport(); f.Log != token.LogCurrent {
 		t.Errorf("%+v", f)
 	}
 }
@@ -199,11 +199,11 @@ func TestShadowOfAnotherStore(t *testing.T) {
 	s.dir = other.dir
 	s.reopen()
 	s.expect(want)
-	if f := s.Findings(); f.Shadow != token.ShadowForeign || len(f.Restored) > 0 {
+	if f := s.RecoveryReport(); f.Log != token.LogForeign || len(f.Restored) > 0 {
 		t.Errorf("%+v", f)
 	}
 	s.reopen()
-	if f := s.Findings(); f.Shadow != token.ShadowCurrent {
+	if f := s.RecoveryReport(); f.Log != token.LogCurrent {
 		t.Errorf("the second time %+v", f)
 	}
 	// The same for an agent that has served none yet.
@@ -214,7 +214,7 @@ func TestShadowOfAnotherStore(t *testing.T) {
 	}
 	fresh.dir = s.dir
 	again, err := fresh.open(token.Options{Provision: true})
-	if err != nil || again.ID() != made.ID() || again.Findings().Shadow != token.ShadowForeign || len(read(t, again)) > 0 {
+	if err != nil || again.ID() != made.ID() || again.RecoveryReport().Log != token.LogForeign || len(read(t, again)) > 0 {
 		t.Errorf("a store made just now with the shadow of another: %v, %v", again, err)
 	}
 	// A blank token is begun anew, whatever the shadow says.
@@ -257,7 +257,7 @@ func TestReserve(t *testing.T) {
 	other.reopen()
 	other.commit(put("ns/b", 9002, 1))
 	s.reopen()
-	if s.Reserved() != 10001 || s.Findings().Shadow != token.ShadowStale {
+	if s.Reserved() != 10001 || s.RecoveryReport().Log != token.LogStale {
 		t.Errorf("with a stale shadow %d is reserved", s.Reserved())
 	}
 	if err := other.Reserve(1<<40, 1); err != nil || other.Reserved() != 9002 {
@@ -318,7 +318,7 @@ func TestYoungShadow(t *testing.T) {
 				}
 				b.reopen()
 				b.expect(want)
-				if f := b.Findings(); f.Shadow != token.ShadowCurrent {
+				if f := b.RecoveryReport(); f.Log != token.LogCurrent {
 					t.Errorf("all but %s %s: %+v", kept, name, f)
 				}
 				b.expectWhole("all but "+kept+" "+name, want)

@@ -10,7 +10,7 @@ import (
 	"j5t.io/hsm/pkg/atomicfile"
 	"j5t.io/hsm/pkg/pkcs11"
 	"j5t.io/hsm/pkg/token"
-	"j5t.io/hsm/pkg/token/shadow"
+	"j5t.io/hsm/pkg/token/wal"
 	"j5t.io/hsm/test/framework/softhsm"
 )
 
@@ -52,7 +52,7 @@ func TestSoftHSM(t *testing.T) {
 	}
 	open := func(o token.Options) *token.Store {
 		t.Helper()
-		o.Shadow = shadow.New(atomicfile.OS{}, path)
+		o.Log = wal.New(atomicfile.OS{}, path)
 		store, err := token.Open(connect(), o)
 		if err != nil {
 			t.Fatal(err)
@@ -79,7 +79,7 @@ func TestSoftHSM(t *testing.T) {
 		}
 		want = want.apply(changes)
 		for more := true; more; {
-			if more, err = store.Tidy(); err != nil {
+			if more, err = store.CollectGarbage(); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -111,7 +111,7 @@ func TestSoftHSM(t *testing.T) {
 		t.Fatalf("scrubbed, the store holds %v, expected %v", got, want)
 	}
 	store = open(token.Options{StoreID: id})
-	if got := read(t, store); !got.equal(want) || len(store.Findings().Restored) > 0 {
+	if got := read(t, store); !got.equal(want) || len(store.RecoveryReport().Restored) > 0 {
 		t.Fatalf("opened at last, the store holds %v, expected %v", got, want)
 	}
 }

@@ -13,7 +13,7 @@ import (
 	"slices"
 
 	"j5t.io/hsm/pkg/pkcs11"
-	"j5t.io/hsm/pkg/token/shadow"
+	"j5t.io/hsm/pkg/token/wal"
 )
 
 // Options say what Open may find and do.
@@ -26,10 +26,10 @@ type Options struct {
 	StoreID string
 	// Profile is the limits to keep; if it is zero, those of ProfileFor.
 	Profile Profile
-	// Shadow is where the store is noted beside the token, sealed as on it, before
+	// Log is where the store is noted beside the token, sealed as on it, before
 	// the token is touched. With it recovery brings back what the token lost
 	// after it said that it was stored. It is of this token alone.
-	Shadow *shadow.File
+	Log *wal.Log
 	// Adopt, if it is not nil, lets Open make the store of another id that is on
 	// the token into the store StoreID.
 	Adopt *Adoption
@@ -43,7 +43,7 @@ type Store struct {
 	profile Profile
 	keys    *sealer
 	keyring []byte // as on the token
-	shadow  *shadow.File
+	shadow  *wal.Log
 
 	// index holds the newest record of each key, and the deletions that older
 	// puts of their key still have to be kept down by.
@@ -53,7 +53,7 @@ type Store struct {
 	// units are those that are not superseded, by ascending id. The last one is
 	// the head; it is superseded only by its successor.
 	units []*unit
-	// waste is what Tidy destroys.
+	// waste is what CollectGarbage destroys.
 	waste []waste
 	// graveyard is the ids of the last superseded units that were destroyed. A
 	// power cut can bring one back, so the head still lists them. The first ones,
@@ -67,7 +67,7 @@ type Store struct {
 	attempted      uint64 // the highest id given to a commit
 	reserved       uint64 // the highest revision that may have been given
 	stale          error  // why what the token holds is no longer known
-	findings       Findings
+	findings       RecoveryReport
 
 	plan   [][]*entry // of packing: the records that each commit moves
 	wanted demand     // of the last change that was refused
@@ -124,7 +124,7 @@ type waste struct {
 // modules answer from memory.
 func Open(dev Device, o Options) (*Store, error) {
 	s := &Store{
-		dev: dev, options: o, profile: o.Profile, shadow: o.Shadow,
+		dev: dev, options: o, profile: o.Profile, shadow: o.Log,
 		index: map[string]*entry{}, puts: map[string]int{},
 		values: &values{dev: dev, read: map[pkcs11.Handle]reading{}},
 	}

@@ -13,7 +13,7 @@ import (
 	"testing"
 
 	"j5t.io/hsm/pkg/token"
-	"j5t.io/hsm/pkg/token/shadow"
+	"j5t.io/hsm/pkg/token/wal"
 	"j5t.io/hsm/test/framework/faultfs"
 	"j5t.io/hsm/test/framework/faulttoken"
 )
@@ -78,7 +78,7 @@ func (s *stick) open(o token.Options) (*token.Store, error) {
 	}
 	if s.dir != "" {
 		s.disk = faultfs.New(0, faultfs.Before)
-		o.Shadow = shadow.New(s.disk, s.shadowPath())
+		o.Log = wal.New(s.disk, s.shadowPath())
 	}
 	o.Profile = s.profile
 	return token.Open(session, o)
@@ -105,7 +105,7 @@ func (s *stick) tidy() {
 	s.t.Helper()
 	for more := true; more; {
 		var err error
-		if more, err = s.Tidy(); err != nil {
+		if more, err = s.CollectGarbage(); err != nil {
 			s.t.Fatal(err)
 		}
 	}
@@ -116,7 +116,7 @@ func (s *stick) pack() {
 	s.t.Helper()
 	for more := true; more; {
 		var err error
-		if more, err = s.Pack(s.next); err != nil {
+		if more, err = s.Compact(s.next); err != nil {
 			s.t.Fatal(err)
 		}
 	}

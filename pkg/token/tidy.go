@@ -9,12 +9,12 @@ import (
 	"j5t.io/hsm/pkg/pkcs11"
 )
 
-// Tidy destroys one object that has no say any more: of a unit that the head
+// CollectGarbage destroys one object that has no say any more: of a unit that the head
 // lists as superseded, or of a commit that was never made. It tells whether
 // there is more to do. The oldest unit goes first, its commit segment before its
 // other parts; stopped anywhere, it leaves a whole store. When there is none
 // left, it shortens a shadow that has grown.
-func (s *Store) Tidy() (more bool, err error) {
+func (s *Store) CollectGarbage() (more bool, err error) {
 	if s.stale != nil {
 		return false, s.staleError()
 	}

@@ -13,7 +13,7 @@ type Usage struct {
 	// spare objects counted as free, the reserve not. FreeBytes is the length of
 	// segments, and never more than the free objects can hold.
 	FreeObjects, FreeBytes int
-	// Superseded is the number of objects that Tidy is going to destroy.
+	// Superseded is the number of objects that CollectGarbage is going to destroy.
 	Superseded int
 	// SpareObjects and SpareBytes are of the objects, superseded ones included,
 	// that hold no record. The next commits make room of them.
@@ -64,7 +64,7 @@ func (u *unit) room() (r room) {
 func (s *Store) used() room { return room{s.objects, s.bytes} }
 
 // idleRoom is what goes with the next commit: units without a live record, and
-// what Tidy destroys.
+// what CollectGarbage destroys.
 func (s *Store) idleRoom() room { return s.roomOf(func(u *unit) bool { return u.live == 0 }) }
 
 // spareRoom is idleRoom, and units that hold nothing but deletions.

@@ -9,7 +9,7 @@ import (
 	"pgregory.net/rapid"
 
 	"j5t.io/hsm/pkg/token"
-	"j5t.io/hsm/pkg/token/shadow"
+	"j5t.io/hsm/pkg/token/wal"
 	"j5t.io/hsm/test/framework/faultfs"
 	"j5t.io/hsm/test/framework/faulttoken"
 )
@@ -80,7 +80,7 @@ func (w *world) open(o token.Options) {
 	w.disk = &machine{FS: faultfs.New(0, faultfs.Before), token: w.token, whole: true}
 	o.Profile = w.profile
 	if w.at.dir != "" {
-		o.Shadow = shadow.New(w.disk, filepath.Join(w.at.dir, "shadow"))
+		o.Log = wal.New(w.disk, filepath.Join(w.at.dir, "shadow"))
 	}
 	w.store, err = token.Open(session, o)
 	w.must(err)

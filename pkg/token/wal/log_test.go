@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package shadow
+package wal
 
 import (
 	"bytes"
@@ -110,17 +110,17 @@ func TestCrash(t *testing.T) {
 	before := []Entry{entry(1, "before")}
 	added := []Entry{entry(2, "one"), entry(3, "two")}
 	after := append(slices.Clone(before), added...)
-	for name, act := range map[string]func(*File) error{
-		"append":  func(f *File) error { return f.Append(added...) },
-		"replace": func(f *File) error { return f.Replace(after) },
-		"append to a torn file": func(f *File) error {
-			if err := os.WriteFile(f.path, append(encode(fileHeader(), before), 7), 0o600); err != nil {
+	for name, act := range map[string]func(*Log) error{
+		"append":  func(l *Log) error { return l.Append(added...) },
+		"replace": func(l *Log) error { return l.Replace(after) },
+		"append to a torn file": func(l *Log) error {
+			if err := os.WriteFile(l.path, append(encode(fileHeader(), before), 7), 0o600); err != nil {
 				return err
 			}
-			if _, err := f.Read(); err != nil {
+			if _, err := l.Read(); err != nil {
 				return err
 			}
-			return f.Append(added...)
+			return l.Append(added...)
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -208,7 +208,7 @@ func TestFailedAppend(t *testing.T) {
 	}
 }
 
-func FuzzShadow(f *testing.F) {
+func FuzzLog(f *testing.F) {
 	f.Add(encode(fileHeader(), []Entry{entry(1, "first"), entry(2, "")}))
 	f.Add(fileHeader())
 	f.Add([]byte(magic))
