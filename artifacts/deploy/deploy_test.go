@@ -34,6 +34,7 @@ import (
 	"j5t.io/hsm/test/framework/cluster"
 	"j5t.io/hsm/test/framework/controlplane"
 	"j5t.io/hsm/test/framework/controlplane/assets"
+	"j5t.io/hsm/test/framework/suite"
 )
 
 // alternative takes the place of controller-cluster-rbac.yaml where a person wants it.
@@ -51,13 +52,8 @@ const devicePlugin = "testdata/device-plugin"
 // of our kinds through it to our API server.
 func TestAccepted(t *testing.T) {
 	t.Parallel()
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
-	defer cancel()
-	hsm, err := cluster.Start(ctx, cluster.Options{Dir: t.TempDir(), Progress: os.Stderr})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(hsm.Stop)
+	ctx := t.Context()
+	hsm := suite.StartCluster(t, cluster.Options{})
 	dryRun := func(kubectl controlplane.Kubectl, args ...string) int {
 		t.Helper()
 		stdout, stderr, err := kubectl.Run(ctx, append([]string{"apply", "--server-side", "--dry-run=server", "--field-manager=test", "--force-conflicts"}, args...)...)

@@ -4,7 +4,6 @@ package main_test
 
 import (
 	"context"
-	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -18,6 +17,7 @@ import (
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 
 	"j5t.io/hsm/test/framework/controlplane"
+	"j5t.io/hsm/test/framework/suite"
 )
 
 const (
@@ -88,10 +88,9 @@ type cluster struct {
 
 func newCluster(ctx context.Context, t *testing.T) *cluster {
 	t.Helper()
-	plane, err := controlplane.Start(ctx, controlplane.Options{Dir: t.TempDir(), ControllerManager: true, Scheduler: true, Progress: os.Stderr})
-	must(t, err)
-	t.Cleanup(plane.Stop)
+	plane := suite.StartControlPlane(t, controlplane.Options{ControllerManager: true, Scheduler: true})
 	c := &cluster{ControlPlane: plane}
+	var err error
 	c.client, err = kubernetes.NewForConfig(plane.Admin)
 	must(t, err)
 	for _, file := range []string{"namespace.yaml", "discovery.yaml"} {

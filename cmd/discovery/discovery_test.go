@@ -33,8 +33,7 @@ import (
 // through a real kube-apiserver and with no other rights than those of the manifests.
 func TestDiscovery(t *testing.T) {
 	t.Parallel()
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
-	defer cancel()
+	ctx := t.Context()
 	c := newCluster(ctx, t)
 	t.Run("a discovery pod writes its own report only", func(t *testing.T) { testPolicy(ctx, t, c) })
 	t.Run("the report is a part of the pod", func(t *testing.T) { testWriter(ctx, t, c) })

@@ -6,7 +6,6 @@ import (
 	"context"
 	"fmt"
 	"maps"
-	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -34,6 +33,7 @@ import (
 	"j5t.io/hsm/pkg/controller/certs"
 	"j5t.io/hsm/test/framework/await"
 	"j5t.io/hsm/test/framework/controlplane"
+	"j5t.io/hsm/test/framework/suite"
 )
 
 const (
@@ -86,12 +86,9 @@ type rig struct {
 
 func newRig(t *testing.T) *rig {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
-	t.Cleanup(cancel)
-	plane, err := controlplane.Start(ctx, controlplane.Options{Dir: t.TempDir(), ControllerManager: true, Progress: os.Stderr})
-	must(t, err)
-	t.Cleanup(plane.Stop)
-	r := &rig{ControlPlane: plane, t: t, ctx: ctx, clock: clocktesting.NewFakePassiveClock(time.Now())}
+	plane := suite.StartControlPlane(t, controlplane.Options{ControllerManager: true})
+	r := &rig{ControlPlane: plane, t: t, ctx: t.Context(), clock: clocktesting.NewFakePassiveClock(time.Now())}
+	var err error
 	r.client, err = client.New(plane.Admin, client.Options{Scheme: scheme(t)})
 	must(t, err)
 	for _, file := range []string{"namespace.yaml", "controller.yaml"} {

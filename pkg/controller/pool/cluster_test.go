@@ -29,6 +29,7 @@ import (
 	"j5t.io/hsm/test/framework/controlplane/assets"
 	"j5t.io/hsm/test/framework/pki"
 	"j5t.io/hsm/test/framework/process"
+	"j5t.io/hsm/test/framework/suite"
 )
 
 const (
@@ -57,28 +58,24 @@ func must(t *testing.T, err error) {
 
 func newRig(t *testing.T) *rig {
 	t.Helper()
-	dir := t.TempDir()
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
-	defer cancel()
-	product, err := cluster.Start(ctx, cluster.Options{Dir: dir, Progress: os.Stderr})
-	must(t, err)
-	t.Cleanup(product.Stop)
+	ctx := t.Context()
+	product := suite.StartCluster(t, cluster.Options{})
 	r := &rig{Cluster: product}
+	var err error
 	r.core, err = kubernetes.NewForConfig(product.Admin)
 	must(t, err)
 	r.hsm, err = versioned.NewForConfig(product.Admin)
 	must(t, err)
 	r.agents, _ = product.Authorities()
-	base := filepath.Join("..", "..", "..", "artifacts", "deploy", "base")
 	for _, manifest := range []string{"controller.yaml", "controller-cluster-rbac.yaml", "discovery.yaml"} {
-		r.kubectl(t, "apply", "--filename="+filepath.Join(base, manifest))
+		r.kubectl(t, "apply", "--filename="+product.Manifest(manifest))
 	}
 	daemonSet, err := r.core.AppsV1().DaemonSets(system).Get(ctx, discovery, metav1.GetOptions{})
 	must(t, err)
 	r.owner = *metav1.NewControllerRef(daemonSet, appsv1.SchemeGroupVersion.WithKind("DaemonSet"))
 	r.expect(t, 0)
 	r.seen = r.watch(t)
-	r.startController(t, dir)
+	r.startController(t)
 	return r
 }
 
@@ -90,7 +87,7 @@ func (r *rig) kubectl(t *testing.T, args ...string) string {
 }
 
 // startController starts it with the rights of its ServiceAccount, and no more.
-func (r *rig) startController(t *testing.T, dir string) {
+func (r *rig) startController(t *testing.T) {
 	t.Helper()
 	kubeconfig, err := r.AddServiceAccount(system, "hsm-controller")
 	must(t, err)
@@ -102,7 +99,7 @@ func (r *rig) startController(t *testing.T, dir string) {
 	must(t, err)
 	url := fmt.Sprintf("http://127.0.0.1:%d", port)
 	r.controller, err = process.Start(t.Context(), process.Spec{
-		Name: "controller", Path: binary, LogFile: filepath.Join(dir, "logs", "controller.log"),
+		Name: "controller", Path: binary, LogFile: filepath.Join(r.LogDir(), "controller.log"),
 		Env: []string{"GOGC="}, // Its memory is measured.
 		Args: []string{
 			"--kubeconfig=" + kubeconfig, "--system-namespace=" + system, fmt.Sprintf("--listen-address=127.0.0.1:%d", port),

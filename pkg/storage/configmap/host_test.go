@@ -5,7 +5,6 @@ package configmap_test
 import (
 	"context"
 	"fmt"
-	"os"
 	"strings"
 	"testing"
 	"time"
@@ -21,6 +20,7 @@ import (
 	"j5t.io/hsm/pkg/storage/configmap"
 	"j5t.io/hsm/test/framework/controlplane"
 	"j5t.io/hsm/test/framework/storagesuite"
+	"j5t.io/hsm/test/framework/suite"
 )
 
 const (
@@ -29,13 +29,7 @@ const (
 )
 
 func TestOnHost(t *testing.T) {
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
-	defer cancel()
-	plane, err := controlplane.Start(ctx, controlplane.Options{Dir: t.TempDir(), Progress: os.Stderr})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(plane.Stop)
+	plane := suite.StartControlPlane(t, controlplane.Options{})
 	config := *plane.Admin
 	config.QPS = -1
 	host, err := kubernetes.NewForConfig(&config)

@@ -30,12 +30,12 @@ import (
 // SystemNamespace is where the manifests put the product.
 const SystemNamespace = "hsm-system"
 
-// manifests are what a cluster needs besides processes, relative to the checkout.
+// manifests are what a cluster needs besides processes.
 var manifests = []string{
-	"artifacts/deploy/base/namespace.yaml",
-	"artifacts/deploy/base/apiserver-rbac.yaml",
-	"artifacts/deploy/base/apiserver-inventory.yaml",
-	"artifacts/deploy/base/user-roles.yaml",
+	"namespace.yaml",
+	"apiserver-rbac.yaml",
+	"apiserver-inventory.yaml",
+	"user-roles.yaml",
 }
 
 // Options says what to run.
@@ -76,7 +76,9 @@ type Cluster struct {
 	AgentAddresses []string
 
 	options Options
-	service controlplane.APIService
+	// checkout is the folder of the module.
+	checkout string
+	service  controlplane.APIService
 	// agents is the authority between API server and agents, serving that of the
 	// API server's serving certificate.
 	agents, serving *pki.CA
@@ -145,13 +147,12 @@ func (c *Cluster) start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	root, err := checkout()
-	if err != nil {
+	if c.checkout, err = checkout(); err != nil {
 		return err
 	}
 	apply := []string{"apply"}
 	for _, manifest := range manifests {
-		apply = append(apply, "-f", filepath.Join(root, manifest))
+		apply = append(apply, "-f", c.Manifest(manifest))
 	}
 	if _, _, err := c.Kubectl(c.AdminKubeconfig).Run(ctx, apply...); err != nil {
 		return err
@@ -305,6 +306,11 @@ func (c *Cluster) ServeFrom(ctx context.Context, port int) error {
 
 // APIServerPort is where kube-apiserver reaches the API server.
 func (c *Cluster) APIServerPort() int { return c.service.Port }
+
+// Manifest is the path of a file of artifacts/deploy/base.
+func (c *Cluster) Manifest(name string) string {
+	return filepath.Join(c.checkout, "artifacts", "deploy", "base", name)
+}
 
 // LogDir holds the logs of our own processes, those of Kubernetes are in
 // ControlPlane.LogDir.

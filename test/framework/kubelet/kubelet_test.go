@@ -24,6 +24,7 @@ import (
 	"j5t.io/hsm/test/framework/pki"
 	"j5t.io/hsm/test/framework/process"
 	"j5t.io/hsm/test/framework/softhsm"
+	"j5t.io/hsm/test/framework/suite"
 )
 
 const deployment = `
@@ -88,8 +89,7 @@ type fixture struct {
 // TestDeployment takes an agent's Deployment through what happens to pods.
 func TestDeployment(t *testing.T) {
 	t.Parallel()
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
-	defer cancel()
+	ctx := t.Context()
 	f := setUp(ctx, t)
 	other := f.options
 	other.Node, other.Dir = "node-1", t.TempDir()
@@ -174,11 +174,7 @@ func TestDeployment(t *testing.T) {
 
 func setUp(ctx context.Context, t *testing.T) *fixture {
 	t.Helper()
-	plane, err := controlplane.Start(ctx, controlplane.Options{Dir: t.TempDir(), ControllerManager: true, Progress: os.Stderr})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(plane.Stop)
+	plane := suite.StartControlPlane(t, controlplane.Options{ControllerManager: true})
 	client, err := kubernetes.NewForConfig(plane.Admin)
 	if err != nil {
 		t.Fatal(err)

@@ -7,12 +7,9 @@ package agents
 
 import (
 	"context"
-	"flag"
-	"fmt"
 	"io"
 	"net"
 	"net/http"
-	"os"
 	"strconv"
 	"testing"
 	"time"
@@ -28,6 +25,7 @@ import (
 	"j5t.io/hsm/test/framework/await"
 	"j5t.io/hsm/test/framework/cluster"
 	"j5t.io/hsm/test/framework/process"
+	"j5t.io/hsm/test/framework/suite"
 )
 
 // patience is how long is waited for what should happen soon: the machine may be slow.
@@ -41,37 +39,11 @@ var (
 	client typed.HsmV1alpha1Interface
 )
 
-func TestMain(m *testing.M) {
-	flag.Parse()
-	os.Exit(run(m))
-}
+func TestMain(m *testing.M) { suite.Main(m, setUp) }
 
-func run(m *testing.M) int {
-	dir, err := os.MkdirTemp("", "hsm-agents-")
-	if err == nil {
-		err = start(dir)
-	}
-	if hsm != nil {
-		defer hsm.Stop()
-	}
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	code := m.Run()
-	if code == 0 {
-		_ = os.RemoveAll(dir)
-	} else {
-		fmt.Fprintln(os.Stderr, "What the cluster wrote is kept:", dir)
-	}
-	return code
-}
-
-func start(dir string) error {
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
-	defer cancel()
+func setUp(ctx context.Context, s *suite.Suite) error {
 	var err error
-	if hsm, err = cluster.Start(ctx, cluster.Options{Dir: dir, Pools: true, Races: true, Verbosity: 2, Progress: os.Stderr}); err != nil {
+	if hsm, err = s.StartCluster(ctx, cluster.Options{Pools: true, Races: true, Verbosity: 2}); err != nil {
 		return err
 	}
 	config := rest.CopyConfig(hsm.Admin)

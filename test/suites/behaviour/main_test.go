@@ -7,7 +7,6 @@ package behaviour
 
 import (
 	"context"
-	"flag"
 	"fmt"
 	"net/http"
 	"os"
@@ -15,7 +14,6 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
@@ -25,6 +23,7 @@ import (
 	"j5t.io/hsm/test/framework/controlplane"
 	"j5t.io/hsm/test/framework/controlplane/assets"
 	"j5t.io/hsm/test/framework/process"
+	"j5t.io/hsm/test/framework/suite"
 )
 
 // hsm is the cluster that all tests share, core and secrets its administrator;
@@ -38,40 +37,12 @@ var (
 	projector *controller
 )
 
-func TestMain(m *testing.M) {
-	flag.Parse()
-	os.Exit(run(m))
-}
+func TestMain(m *testing.M) { suite.Main(m, setUp) }
 
-func run(m *testing.M) int {
-	dir, err := os.MkdirTemp("", "hsm-behaviour-")
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
+func setUp(ctx context.Context, s *suite.Suite) (err error) {
+	if hsm, err = s.StartCluster(ctx, cluster.Options{ControllerManager: true, Verbosity: 2}); err != nil {
+		return err
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
-	defer cancel()
-	hsm, err = cluster.Start(ctx, cluster.Options{Dir: dir, ControllerManager: true, Verbosity: 2, Progress: os.Stderr})
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	defer hsm.Stop()
-	if err := prepare(ctx); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	defer projector.stop()
-	code := m.Run()
-	if code == 0 {
-		_ = os.RemoveAll(dir)
-	} else {
-		fmt.Fprintln(os.Stderr, "What the cluster wrote is kept:", dir)
-	}
-	return code
-}
-
-func prepare(ctx context.Context) (err error) {
 	if core, err = kubernetes.NewForConfig(hsm.Admin); err != nil {
 		return err
 	}
@@ -98,13 +69,16 @@ func prepare(ctx context.Context) (err error) {
 			return err
 		}
 	}
-	projector, err = startController(ctx, "controller", "hsm-controller")
-	return err
+	if projector, err = startController(ctx, "controller", "hsm-controller"); err != nil {
+		return err
+	}
+	s.Cleanup(projector.stop)
+	return nil
 }
 
 // applyManifest applies one of those that the product is deployed by.
 func applyManifest(ctx context.Context, name string, args ...string) error {
-	args = append(args, "apply", "--filename="+filepath.Join("..", "..", "artifacts", "deploy", "base", name))
+	args = append(args, "apply", "--filename="+hsm.Manifest(name))
 	_, _, err := hsm.Kubectl(hsm.AdminKubeconfig).Run(ctx, args...)
 	return err
 }

@@ -7,7 +7,6 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -29,7 +28,7 @@ import (
 // rulesIn reads the rules of the Role or ClusterRole in a manifest.
 func rulesIn(t *testing.T, manifest string) []rbacv1.PolicyRule {
 	t.Helper()
-	content, err := os.ReadFile(filepath.Join("..", "..", "artifacts", "deploy", "base", manifest))
+	content, err := os.ReadFile(hsm.Manifest(manifest))
 	if err != nil {
 		t.Fatal(err)
 	}

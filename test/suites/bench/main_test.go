@@ -11,7 +11,6 @@ import (
 	"os"
 	"sync"
 	"testing"
-	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -21,6 +20,7 @@ import (
 	"j5t.io/hsm/pkg/apis/hsm/v1alpha1"
 	"j5t.io/hsm/pkg/generated/clientset/versioned"
 	"j5t.io/hsm/test/framework/cluster"
+	"j5t.io/hsm/test/framework/suite"
 )
 
 const (
@@ -40,32 +40,14 @@ func TestMain(m *testing.M) {
 	if flag.Lookup("test.bench").Value.String() == "" {
 		os.Exit(m.Run()) // There is no test, and so nothing to start.
 	}
-	os.Exit(run(m))
+	suite.Main(m, setUp)
 }
 
-func run(m *testing.M) int {
-	dir, err := os.MkdirTemp("", "hsm-bench-")
-	if err == nil {
-		defer os.RemoveAll(dir)
-		err = start(dir)
-	}
-	if hsm != nil {
-		defer hsm.Stop()
-	}
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	return m.Run()
-}
-
-// start starts a cluster that holds the objects, and an API server that has not
+// setUp starts a cluster that holds the objects, and an API server that has not
 // been asked for anything yet.
-func start(dir string) error {
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Minute)
-	defer cancel()
+func setUp(ctx context.Context, s *suite.Suite) error {
 	var err error
-	if hsm, err = cluster.Start(ctx, cluster.Options{Dir: dir, Progress: os.Stderr}); err != nil {
+	if hsm, err = s.StartCluster(ctx, cluster.Options{}); err != nil {
 		return err
 	}
 	config := rest.CopyConfig(hsm.Admin)

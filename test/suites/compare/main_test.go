@@ -8,52 +8,27 @@ package compare
 
 import (
 	"context"
-	"flag"
 	"fmt"
-	"os"
 	"strings"
 	"testing"
-	"time"
 
 	"k8s.io/client-go/rest"
 
 	"j5t.io/hsm/test/framework/cluster"
+	"j5t.io/hsm/test/framework/suite"
 )
 
 // hsm is the cluster that all rows share; each works in a namespace of its own.
 var hsm *cluster.Cluster
 
-func TestMain(m *testing.M) {
-	flag.Parse()
-	os.Exit(run(m))
-}
+func TestMain(m *testing.M) { suite.Main(m, setUp) }
 
-func run(m *testing.M) int {
-	dir, err := os.MkdirTemp("", "hsm-compare-")
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
-	defer cancel()
+func setUp(ctx context.Context, s *suite.Suite) (err error) {
 	// No controllers: nobody but the calls changes anything.
-	hsm, err = cluster.Start(ctx, cluster.Options{Dir: dir, Progress: os.Stderr})
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
+	if hsm, err = s.StartCluster(ctx, cluster.Options{}); err != nil {
+		return err
 	}
-	defer hsm.Stop()
-	if err := prepare(ctx); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	code := m.Run()
-	if code == 0 {
-		_ = os.RemoveAll(dir)
-	} else {
-		fmt.Fprintln(os.Stderr, "What the cluster wrote is kept:", dir)
-	}
-	return code
+	return prepare(ctx)
 }
 
 // rights are what each user may do with Secrets and HSMSecrets alike, as flags of

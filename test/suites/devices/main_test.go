@@ -23,6 +23,7 @@ import (
 	"j5t.io/hsm/test/framework/controlplane"
 	"j5t.io/hsm/test/framework/controlplane/assets"
 	"j5t.io/hsm/test/framework/kubelet"
+	"j5t.io/hsm/test/framework/suite"
 )
 
 const (
@@ -63,11 +64,10 @@ func newWorld(ctx context.Context, t *testing.T, nodes ...string) *world {
 // newWorldOf installs these manifests in a cluster with these options.
 func newWorldOf(ctx context.Context, t *testing.T, o controlplane.Options, manifests string, nodes ...string) *world {
 	t.Helper()
-	root, err := os.MkdirTemp("", "hsm-")
-	must(t, err)
-	w := &world{root: root, nodes: map[string]*node{}}
-	t.Cleanup(func() { w.stop(t) })
-	o.Dir, o.ControllerManager, o.Scheduler, o.Progress = filepath.Join(root, "kubernetes"), true, true, os.Stderr
+	var err error
+	w := &world{root: suite.Dir(t), nodes: map[string]*node{}}
+	t.Cleanup(w.stop)
+	o.Dir, o.ControllerManager, o.Scheduler, o.Progress = filepath.Join(w.root, "kubernetes"), true, true, os.Stderr
 	w.ControlPlane, err = controlplane.Start(ctx, o)
 	must(t, err)
 	w.core, err = kubernetes.NewForConfig(w.Admin)
@@ -177,19 +177,14 @@ func ready(pod *corev1.Pod) bool {
 	return false
 }
 
-// stop ends all, and keeps what was written if the test has failed.
-func (w *world) stop(t *testing.T) {
+// stop ends all.
+func (w *world) stop() {
 	for _, n := range w.nodes {
 		n.Stop()
 	}
 	if w.ControlPlane != nil {
 		w.Stop()
 	}
-	if t.Failed() {
-		t.Log("What the cluster wrote is kept:", w.root)
-		return
-	}
-	must(t, os.RemoveAll(w.root))
 }
 
 func (w *world) kubectl(ctx context.Context, t *testing.T, stdin string, args ...string) string {

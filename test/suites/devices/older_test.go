@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"strings"
 	"testing"
-	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -31,8 +30,7 @@ var older = controlplane.Options{
 // TestOlderCluster has agents given their tokens by a device plugin, where nothing of
 // resource.k8s.io is served.
 func TestOlderCluster(t *testing.T) {
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
-	defer cancel()
+	ctx := t.Context()
 	w := newWorldOf(ctx, t, older, "older", "node-1")
 	groups, err := w.core.Discovery().ServerGroups()
 	must(t, err)

@@ -3,10 +3,8 @@
 package devices
 
 import (
-	"context"
 	"strings"
 	"testing"
-	"time"
 
 	"j5t.io/hsm/pkg/apis/hsm/v1alpha1"
 	"j5t.io/hsm/test/framework/softhsm"
@@ -15,8 +13,7 @@ import (
 // TestSoftHSM installs the overlay for those who have no hardware, as docs/operations.md
 // says.
 func TestSoftHSM(t *testing.T) {
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
-	defer cancel()
+	ctx := t.Context()
 	w := newWorld(ctx, t, "node-1")
 	w.pool = "softhsm"
 	w.kubectl(ctx, t, "", "label", "node", "node-1", "hsm.j5t.io/softhsm=true")

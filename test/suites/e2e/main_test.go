@@ -6,52 +6,23 @@ package e2e
 
 import (
 	"context"
-	"flag"
-	"fmt"
-	"os"
 	"strings"
 	"testing"
 	"time"
 
 	"j5t.io/hsm/test/framework/cluster"
 	"j5t.io/hsm/test/framework/controlplane"
+	"j5t.io/hsm/test/framework/suite"
 )
 
 // hsm is the cluster that all tests share; each works in a namespace of its own.
 var hsm *cluster.Cluster
 
-func TestMain(m *testing.M) {
-	flag.Parse()
-	os.Exit(run(m))
-}
+func TestMain(m *testing.M) { suite.Main(m, setUp) }
 
-func run(m *testing.M) int {
-	dir, err := os.MkdirTemp("", "hsm-e2e-")
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
-	defer cancel()
-	hsm, err = cluster.Start(ctx, cluster.Options{
-		Dir:               dir,
-		ControllerManager: true,
-		Races:             true,
-		Verbosity:         6,
-		Progress:          os.Stderr,
-	})
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	defer hsm.Stop()
-	code := m.Run()
-	if code == 0 {
-		_ = os.RemoveAll(dir)
-	} else {
-		fmt.Fprintln(os.Stderr, "What the cluster wrote is kept:", dir)
-	}
-	return code
+func setUp(ctx context.Context, s *suite.Suite) (err error) {
+	hsm, err = s.StartCluster(ctx, cluster.Options{ControllerManager: true, Races: true, Verbosity: 6})
+	return err
 }
 
 // user runs kubectl as one user in one namespace.

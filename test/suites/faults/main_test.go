@@ -7,9 +7,7 @@ package faults
 
 import (
 	"context"
-	"flag"
 	"fmt"
-	"os"
 	"testing"
 	"time"
 
@@ -25,6 +23,7 @@ import (
 	"j5t.io/hsm/pkg/generated/clientset/versioned"
 	hsmclient "j5t.io/hsm/pkg/generated/clientset/versioned/typed/hsm/v1alpha1"
 	"j5t.io/hsm/test/framework/cluster"
+	"j5t.io/hsm/test/framework/suite"
 )
 
 var (
@@ -43,42 +42,19 @@ var (
 )
 
 func TestMain(m *testing.M) {
-	flag.Parse()
 	log.SetLogger(klog.Background())
-	os.Exit(run(m))
+	suite.Main(m, setUp)
 }
 
-func run(m *testing.M) int {
-	dir, err := os.MkdirTemp("", "hsm-faults-")
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	if err := start(dir); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	defer stop()
-	code := m.Run()
-	if code == 0 {
-		_ = os.RemoveAll(dir)
-	} else {
-		fmt.Fprintln(os.Stderr, "What the cluster wrote is kept:", dir)
-	}
-	return code
-}
-
-func start(dir string) error {
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
-	defer cancel()
+func setUp(ctx context.Context, s *suite.Suite) error {
 	var err error
-	hsm, err = cluster.Start(ctx, cluster.Options{Dir: dir, ControllerManager: true, Races: true, Verbosity: 5, Progress: os.Stderr})
-	if err != nil {
+	if hsm, err = s.StartCluster(ctx, cluster.Options{ControllerManager: true, Races: true, Verbosity: 5}); err != nil {
 		return err
 	}
 	if network, err = newProxy(hsm.AgentAddress); err != nil {
 		return err
 	}
+	s.Cleanup(network.close)
 	hsm.AgentAddresses = []string{network.address}
 	hsm.APIServer.Kill()
 	if err := hsm.StartAPIServer(ctx); err != nil {
@@ -99,15 +75,6 @@ func start(dir string) error {
 	}
 	secrets = client.HsmV1alpha1()
 	return nil
-}
-
-func stop() {
-	if network != nil {
-		network.close()
-	}
-	if hsm != nil {
-		hsm.Stop()
-	}
 }
 
 func newSecret(name string) *v1alpha1.HSMSecret {

@@ -75,8 +75,8 @@ func TestRequestHeader(t *testing.T) {
 	aggregator.CertFile = filepath.Join(filepath.Dir(hsm.RequestHeaderCAFile), "aggregator-client.crt")
 	aggregator.KeyFile = strings.TrimSuffix(aggregator.CertFile, ".crt") + ".key"
 	// With the certificate of an agent's client: its authority signs no users.
-	stranger := direct(t, "")
-	stranger.CertFile, stranger.KeyFile = hsm.AgentClient.CertFile, hsm.AgentClient.KeyFile
+	otherAuthority := direct(t, "")
+	otherAuthority.CertFile, otherAuthority.KeyFile = hsm.AgentClient.CertFile, hsm.AgentClient.KeyFile
 	for _, c := range []struct {
 		name   string
 		config *rest.Config
@@ -85,7 +85,7 @@ func TestRequestHeader(t *testing.T) {
 		{"aggregator", aggregator, http.StatusOK},
 		{"nobody", direct(t, ""), http.StatusForbidden},
 		{"user of the cluster", direct(t, newUser(t, "forger")), http.StatusForbidden},
-		{"certificate of another authority", stranger, http.StatusUnauthorized},
+		{"certificate of another authority", otherAuthority, http.StatusUnauthorized},
 	} {
 		if said := get(t, c.config, fmt.Sprintf(path, ns), headers); said.code != c.want {
 			t.Errorf("headers of an administrator from %s: %d, want %d: %s", c.name, said.code, c.want, said.body)

@@ -8,7 +8,6 @@ package machinery
 import (
 	"bytes"
 	"context"
-	"flag"
 	"fmt"
 	"io"
 	"net"
@@ -30,6 +29,7 @@ import (
 	typed "j5t.io/hsm/pkg/generated/clientset/versioned/typed/hsm/v1alpha1"
 	"j5t.io/hsm/test/framework/await"
 	"j5t.io/hsm/test/framework/cluster"
+	"j5t.io/hsm/test/framework/suite"
 )
 
 const auditPolicy = "../../../artifacts/deploy/audit-policy.yaml"
@@ -44,38 +44,16 @@ var (
 	spans       = &collector{}
 )
 
-func TestMain(m *testing.M) {
-	flag.Parse()
-	os.Exit(run(m))
-}
+func TestMain(m *testing.M) { suite.Main(m, setUp) }
 
-func run(m *testing.M) int {
-	dir, err := os.MkdirTemp("", "hsm-machinery-")
-	if err == nil {
-		err = start(dir)
-	}
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	defer hsm.Stop()
-	defer spans.stop()
-	code := m.Run()
-	if code == 0 {
-		_ = os.RemoveAll(dir)
-	} else {
-		fmt.Fprintln(os.Stderr, "What the cluster wrote is kept:", dir)
-	}
-	return code
-}
-
-func start(dir string) error {
+func setUp(ctx context.Context, s *suite.Suite) error {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return err
 	}
 	spans.start(listener)
-	tracing := filepath.Join(dir, "tracing.yaml")
+	s.Cleanup(spans.stop)
+	tracing := filepath.Join(s.Dir, "tracing.yaml")
 	if err := os.WriteFile(tracing, fmt.Appendf(nil, `apiVersion: apiserver.config.k8s.io/v1
 kind: TracingConfiguration
 endpoint: %s
@@ -87,11 +65,8 @@ samplingRatePerMillion: 1000000
 	if err != nil {
 		return err
 	}
-	ourAuditLog = filepath.Join(dir, "our-audit.log")
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
-	defer cancel()
-	hsm, err = cluster.Start(ctx, cluster.Options{
-		Dir:               dir,
+	ourAuditLog = filepath.Join(s.Dir, "our-audit.log")
+	hsm, err = s.StartCluster(ctx, cluster.Options{
 		ControllerManager: true,
 		Races:             true,
 		AuditPolicyFile:   policy,
@@ -101,7 +76,6 @@ samplingRatePerMillion: 1000000
 			"--tracing-config-file=" + tracing,
 		},
 		Verbosity: 2,
-		Progress:  os.Stderr,
 	})
 	if err != nil {
 		return err

@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
-	"os"
 	"testing"
 	"time"
 
@@ -18,6 +17,7 @@ import (
 
 	"j5t.io/hsm/test/framework/await"
 	"j5t.io/hsm/test/framework/cluster"
+	"j5t.io/hsm/test/framework/suite"
 )
 
 // oneMinorOlder is the version before the one that all binaries here are made
@@ -47,17 +47,10 @@ func TestOlderServer(t *testing.T) {
 // TestOlderCluster runs our server in a cluster of the minor version before:
 // what its admission and flow control watch must be served there.
 func TestOlderCluster(t *testing.T) {
-	dir := t.TempDir()
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
-	defer cancel()
-	older, err := cluster.Start(ctx, cluster.Options{
-		Dir:               dir,
+	older := suite.StartCluster(t, cluster.Options{
 		KubeAPIServerArgs: []string{"--emulated-version=" + oneMinorOlder},
 		Verbosity:         2,
-		Progress:          os.Stderr,
 	})
-	must(t, err)
-	t.Cleanup(older.Stop)
 	emulates(t, older.Admin)
 	config, err := older.Direct(older.AdminKubeconfig)
 	must(t, err)
