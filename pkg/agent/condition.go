@@ -105,10 +105,10 @@ func isSuspicious(err error) bool {
 func isRefusal(err error) bool {
 	var ofToken *pkcs11.Error
 	switch token.ReasonOf(err) {
-	case token.Full, token.TooLarge, token.LogFailed:
+	case token.Full, token.TooLarge, token.LogFailed, token.Invalid, token.Internal:
 		return true
 	case 0:
-		return !errors.As(err, &ofToken) // A change that the store cannot hold.
+		return !errors.As(err, &ofToken) // An error of nobody knows what.
 	}
 	return false
 }
@@ -126,6 +126,10 @@ func requestError(err error) error {
 		return agentv1.NewError(codes.ResourceExhausted, agentv1.Reason_REASON_FULL, "%v", err)
 	case token.TooLarge:
 		return agentv1.NewError(codes.OutOfRange, agentv1.Reason_REASON_TOO_LARGE, "%v", err)
+	case token.Invalid:
+		return invalidError("%v", err)
+	case token.Internal, token.NotFound:
+		return agentv1.NewError(codes.Internal, agentv1.Reason_REASON_UNSPECIFIED, "%v", err)
 	}
 	if ifLost(err) != nil || token.ReasonOf(err) == token.LogFailed {
 		return conditionOf(err).err()

@@ -217,7 +217,7 @@ func TestAttempt(t *testing.T) {
 				if reason(err) != s.reason || pkcs11.ClassOf(err) != s.class || (sent == 1) != s.sent || sent > 1 {
 					t.Fatalf("step %d: %d logins, error %v; want %+v", i, sent, err, s)
 				}
-				if (err == nil) != (s.reason == 0 && s.class == pkcs11.ClassOther) {
+				if (err == nil) != (s.reason == 0 && s.class == pkcs11.ClassNone) {
 					t.Fatalf("step %d: error %v", i, err)
 				}
 				if err != nil && (strings.Contains(err.Error(), right) || strings.Contains(err.Error(), wrong)) {

@@ -36,13 +36,16 @@ const (
 	CKRCryptokiNotInitialized     uint = pkcs11.CKR_CRYPTOKI_NOT_INITIALIZED
 )
 
-// Class is what a return code means for the caller: what it has to do next.
+// Class is what an error of this package means for the caller: what it has to
+// do next. Every error has one.
 type Class int
 
 const (
-	// ClassOther has no cure that a program knows. Also of errors that come
-	// from no token.
-	ClassOther Class = iota
+	// ClassNone: the error is nil, or not of this package.
+	ClassNone Class = iota
+	// ClassOther: the token or its module answered with a return code that a program
+	// knows no cure for.
+	ClassOther
 	// ClassReconnect: the token or a handle is gone. Open a new session, log in,
 	// and look all handles up again.
 	ClassReconnect
@@ -60,7 +63,45 @@ const (
 	ClassFull
 	// ClassTooLarge: the object is larger than the token takes at all.
 	ClassTooLarge
+	// ClassTokenAbsent: no token matches the selector. Wait until it is inserted.
+	ClassTokenAbsent
+	// ClassTokenAmbiguous: more than one token matches. A person must choose.
+	ClassTokenAmbiguous
+	// ClassNotBlank: a token that has a user PIN was to be initialised. Nothing was
+	// changed.
+	ClassNotBlank
+	// ClassInvalid: the caller asked for what cannot be done. Nothing was changed;
+	// asking again is of no use.
+	ClassInvalid
+	// ClassMalformed: the token answered, but not with what was asked for: half a key
+	// pair, two of them, or a key of another kind.
+	ClassMalformed
+	// ClassModule: the library is missing, or is no PKCS#11 module.
+	ClassModule
+
+	endOfClasses
 )
+
+// Classes are all classes, for a table that has a row for each.
+func Classes() []Class {
+	all := make([]Class, endOfClasses)
+	for i := range all {
+		all[i] = Class(i)
+	}
+	return all
+}
+
+var classNames = [endOfClasses]string{
+	"None", "Other", "Reconnect", "Relogin", "PINRejected", "PINLocked", "PINUnfit", "Full", "TooLarge",
+	"TokenAbsent", "TokenAmbiguous", "NotBlank", "Invalid", "Malformed", "Module",
+}
+
+func (c Class) String() string {
+	if c < 0 || c >= endOfClasses {
+		return fmt.Sprintf("Class(%d)", int(c))
+	}
+	return classNames[c]
+}
 
 // classOf is the one place where a return code gets its meaning. The reconnect
 // and PIN codes are those that OpenSC with a Pico HSM and SoftHSM 2 were seen to
@@ -95,7 +136,7 @@ func (e *Error) Error() string {
 	return fmt.Sprintf("%s: %s", e.Op, pkcs11.Error(e.Code).Error())
 }
 
-// Class tells what the caller has to do.
+// Class is what the caller has to do.
 func (e *Error) Class() Class {
 	if givesPIN := e.Op == "C_SetPIN" || e.Op == "C_InitPIN"; givesPIN && (e.Code == CKRPINInvalid || e.Code == CKRPINLenRange) {
 		return ClassPINUnfit // PKCS#11 v2.40, sections 5.5 C_InitPIN and C_SetPIN.
@@ -103,13 +144,30 @@ func (e *Error) Class() Class {
 	return classOf(e.Code)
 }
 
-// ClassOf is the class of the *Error in err's chain, ClassOther if it has none.
+// ClassOf is the class of the first error of this package in err's chain,
+// ClassNone if there is none.
 func ClassOf(err error) Class {
-	var e *Error
+	var e interface {
+		error
+		Class() Class
+	}
 	if errors.As(err, &e) {
 		return e.Class()
 	}
-	return ClassOther
+	return ClassNone
+}
+
+// classified is an error of this package that comes from no return code.
+type classified struct {
+	error
+	class Class
+}
+
+func (e *classified) Unwrap() error { return e.error }
+func (e *classified) Class() Class  { return e.class }
+
+func errorf(class Class, format string, args ...any) error {
+	return &classified{fmt.Errorf(format, args...), class}
 }
 
 // wrap gives an error of the binding its function; nil stays nil.
@@ -119,12 +177,12 @@ func wrap(op string, err error) error {
 	}
 	var code pkcs11.Error
 	if !errors.As(err, &code) {
-		return fmt.Errorf("%s: %w", op, err)
+		return errorf(ClassOther, "%s: %w", op, err)
 	}
 	return &Error{Op: op, Code: uint(code)}
 }
 
-// hasCode tells whether err is an *Error of that return code.
+// hasCode reports whether err is an *Error of that return code.
 func hasCode(err error, code uint) bool {
 	var e *Error
 	return errors.As(err, &e) && e.Code == code

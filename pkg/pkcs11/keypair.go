@@ -32,7 +32,7 @@ func (s *Session) KeyPair(label string) (ecdh.KeyExchanger, error) {
 		return nil, err
 	}
 	if public == nil {
-		return nil, fmt.Errorf("key pair %q: the token holds its private key but not its public key", label)
+		return nil, errorf(ClassMalformed, "key pair %q: the token holds its private key but not its public key", label)
 	}
 	return s.keyPair(label, *public, *private)
 }
@@ -45,7 +45,7 @@ func (s *Session) GenerateKeyPair(label string) (ecdh.KeyExchanger, error) {
 		return nil, err
 	}
 	if existing != nil {
-		return nil, fmt.Errorf("key pair %q exists already", label)
+		return nil, errorf(ClassInvalid, "key pair %q exists already", label)
 	}
 	s.module.calls.keyPairs.Add(1)
 	public, private, err := s.module.ctx.GenerateKeyPair(s.handle,
@@ -89,7 +89,7 @@ func (s *Session) findKey(class uint, label string) (*pkcs11.ObjectHandle, error
 	case len(handles) == 0:
 		return nil, nil
 	case len(handles) > 1:
-		return nil, fmt.Errorf("key pair %q: the token holds %d such keys", label, len(handles))
+		return nil, errorf(ClassMalformed, "key pair %q: the token holds %d such keys", label, len(handles))
 	}
 	return &handles[0], nil
 }
@@ -100,11 +100,11 @@ func (s *Session) keyPair(label string, public, private pkcs11.ObjectHandle) (*k
 		return nil, err
 	}
 	if !bytes.Equal(values[0], oidP256) {
-		return nil, fmt.Errorf("key pair %q is not of curve P-256", label)
+		return nil, errorf(ClassMalformed, "key pair %q is not of curve P-256", label)
 	}
 	point, err := parsePoint(values[1])
 	if err != nil {
-		return nil, fmt.Errorf("key pair %q: %w", label, err)
+		return nil, errorf(ClassMalformed, "key pair %q: %w", label, err)
 	}
 	return &keyPair{session: s, private: private, public: point}, nil
 }
@@ -139,7 +139,7 @@ func (k *keyPair) Curve() ecdh.Curve { return ecdh.P256() }
 // session, which is destroyed at once.
 func (k *keyPair) ECDH(remote *ecdh.PublicKey) (secret []byte, err error) {
 	if remote.Curve() != k.Curve() {
-		return nil, fmt.Errorf("ECDH: the other key is of curve %v, not P-256", remote.Curve())
+		return nil, errorf(ClassInvalid, "ECDH: the other key is of curve %v, not P-256", remote.Curve())
 	}
 	module, session := k.session.module, k.session
 	module.calls.derives.Add(1)
@@ -166,7 +166,7 @@ func (k *keyPair) ECDH(remote *ecdh.PublicKey) (secret []byte, err error) {
 		return nil, err
 	}
 	if len(values[0]) != sharedSecretSize {
-		return nil, fmt.Errorf("ECDH: the token returned %d bytes, not %d", len(values[0]), sharedSecretSize)
+		return nil, errorf(ClassMalformed, "ECDH: the token returned %d bytes, not %d", len(values[0]), sharedSecretSize)
 	}
 	return values[0], nil
 }

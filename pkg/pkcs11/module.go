@@ -3,7 +3,6 @@
 package pkcs11
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -28,14 +27,14 @@ type Module struct {
 // bare name would let the loader's search path decide which code gets the PIN.
 func Open(libraryPath string) (*Module, error) {
 	if !filepath.IsAbs(libraryPath) {
-		return nil, fmt.Errorf("PKCS#11 module %q: the path must be absolute", libraryPath)
+		return nil, errorf(ClassInvalid, "PKCS#11 module %q: the path must be absolute", libraryPath)
 	}
 	if _, err := os.Stat(libraryPath); err != nil {
-		return nil, fmt.Errorf("PKCS#11 module is missing: %w", err)
+		return nil, errorf(ClassModule, "PKCS#11 module is missing: %w", err)
 	}
 	ctx := pkcs11.New(libraryPath)
 	if ctx == nil {
-		return nil, fmt.Errorf("%s is not a PKCS#11 module: it cannot be loaded, or has no C_GetFunctionList", libraryPath)
+		return nil, errorf(ClassModule, "%s is not a PKCS#11 module: it cannot be loaded, or has no C_GetFunctionList", libraryPath)
 	}
 	m := &Module{path: libraryPath, ctx: ctx}
 	if err := m.initialize(); err != nil {
@@ -147,7 +146,7 @@ type Selector struct {
 	SlotID *uint
 }
 
-// Matches tells whether a token is one that the selector chooses.
+// Matches reports whether a token is one that the selector chooses.
 func (s Selector) Matches(t TokenInfo) bool {
 	return (s.Serial == "" || s.Serial == t.Serial || strings.Contains(t.Reader, "("+s.Serial+")")) &&
 		(s.Label == "" || s.Label == t.Label) &&
@@ -173,9 +172,9 @@ func (s Selector) String() string {
 
 var (
 	// ErrTokenAbsent is in the chain of Find's error when no token matches.
-	ErrTokenAbsent = errors.New("no such token")
+	ErrTokenAbsent = errorf(ClassTokenAbsent, "no such token")
 	// ErrTokenAmbiguous is there when more than one does.
-	ErrTokenAmbiguous = errors.New("more than one such token: give its serial")
+	ErrTokenAmbiguous = errorf(ClassTokenAmbiguous, "more than one such token: give its serial")
 )
 
 // Find returns the one token that the selector matches. Its error lists the

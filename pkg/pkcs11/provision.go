@@ -14,14 +14,14 @@ const maxTokenLabel = 32
 
 // ErrNotBlank is in the chain when a token that has a user PIN was to be
 // initialised. Nothing here ever does that: it would wipe the token.
-var ErrNotBlank = errors.New("the token is not blank: it has a user PIN")
+var ErrNotBlank = errorf(ClassNotBlank, "the token is not blank: it has a user PIN")
 
 // InitToken formats a blank token and sets its security officer's PIN and its
 // label (at most 32 bytes). On a token that was formatted before, the SO PIN
 // must be the one that it has. A token with a user PIN is refused.
 func (m *Module) InitToken(slotID uint, soPIN []byte, label string) error {
 	if len(label) > maxTokenLabel {
-		return fmt.Errorf("token label %q is longer than %d bytes", label, maxTokenLabel)
+		return errorf(ClassInvalid, "token label %q is longer than %d bytes", label, maxTokenLabel)
 	}
 	if err := m.requireBlank(slotID); err != nil {
 		return err

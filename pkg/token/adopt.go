@@ -34,7 +34,7 @@ type Adoption struct {
 func (s *Store) adopt(o Options) error {
 	id, err := parseStoreID(o.StoreID)
 	if err != nil {
-		return fmt.Errorf("adopting store %s: %w", o.Adopt.From, err)
+		return &Error{Reason: Invalid, Message: fmt.Sprintf("store %s cannot be adopted", o.Adopt.From), Err: err}
 	}
 	for _, r := range slices.Collect(s.Records()) {
 		meta, err := o.Adopt.Strip(r)
@@ -69,7 +69,7 @@ func (s *Store) replace(r Record, a *Adoption) error {
 		packed := false
 		for more := true; more; packed = packed || more {
 			var failure error
-			if more, failure = s.Compact(revision); failure != nil {
+			if more, failure = s.compactStep(revision); failure != nil {
 				return failure
 			}
 		}
@@ -88,11 +88,11 @@ func (s *Store) rename(id storeID) error {
 	}
 	old, err := decodeKeyring(s.keyring)
 	if err != nil {
-		return err
+		return orInternal(err, "decoding the store's own keyring")
 	}
 	keys, err := openFor(pair, old)
 	if err != nil {
-		return fmt.Errorf("opening the keyring: %w", err)
+		return orInternal(err, "opening the keyring")
 	}
 	key, err := s.newStoreKey(keys[len(keys)-1].id + 1)
 	if err != nil {

@@ -27,7 +27,7 @@ const (
 // earlier calls, failed ones included; the last one is the id of the commit. It costs one create, and more only if
 // the changes together are longer than a segment.
 //
-// TooLarge, Full, LogFailed and an invalid change are found before the token
+// TooLarge, Full, LogFailed Invalid and Internal are found before the token
 // is touched. After Full there may be room once CollectGarbage and Compact have nothing more
 // to do. After OutcomeUnknown or an error of the device every call fails until
 // the store is opened again; an error of the device means that nothing was
@@ -120,11 +120,11 @@ func (s *Store) check(changes []Change) error {
 		r := c.Record
 		switch {
 		case r.Revision <= last:
-			return fmt.Errorf("revision %d of record %q is not above %d", r.Revision, r.Key, last)
+			return errorf(Internal, "revision %d of record %q is not above %d", r.Revision, r.Key, last)
 		case r.Key == "" || len(r.Key) > maxKeyBytes || len(r.Address) > maxKeyBytes:
-			return fmt.Errorf("record %q: its key and address may have 1 to %d bytes", r.Key, maxKeyBytes)
+			return errorf(Invalid, "record %q: its key and address may have 1 to %d bytes", r.Key, maxKeyBytes)
 		case r.DataRevision > r.Revision:
-			return fmt.Errorf("record %q: its data revision %d is above its revision %d", r.Key, r.DataRevision, r.Revision)
+			return errorf(Internal, "record %q: its data revision %d is above its revision %d", r.Key, r.DataRevision, r.Revision)
 		}
 		last = r.Revision
 		if length := len(r.Data); length > s.profile.RecordBytes {

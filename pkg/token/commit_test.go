@@ -69,14 +69,14 @@ func TestInvalidChanges(t *testing.T) {
 		changes []token.Change
 		want    token.Reason
 	}{
-		"the revision of the head":       {[]token.Change{put("ns/b", 10, 1)}, 0},
-		"an older revision":              {[]token.Change{put("ns/b", 9, 1)}, 0},
-		"the same revision twice":        {[]token.Change{put("ns/b", 11, 1), put("ns/c", 11, 1)}, 0},
-		"revisions that fall":            {[]token.Change{put("ns/b", 12, 1), put("ns/c", 11, 1)}, 0},
-		"a data revision of the future":  {[]token.Change{early}, 0},
-		"no key":                         {[]token.Change{put("", 11, 1)}, 0},
-		"a long key":                     {[]token.Change{put(strings.Repeat("x", 1025), 11, 1)}, 0},
-		"a long address":                 {[]token.Change{address}, 0},
+		"the revision of the head":       {[]token.Change{put("ns/b", 10, 1)}, token.Internal},
+		"an older revision":              {[]token.Change{put("ns/b", 9, 1)}, token.Internal},
+		"the same revision twice":        {[]token.Change{put("ns/b", 11, 1), put("ns/c", 11, 1)}, token.Internal},
+		"revisions that fall":            {[]token.Change{put("ns/b", 12, 1), put("ns/c", 11, 1)}, token.Internal},
+		"a data revision of the future":  {[]token.Change{early}, token.Internal},
+		"no key":                         {[]token.Change{put("", 11, 1)}, token.Invalid},
+		"a long key":                     {[]token.Change{put(strings.Repeat("x", 1025), 11, 1)}, token.Invalid},
+		"a long address":                 {[]token.Change{address}, token.Invalid},
 		"endless metadata":               {[]token.Change{meta}, token.TooLarge},
 		"data over the limit":            {[]token.Change{put("ns/b", 11, 64<<10+1)}, token.TooLarge},
 		"data and all at the limit":      {[]token.Change{put("ns/b", 11, 64<<10)}, token.TooLarge},

@@ -128,9 +128,8 @@ func (s *Store) readKeyring(object pkcs11.Object, pair ecdh.KeyExchanger, o Opti
 	cutShort := o.StoreID == "" && o.Provision && inv.segments == 0
 	wanted = o.StoreID == k.store.String() || cutShort || o.Adopt != nil && o.Adopt.From == k.store.String()
 	keys, err := openFor(pair, k)
-	var deviceError *pkcs11.Error
 	switch {
-	case errors.As(err, &deviceError):
+	case pkcs11.ClassOf(err) != pkcs11.ClassNone:
 		return nil, false, fmt.Errorf("opening keyring %q: %w", object.Label, err)
 	case err != nil && !wanted:
 		return nil, false, foreignStore(o, k.store)
@@ -209,7 +208,7 @@ func (s *Store) use(found *foundKeyring, inv *inventory) error {
 	}
 	var err error
 	s.keys, err = newSealer(found.store, found.keys)
-	return err
+	return orInternal(err, "making the ciphers of the store's keys")
 }
 
 // provision makes a new store on a blank token. Cut short after the key pair,
@@ -246,7 +245,7 @@ func (s *Store) newStoreKey(id uint32) (key storeKey, err error) {
 	rand.Read(random[storeKeyBytes:]) // never fails
 	secret, err := hkdf.Extract(sha256.New, random, []byte("j5t.io/hsm store key"))
 	clear(random)
-	return storeKey{id: id, secret: secret}, err
+	return storeKey{id: id, secret: secret}, orInternal(err, "deriving a store key")
 }
 
 // createKeyring seals keys to the token's key pair, and makes the keyring the
@@ -254,11 +253,11 @@ func (s *Store) newStoreKey(id uint32) (key storeKey, err error) {
 func (s *Store) createKeyring(k *keyring, pair ecdh.KeyExchanger, keys []storeKey) error {
 	defer wipe(keys)
 	if err := k.add(recipientToken, pair.PublicKey(), keys); err != nil {
-		return fmt.Errorf("sealing the store key to the token's key pair: %w", err)
+		return orInternal(err, "sealing the store key to the token's key pair")
 	}
 	value, err := k.encode(keys)
 	if err != nil {
-		return err
+		return orInternal(err, "encoding the keyring")
 	}
 	if err := s.note(wal.Entry{Kind: entryKeyring, Body: value}); err != nil {
 		return &Error{Reason: LogFailed, Message: "the keyring was not created, for it could not be noted beside the token", Err: err}
@@ -270,5 +269,5 @@ func (s *Store) createKeyring(k *keyring, pair ecdh.KeyExchanger, keys []storeKe
 	s.count(len(value))
 	s.keyring = value
 	s.keys, err = newSealer(k.store, keys)
-	return err
+	return orInternal(err, "making the ciphers of the store's keys")
 }

@@ -9,11 +9,16 @@ package token
 // gained, it does nothing. The commit gets the revision that the caller gives it;
 // errors are those of Commit.
 func (s *Store) Compact(revision func() uint64) (more bool, err error) {
+	more, err = s.compactStep(revision)
+	return more, housekeeping("compacting", err)
+}
+
+func (s *Store) compactStep(revision func() uint64) (more bool, err error) {
 	if s.stale != nil {
 		return false, s.staleError()
 	}
 	if len(s.waste) > 0 || s.bloated() {
-		_, err := s.CollectGarbage()
+		_, err := s.collectStep()
 		return true, err
 	}
 	if len(s.plan) == 0 {

@@ -3,7 +3,6 @@
 package token
 
 import (
-	"fmt"
 	"strings"
 
 	"j5t.io/hsm/pkg/pkcs11"
@@ -68,5 +67,5 @@ func ProfileNamed(name string) (Profile, error) {
 		}
 		names = append(names, p.Name)
 	}
-	return Profile{}, fmt.Errorf("there is no token profile %q: choose one of %s", name, strings.Join(names, ", "))
+	return Profile{}, errorf(Invalid, "there is no token profile %q: choose one of %s", name, strings.Join(names, ", "))
 }

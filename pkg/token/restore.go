@@ -96,7 +96,7 @@ func (r *recovery) restore() error {
 	if r.lostKeyring {
 		k, err := decodeKeyring(r.keyring)
 		if err != nil {
-			return err
+			return orInternal(err, "decoding the store's own keyring")
 		}
 		if _, err := r.recreate(keyringLabel(k.generation), r.keyring); err != nil {
 			return err

@@ -19,7 +19,7 @@ func (s *Store) Scrub(dev Device) (RecoveryReport, error) {
 	fresh, err := Open(dev, o)
 	if err != nil {
 		s.stale = err
-		return RecoveryReport{}, err
+		return RecoveryReport{}, housekeeping("scrubbing", err)
 	}
 	fresh.findings.Changed = changedKeys(s.index, fresh.index)
 	*s = *fresh

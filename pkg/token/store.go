@@ -169,7 +169,7 @@ func (s *Store) Head() uint64 {
 	return s.units[len(s.units)-1].id
 }
 
-// Contains tells whether the commit whose highest revision this is has been
+// Contains reports whether the commit whose highest revision this is has been
 // made. Asked of a store that was opened after OutcomeUnknown, it is the outcome.
 func (s *Store) Contains(revision uint64) bool {
 	return slices.ContainsFunc(s.units, func(u *unit) bool { return u.id == revision })
@@ -188,7 +188,7 @@ func (s *Store) Records() iter.Seq[Record] {
 
 // Data reads the data of a record from the token and authenticates it. That is
 // one value read, and more only for a record longer than a segment. A key that
-// the store does not hold is the caller's mistake. An object that has gone is
+// the store does not hold is NotFound. An object that has gone is
 // an error of the device, or Corrupt; it never looks like an absent record.
 func (s *Store) Data(key string) ([]byte, error) {
 	if s.stale != nil {
@@ -196,7 +196,7 @@ func (s *Store) Data(key string) ([]byte, error) {
 	}
 	e, ok := s.index[key]
 	if !ok || e.Delete {
-		return nil, fmt.Errorf("the store holds no record %q", key)
+		return nil, errorf(NotFound, "the store holds no record %q", key)
 	}
 	data := make([]byte, 0, e.size)
 	for i, p := range e.unit.parts {

@@ -15,6 +15,11 @@ import (
 // other parts; stopped anywhere, it leaves a whole store. When there is none
 // left, it shortens a shadow that has grown.
 func (s *Store) CollectGarbage() (more bool, err error) {
+	more, err = s.collectStep()
+	return more, housekeeping("collecting garbage", err)
+}
+
+func (s *Store) collectStep() (more bool, err error) {
 	if s.stale != nil {
 		return false, s.staleError()
 	}
