@@ -6,7 +6,7 @@
 // not verified, and never sends a PIN that was rejected once.
 //
 // A read goes through storeService, queue, worker and token.Store; a write the
-// same way, and back through the journal to all watches.
+// same way, and back through mvcc.Store to all watches.
 package agent
 
 import (
@@ -28,14 +28,14 @@ import (
 	"k8s.io/utils/clock"
 
 	agentv1 "j5t.io/hsm/pkg/agent/api/v1"
-	"j5t.io/hsm/pkg/memlock"
+	"j5t.io/hsm/pkg/agent/mvcc"
 	"j5t.io/hsm/pkg/mtls"
 	"j5t.io/hsm/pkg/pkcs11"
 	"j5t.io/hsm/pkg/token"
 )
 
 // DefaultHistory bounds the history unless Options say otherwise.
-var DefaultHistory = HistoryLimits{Events: 10_000, Bytes: 64 << 20, Age: 10 * time.Minute}
+var DefaultHistory = mvcc.Limits{Events: 10_000, Bytes: 64 << 20, Age: 10 * time.Minute}
 
 const (
 	defaultCallTimeout = 2 * time.Minute
@@ -67,7 +67,7 @@ type Options struct {
 	Profile     token.Profile // What the token holds. Zero: by what it says of itself.
 	TLS         mtls.Files
 
-	History HistoryLimits // Zero: DefaultHistory.
+	History mvcc.Limits // Zero: DefaultHistory.
 	// ScrubInterval is how often the whole store is read from the token itself,
 	// past what the module remembers: a login and one read of each object. Zero:
 	// 24 hours.
@@ -81,7 +81,7 @@ type Options struct {
 // Agent serves one token. Make it with New, and run it once.
 type Agent struct {
 	reader     reader
-	journal    *journal
+	versions   *mvcc.Store
 	supervisor *supervisor
 	server     *grpc.Server
 	health     *health.Server
@@ -132,26 +132,26 @@ func newAgent(o Options, r reader) (*Agent, error) {
 	if o.onHang == nil {
 		o.onHang = exit
 	}
-	if o.History == (HistoryLimits{}) {
+	if o.History == (mvcc.Limits{}) {
 		o.History = DefaultHistory
 	}
-	journal, err := newJournal(o.Clock, o.History)
+	versions, err := mvcc.New(o.Clock, o.History)
 	if err != nil {
 		return nil, err
 	}
-	noteLock(memlock.Lock(journal.sealer.aead))
+	noteLock(versions.LockKeys())
 	a := &Agent{
 		reader:   r,
-		journal:  journal,
+		versions: versions,
 		health:   health.NewServer(),
-		metrics:  newMetrics(r.Calls, func() *agentv1.StatusResponse { return statusOf(state, journal) }),
+		metrics:  newMetrics(r.Calls, func() *agentv1.StatusResponse { return statusOf(state, versions) }),
 		stopping: make(chan struct{}),
 	}
 	a.supervisor = &supervisor{
 		reader: r, selector: o.Token, pins: pins, identity: identity,
 		state: state,
 		worker: &worker{
-			clock: o.Clock, journal: journal, queue: newQueue(starting.err()), measured: state.setUsage, reported: state.scrubbed,
+			clock: o.Clock, versions: versions, queue: newQueue(starting.err()), measured: state.setUsage, reported: state.scrubbed,
 			scrubInterval: cmp.Or(o.ScrubInterval, defaultScrubInterval),
 			watchdog:      watchdog{limit: cmp.Or(o.CallTimeout, defaultCallTimeout), bite: o.onHang, observe: a.metrics.observe},
 		},
@@ -171,7 +171,7 @@ func newAgent(o Options, r reader) (*Agent, error) {
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
 	)...)
 	queue := a.supervisor.worker.queue
-	agentv1.RegisterStoreServer(a.server, &storeService{state: state, journal: journal, queue: queue, stopping: a.stopping})
+	agentv1.RegisterStoreServer(a.server, &storeService{state: state, versions: versions, queue: queue, stopping: a.stopping})
 	agentv1.RegisterDeviceServer(a.server, &deviceService{state: state, queue: queue, adoptions: a.supervisor.adoptions, stopping: a.stopping})
 	healthv1.RegisterHealthServer(a.server, a.health)
 	reflection.Register(a.server)
@@ -243,7 +243,7 @@ func (a *Agent) Run(ctx context.Context, listener net.Listener) error {
 
 // Compact forgets the history up to a revision, which remains the oldest that a
 // list or a watch can begin from. A revision that has not happened is an error.
-func (a *Agent) Compact(revision uint64) error { return a.journal.compact(revision) }
+func (a *Agent) Compact(revision uint64) error { return requestError(a.versions.Compact(revision)) }
 
 // Metrics serves what Prometheus asks for: how the token is, and how long it
 // takes. It names no record.

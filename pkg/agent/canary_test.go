@@ -29,7 +29,7 @@ func TestMemoryHoldsNoValue(t *testing.T) {
 	h.commit(put("b", 0, canary))
 	h.stop() // Memory is looked at without locks.
 
-	dump := dump(h.journal)
+	dump := dump(h.versions)
 	if !bytes.Contains(dump, []byte(openly)) {
 		t.Fatal("the dump does not show what lies in memory")
 	}

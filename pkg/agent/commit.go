@@ -7,6 +7,7 @@ import (
 	"time"
 
 	agentv1 "j5t.io/hsm/pkg/agent/api/v1"
+	"j5t.io/hsm/pkg/agent/mvcc"
 	"j5t.io/hsm/pkg/token"
 )
 
@@ -22,10 +23,10 @@ type commitTask struct {
 
 // change is what a commitTask comes to: a change that the token has to make.
 type change struct {
-	event
+	mvcc.Event
 	request *request
-	data    []byte // Of after.
-	sealed  []byte // Data of before.
+	data    []byte      // Of After.
+	sealed  mvcc.Sealed // Data of Before.
 }
 
 // batch is the changes of one commit. No two of them touch the same key or
@@ -82,9 +83,9 @@ func commitSize(in *agentv1.CommitRequest) int {
 // an address are told apart by their first byte.
 func (w *worker) touches(in *agentv1.CommitRequest) []string {
 	touched := []string{"k" + in.GetKey()}
-	x, _ := w.journal.now()
-	if before := x.get(in.GetKey()); before != nil && before.address != "" {
-		touched = append(touched, "a"+before.address)
+	x, _ := w.versions.Current()
+	if before := x.Get(in.GetKey()); before != nil && before.Address != "" {
+		touched = append(touched, "a"+before.Address)
 	}
 	if address := in.GetPut().GetAddress(); address != "" {
 		touched = append(touched, "a"+address)
@@ -109,11 +110,11 @@ func (b *batch) touch(names []string) bool {
 // or a change for the token. The answer is in task.out.
 func (w *worker) prepare(c *connection, task *commitTask) (*change, error) {
 	in := task.in
-	x, revision := w.journal.now()
-	before := x.get(in.GetKey())
+	x, revision := w.versions.Current()
+	before := x.Get(in.GetKey())
 	var at uint64
 	if before != nil {
-		at = before.revision
+		at = before.Revision
 	}
 	if at != in.GetExpectedRevision() {
 		task.out = &agentv1.CommitResponse{Revision: revision}
@@ -125,50 +126,50 @@ func (w *worker) prepare(c *connection, task *commitTask) (*change, error) {
 	}
 	switch {
 	case in.GetDelete() != nil:
-		return w.overwrite(c, &change{event: event{before: before}})
+		return w.overwrite(c, &change{Event: mvcc.Event{Before: before}})
 	case in.GetSetStatus() != nil:
 		return nil, w.setStatus(c, task, before, in.GetSetStatus().GetStatus())
 	}
-	if put.GetSameData() && put.GetAddress() == before.address && bytes.Equal(put.GetMeta(), before.meta) {
+	if put.GetSameData() && put.GetAddress() == before.Address && bytes.Equal(put.GetMeta(), before.Meta) {
 		return nil, w.setStatus(c, task, before, put.GetStatus())
 	}
-	if owner := x.atAddress(put.GetAddress()); owner != nil && owner.key != in.GetKey() {
+	if owner := x.AtAddress(put.GetAddress()); owner != nil && owner.Key != in.GetKey() {
 		return nil, addressInUseError(put.GetAddress())
 	}
-	after := &record{key: in.GetKey(), address: put.GetAddress(), meta: put.GetMeta(), status: put.GetStatus()}
-	made := &change{event: event{before: before, after: after}, data: put.GetData()}
+	after := &mvcc.Record{Key: in.GetKey(), Address: put.GetAddress(), Meta: put.GetMeta(), Status: put.GetStatus()}
+	made := &change{Event: mvcc.Event{Before: before, After: after}, data: put.GetData()}
 	if put.GetSameData() {
-		after.dataRevision = before.dataRevision
+		after.DataRevision = before.DataRevision
 	}
 	return w.overwrite(c, made)
 }
 
 // setStatus changes what only the agent's memory holds: the token is not asked.
-func (w *worker) setStatus(c *connection, task *commitTask, before *record, status []byte) error {
+func (w *worker) setStatus(c *connection, task *commitTask, before *mvcc.Record, status []byte) error {
 	after := before
-	if !bytes.Equal(status, before.status) {
+	if !bytes.Equal(status, before.Status) {
 		revision, err := w.reservedRevision(c.store)
 		if err != nil {
 			return err
 		}
 		changed := *before
-		changed.status, changed.revision = status, revision
+		changed.Status, changed.Revision = status, revision
 		after = &changed
-		w.journal.append([]event{{revision: after.revision, before: before, after: after}}, nil)
+		w.versions.Append([]mvcc.Event{{Revision: after.Revision, Before: before, After: after}}, nil)
 	}
-	task.out = committed(after.revision, after.dataRevision)
+	task.out = committed(after.Revision, after.DataRevision)
 	return nil
 }
 
 // overwrite completes a change by the data that it overwrites, sealed, so that
 // the history can tell it. It is read from the token unless it is there already.
 func (w *worker) overwrite(c *connection, made *change) (*change, error) {
-	if made.before == nil {
+	if made.Before == nil {
 		return made, nil
 	}
-	v := made.before.version()
-	same := made.after != nil && made.after.dataRevision == v.dataRevision
-	sealed, held := w.journal.held(v)
+	v := made.Before.Version()
+	same := made.After != nil && made.After.DataRevision == v.DataRevision
+	sealed, held := w.versions.SealedData(v)
 	if held && !same {
 		made.sealed = sealed
 		return made, nil
@@ -180,7 +181,7 @@ func (w *worker) overwrite(c *connection, made *change) (*change, error) {
 	if same {
 		made.data = data
 	}
-	made.sealed = w.journal.sealer.seal(v, data)
+	made.sealed = w.versions.Seal(v, data)
 	return made, nil
 }
 
@@ -245,44 +246,44 @@ func (w *worker) makeRoom(c *connection) (packed bool, lost error) {
 
 // number gives a change its revision and puts it into the form of the token.
 func (w *worker) number(made *change) token.Change {
-	made.revision = w.nextRevision()
-	before, after := made.before, made.after
+	made.Revision = w.nextRevision()
+	before, after := made.Before, made.After
 	if after == nil {
-		return token.Change{Record: token.Record{Key: before.key, Revision: made.revision}, Delete: true}
+		return token.Change{Record: token.Record{Key: before.Key, Revision: made.Revision}, Delete: true}
 	}
-	after.revision, after.storedRevision = made.revision, made.revision
-	if before == nil || after.dataRevision != before.dataRevision {
-		after.dataRevision = made.revision
+	after.Revision, after.StoredRevision = made.Revision, made.Revision
+	if before == nil || after.DataRevision != before.DataRevision {
+		after.DataRevision = made.Revision
 	}
 	return token.Change{Record: token.Record{
-		Key: after.key, Address: after.address, Meta: after.meta, Data: made.data,
-		Revision: after.revision, DataRevision: after.dataRevision,
+		Key: after.Key, Address: after.Address, Meta: after.Meta, Data: made.data,
+		Revision: after.Revision, DataRevision: after.DataRevision,
 	}}
 }
 
 // publish makes the changes of a batch visible and answers their requests.
 func (w *worker) publish(b *batch) {
-	events := make([]event, len(b.changes))
-	sealed := map[version][]byte{}
+	events := make([]mvcc.Event, len(b.changes))
+	sealed := map[mvcc.Version]mvcc.Sealed{}
 	for i, made := range b.changes {
-		events[i] = made.event
-		if made.before != nil {
-			sealed[made.before.version()] = made.sealed
+		events[i] = made.Event
+		if made.Before != nil {
+			sealed[made.Before.Version()] = made.sealed
 		}
-		if made.after != nil {
-			v := made.after.version()
+		if made.After != nil {
+			v := made.After.Version()
 			if _, same := sealed[v]; !same {
-				sealed[v] = w.journal.sealer.seal(v, made.data)
+				sealed[v] = w.versions.Seal(v, made.data)
 			}
 		}
 	}
-	w.journal.append(events, sealed)
+	w.versions.Append(events, sealed)
 	for _, made := range b.changes {
 		var dataRevision uint64
-		if made.after != nil {
-			dataRevision = made.after.dataRevision
+		if made.After != nil {
+			dataRevision = made.After.DataRevision
 		}
-		made.request.task.(*commitTask).out = committed(made.revision, dataRevision)
+		made.request.task.(*commitTask).out = committed(made.Revision, dataRevision)
 	}
 	b.answer(nil)
 }

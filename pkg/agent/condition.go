@@ -10,6 +10,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	agentv1 "j5t.io/hsm/pkg/agent/api/v1"
+	"j5t.io/hsm/pkg/agent/mvcc"
 	"j5t.io/hsm/pkg/pkcs11"
 	"j5t.io/hsm/pkg/token"
 )
@@ -120,6 +121,12 @@ func requestError(err error) error {
 	}
 	if _, mapped := status.FromError(err); mapped {
 		return err
+	}
+	switch mvcc.ReasonOf(err) {
+	case mvcc.Compacted:
+		return agentv1.NewError(codes.OutOfRange, agentv1.Reason_REASON_EXPIRED, "%v", err)
+	case mvcc.FutureRevision:
+		return agentv1.NewError(codes.OutOfRange, agentv1.Reason_REASON_FUTURE_REVISION, "%v", err)
 	}
 	switch token.ReasonOf(err) {
 	case token.Full:

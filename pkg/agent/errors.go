@@ -11,16 +11,6 @@ import (
 	agentv1 "j5t.io/hsm/pkg/agent/api/v1"
 )
 
-func expiredError(revision, oldest uint64) error {
-	return agentv1.NewError(codes.OutOfRange, agentv1.Reason_REASON_EXPIRED,
-		"revision %d is no longer in the history, which begins at %d; list anew", revision, oldest)
-}
-
-func futureError(revision, last uint64) error {
-	return agentv1.NewError(codes.OutOfRange, agentv1.Reason_REASON_FUTURE_REVISION,
-		"revision %d has not happened yet, the last one is %d; ask again later", revision, last)
-}
-
 // addressInUseError does not name the other record: the caller may have no
 // right to know of it.
 func addressInUseError(address string) error {

@@ -18,6 +18,7 @@ import (
 	"google.golang.org/grpc"
 
 	agentv1 "j5t.io/hsm/pkg/agent/api/v1"
+	"j5t.io/hsm/pkg/agent/mvcc"
 	"j5t.io/hsm/pkg/mtls"
 	"j5t.io/hsm/pkg/pkcs11"
 	"j5t.io/hsm/test/framework/faulttoken"
@@ -25,6 +26,8 @@ import (
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+var wide = mvcc.Limits{Events: 1 << 20, Bytes: 1 << 40, Age: time.Hour}
 
 const deadline = 30 * time.Second
 

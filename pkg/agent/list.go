@@ -8,6 +8,7 @@ import (
 	"google.golang.org/grpc"
 
 	agentv1 "j5t.io/hsm/pkg/agent/api/v1"
+	"j5t.io/hsm/pkg/agent/mvcc"
 )
 
 // List implements the Store service. All its records are as of one revision,
@@ -20,14 +21,14 @@ func (s *storeService) List(in *agentv1.ListRequest, stream grpc.ServerStreaming
 	if err := s.ready(); err != nil {
 		return err
 	}
-	x, revision, err := s.journal.at(in.GetRevision())
+	x, revision, err := s.versions.At(in.GetRevision())
 	if err != nil {
-		return err
+		return requestError(err)
 	}
-	var page []*record
+	var page []*mvcc.Record
 	end := &agentv1.ListEnd{Revision: revision}
 	_, end.Serial = s.state.identity()
-	for r := range x.scan(in.GetPrefix(), in.GetStartKey()) {
+	for r := range x.Scan(in.GetPrefix(), in.GetStartKey()) {
 		if in.GetLimit() > 0 && int64(len(page)) == in.GetLimit() {
 			end.Remaining++
 			continue
@@ -52,7 +53,7 @@ func (s *storeService) List(in *agentv1.ListRequest, stream grpc.ServerStreaming
 }
 
 // metaChunk gives as many of the records as make a message, without data.
-func metaChunk(_ context.Context, page []*record) (chunk []*agentv1.Record, err error) {
+func metaChunk(_ context.Context, page []*mvcc.Record) (chunk []*agentv1.Record, err error) {
 	size := 0
 	for _, r := range page {
 		if size >= chunkBytes {
@@ -65,7 +66,7 @@ func metaChunk(_ context.Context, page []*record) (chunk []*agentv1.Record, err 
 }
 
 // readChunk gives as many of the records as make a message, with their data.
-func (s *storeService) readChunk(ctx context.Context, page []*record) ([]*agentv1.Record, error) {
+func (s *storeService) readChunk(ctx context.Context, page []*mvcc.Record) ([]*agentv1.Record, error) {
 	var chunk []*agentv1.Record
 	var keys []string
 	err := s.queue.do(ctx, callTask(func(w *worker, c *connection) error {
@@ -77,12 +78,12 @@ func (s *storeService) readChunk(ctx context.Context, page []*record) ([]*agentv
 			if ctx.Err() != nil {
 				return abandoned(ctx.Err())
 			}
-			data, err := w.data(c, r.version())
+			data, err := w.data(c, r.Version())
 			if err != nil {
 				return err
 			}
 			chunk = append(chunk, withData(r, data))
-			keys = append(keys, r.key)
+			keys = append(keys, r.Key)
 			size += recordSize(r) + len(data)
 		}
 		return nil
@@ -94,7 +95,7 @@ func (s *storeService) readChunk(ctx context.Context, page []*record) ([]*agentv
 	return chunk, nil
 }
 
-func recordSize(r *record) int {
+func recordSize(r *mvcc.Record) int {
 	const fixed = 64
-	return fixed + len(r.key) + len(r.address) + len(r.meta) + len(r.status)
+	return fixed + len(r.Key) + len(r.Address) + len(r.Meta) + len(r.Status)
 }

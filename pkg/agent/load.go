@@ -8,24 +8,25 @@ import (
 	"google.golang.org/grpc/codes"
 
 	agentv1 "j5t.io/hsm/pkg/agent/api/v1"
+	"j5t.io/hsm/pkg/agent/mvcc"
 	"j5t.io/hsm/pkg/token"
 )
 
 // load takes over a store that was just opened and verified. If it holds what
-// the journal says, revisions and watches go on as if nothing had happened;
-// else somebody else has changed it, and the journal begins anew.
+// the history says, revisions and watches go on as if nothing had happened;
+// else somebody else has changed it, and the history begins anew.
 func (w *worker) load(store *token.Store) error {
 	w.noteScrub(store)
 	w.resolve(store)
-	x, revision := w.journal.now()
+	x, revision := w.versions.Current()
 	first := revision == 0
-	loaded := newIndex(func(yield func(*record) bool) {
+	loaded := mvcc.NewIndex(func(yield func(*mvcc.Record) bool) {
 		for r := range store.Records() {
-			known := x.get(r.Key)
-			if known == nil || known.storedRevision != r.Revision {
-				known = &record{
-					key: r.Key, address: r.Address, meta: r.Meta,
-					revision: r.Revision, dataRevision: r.DataRevision, storedRevision: r.Revision,
+			known := x.Get(r.Key)
+			if known == nil || known.StoredRevision != r.Revision {
+				known = &mvcc.Record{
+					Key: r.Key, Address: r.Address, Meta: r.Meta,
+					Revision: r.Revision, DataRevision: r.DataRevision, StoredRevision: r.Revision,
 				}
 			}
 			if !yield(known) {
@@ -38,13 +39,13 @@ func (w *worker) load(store *token.Store) error {
 	case first:
 		// Also an empty store has a revision: 0 means "now" everywhere.
 		w.lastRevision = max(w.lastRevision, 1)
-		w.journal.reset(loaded, w.lastRevision)
-	case !x.equal(loaded):
+		w.versions.Reset(loaded, w.lastRevision)
+	case !x.Equal(loaded):
 		revision, err := w.reservedRevision(store)
 		if err != nil {
 			return err
 		}
-		w.journal.reset(loaded, revision)
+		w.versions.Reset(loaded, revision)
 	}
 	return nil
 }
@@ -57,7 +58,7 @@ func (w *worker) resolve(store *token.Store) {
 		return
 	}
 	w.pending = nil
-	if store.Contains(b.changes[len(b.changes)-1].revision) {
+	if store.Contains(b.changes[len(b.changes)-1].Revision) {
 		w.publish(b)
 		return
 	}

@@ -9,6 +9,7 @@ import (
 	"google.golang.org/grpc/codes"
 
 	agentv1 "j5t.io/hsm/pkg/agent/api/v1"
+	"j5t.io/hsm/pkg/agent/mvcc"
 )
 
 const (
@@ -21,11 +22,11 @@ const (
 )
 
 // storeService serves the Store. What needs no data is answered from the
-// journal; all else waits in the queue for the token.
+// history; all else waits in the queue for the token.
 type storeService struct {
 	agentv1.UnimplementedStoreServer
 	state    *state
-	journal  *journal
+	versions *mvcc.Store
 	queue    *queue
 	stopping <-chan struct{} // Closed when streams have to end.
 }
@@ -40,15 +41,15 @@ func (s *storeService) Get(ctx context.Context, in *agentv1.GetRequest) (*agentv
 		if err := s.ready(); err != nil {
 			return nil, err
 		}
-		x, revision := s.journal.now()
-		return &agentv1.GetResponse{Record: withoutData(x.get(in.GetKey())), Revision: revision, Serial: serial}, nil
+		x, revision := s.versions.Current()
+		return &agentv1.GetResponse{Record: withoutData(x.Get(in.GetKey())), Revision: revision, Serial: serial}, nil
 	}
 	task := &getTask{key: in.GetKey()}
 	if err := s.queue.do(ctx, task, abandoned); err != nil {
 		return nil, err
 	}
 	if task.record != nil {
-		audit(ctx, "Value read", "key", in.GetKey(), "revision", task.record.revision)
+		audit(ctx, "Value read", "key", in.GetKey(), "revision", task.record.Revision)
 	}
 	return &agentv1.GetResponse{Record: withData(task.record, task.data), Revision: task.revision, Serial: serial}, nil
 }
@@ -73,13 +74,13 @@ func (s *storeService) Commit(ctx context.Context, in *agentv1.CommitRequest) (*
 
 // Status implements the Store service.
 func (s *storeService) Status(context.Context, *agentv1.StatusRequest) (*agentv1.StatusResponse, error) {
-	return statusOf(s.state, s.journal), nil
+	return statusOf(s.state, s.versions), nil
 }
 
-func statusOf(s *state, j *journal) *agentv1.StatusResponse {
-	x, _ := j.now()
-	oldest, last := j.bounds()
-	out := &agentv1.StatusResponse{Revision: last, CompactRevision: oldest, Records: int64(x.len())}
+func statusOf(s *state, v *mvcc.Store) *agentv1.StatusResponse {
+	x, _ := v.Current()
+	oldest, last := v.Bounds()
+	out := &agentv1.StatusResponse{Revision: last, CompactRevision: oldest, Records: int64(x.Len())}
 	s.tell(out)
 	return out
 }
@@ -104,7 +105,7 @@ func abandoned(cause error) error {
 }
 
 // withData gives a whole record. Data that is empty is there all the same.
-func withData(r *record, data []byte) *agentv1.Record {
+func withData(r *mvcc.Record, data []byte) *agentv1.Record {
 	out := withoutData(r)
 	if out != nil {
 		out.Data = append([]byte{}, data...)
@@ -112,12 +113,12 @@ func withData(r *record, data []byte) *agentv1.Record {
 	return out
 }
 
-func withoutData(r *record) *agentv1.Record {
+func withoutData(r *mvcc.Record) *agentv1.Record {
 	if r == nil {
 		return nil
 	}
 	return &agentv1.Record{
-		Key: r.key, Address: r.address, Meta: r.meta, Status: r.status,
-		Revision: r.revision, DataRevision: r.dataRevision,
+		Key: r.Key, Address: r.Address, Meta: r.Meta, Status: r.Status,
+		Revision: r.Revision, DataRevision: r.DataRevision,
 	}
 }

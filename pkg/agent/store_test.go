@@ -127,13 +127,13 @@ func TestNoNeedlessTokenCalls(t *testing.T) {
 	before := h.Calls()
 	step := func(name string, in *agentv1.CommitRequest, changes bool) {
 		t.Helper()
-		_, at := h.journal.now()
+		_, at := h.versions.Current()
 		out := h.commit(in)
 		if changed := out.GetRevision() != at; changed != changes || out.GetDataRevision() != created.GetDataRevision() {
 			t.Errorf("%s: revision %d after %d, data revision %d", name, out.GetRevision(), at, out.GetDataRevision())
 		}
 	}
-	at := func() uint64 { _, revision := h.journal.now(); return revision }
+	at := func() uint64 { _, revision := h.versions.Current(); return revision }
 	putStatus := func(text string) *agentv1.CommitRequest {
 		in := put("a", at(), "")
 		in.GetPut().SameData, in.GetPut().Status = true, []byte(text)
@@ -297,7 +297,7 @@ func TestListIsAsOfOneRevision(t *testing.T) {
 		revisions[key] = h.commit(put(key, 0, large)).GetRevision()
 	}
 	h.commit(put("/y/0", 0, "x"))
-	_, at := h.journal.now()
+	_, at := h.versions.Current()
 
 	// Change what the list has not come to yet while its first chunk is read.
 	release := h.gates.hold(faulttoken.Read)

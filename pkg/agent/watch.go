@@ -10,6 +10,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	agentv1 "j5t.io/hsm/pkg/agent/api/v1"
+	"j5t.io/hsm/pkg/agent/mvcc"
 )
 
 // watchBatch is how many events a watch takes from the history at a time.
@@ -24,10 +25,10 @@ func (s *storeService) Watch(in *agentv1.WatchRequest, stream grpc.ServerStreami
 	}
 	w := watcher{storeService: s, in: in, stream: stream, position: in.GetRevision()}
 	if w.position == 0 {
-		_, w.position = s.journal.now()
+		_, w.position = s.versions.Current()
 	}
-	if _, _, err := s.journal.after(w.position, in.GetPrefix(), 0); err != nil {
-		return err
+	if _, _, err := s.versions.After(w.position, in.GetPrefix(), 0); err != nil {
+		return requestError(err)
 	}
 	if !in.GetWithoutData() {
 		audit(stream.Context(), "Values watched", "prefix", in.GetPrefix(), "revision", w.position)
@@ -47,10 +48,10 @@ func (w *watcher) run() error {
 		return err
 	}
 	for {
-		changed := w.journal.changes() // Before reading, to miss none.
-		events, upTo, err := w.journal.after(w.position, w.in.GetPrefix(), watchBatch)
+		changed := w.versions.Changed() // Before reading, to miss none.
+		events, upTo, err := w.versions.After(w.position, w.in.GetPrefix(), watchBatch)
 		if err != nil {
-			return err
+			return requestError(err)
 		}
 		if upTo > w.position {
 			if err := w.pass(events, upTo); err != nil {
@@ -70,15 +71,15 @@ func (w *watcher) run() error {
 
 // pass sends events, in messages of bounded size, and moves the position past
 // them, and past those outside of the prefix.
-func (w *watcher) pass(events []event, upTo uint64) error {
+func (w *watcher) pass(events []mvcc.Event, upTo uint64) error {
 	var message []*agentv1.Event
 	size := 0
 	for _, e := range events {
-		after, err := w.record(e.after)
+		after, err := w.record(e.After)
 		if err != nil {
 			return err
 		}
-		before, err := w.record(e.before)
+		before, err := w.record(e.Before)
 		if err != nil {
 			return err
 		}
@@ -92,7 +93,7 @@ func (w *watcher) pass(events []event, upTo uint64) error {
 		if after == nil {
 			kind = agentv1.Event_TYPE_DELETE
 		}
-		message = append(message, &agentv1.Event{Type: kind, Revision: e.revision, Record: after, Previous: before})
+		message = append(message, &agentv1.Event{Type: kind, Revision: e.Revision, Record: after, Previous: before})
 		size += protoSize(after) + protoSize(before)
 	}
 	return w.send(message, upTo)
@@ -105,20 +106,20 @@ func (w *watcher) send(events []*agentv1.Event, position uint64) error {
 }
 
 // record gives a record of an event as the watcher wants it.
-func (w *watcher) record(r *record) (*agentv1.Record, error) {
+func (w *watcher) record(r *mvcc.Record) (*agentv1.Record, error) {
 	if r == nil || w.in.GetWithoutData() {
 		return withoutData(r), nil
 	}
 	for {
 		_, changed := w.state.now()
-		data, err := w.eventData(w.stream.Context(), r.version())
+		data, err := w.eventData(w.stream.Context(), r.Version())
 		switch {
 		case err == nil:
 			return withData(r, data), nil
 		case status.Code(err) != codes.Unavailable:
 			return nil, err
 		}
-		// Silent while the token is away. The journal decides afterwards whether
+		// Silent while the token is away. The history decides afterwards whether
 		// the watch can go on.
 		select {
 		case <-changed:
@@ -133,14 +134,14 @@ func (w *watcher) record(r *record) (*agentv1.Record, error) {
 // eventData gives data that an event speaks of: from the history, or, if only
 // the status has changed since the agent started, from the token. Then the
 // history takes it too, for the other watchers.
-func (s *storeService) eventData(ctx context.Context, v version) ([]byte, error) {
-	if data, err := s.journal.data(v); err == nil {
+func (s *storeService) eventData(ctx context.Context, v mvcc.Version) ([]byte, error) {
+	if data, err := s.versions.Data(v); err == nil {
 		return data, nil
 	}
 	var data []byte
 	err := s.queue.do(ctx, callTask(func(w *worker, c *connection) (err error) {
 		if data, err = w.data(c, v); err == nil {
-			w.journal.hold(v, w.journal.sealer.seal(v, data))
+			w.versions.KeepData(v, w.versions.Seal(v, data))
 		}
 		return err
 	}), abandoned)

@@ -77,8 +77,8 @@ func TestWatchReadsDataOfAStatusChangeFromTheToken(t *testing.T) {
 	t.Parallel()
 	h := start(t)
 	created := h.commit(put("a", 0, "secret"))
-	x, last := h.journal.now()
-	h.journal.reset(x, last)
+	x, last := h.versions.Current()
+	h.versions.Reset(x, last)
 	before := h.Calls().ValueReads
 	first, second := h.watch(&agentv1.WatchRequest{}), h.watch(&agentv1.WatchRequest{})
 	changed := h.commit(setStatus("a", created.GetRevision(), "fine"))

@@ -11,6 +11,7 @@ import (
 	"k8s.io/utils/clock"
 
 	agentv1 "j5t.io/hsm/pkg/agent/api/v1"
+	"j5t.io/hsm/pkg/agent/mvcc"
 	"j5t.io/hsm/pkg/pkcs11"
 	"j5t.io/hsm/pkg/token"
 )
@@ -22,7 +23,7 @@ import (
 type worker struct {
 	clock    clock.PassiveClock
 	queue    *queue
-	journal  *journal
+	versions *mvcc.Store
 	watchdog watchdog
 	measured func(token.Usage)    // Told how full the token is.
 	reported func(*agentv1.Scrub) // Told what reading the whole store has found.
@@ -50,7 +51,7 @@ type connection struct {
 // getTask reads one record with its data; record is nil when there is none.
 type getTask struct {
 	key      string
-	record   *record
+	record   *mvcc.Record
 	data     []byte
 	revision uint64
 }
@@ -81,7 +82,7 @@ func (w *worker) serve(ctx context.Context, c *connection, interval time.Duratio
 			case <-ctx.Done():
 			case <-w.queue.arrived:
 			case <-idle.C:
-				w.journal.trim()
+				w.versions.Trim()
 				err = w.watchdog.guard("looking for the token", c.probe)
 			}
 		}
@@ -138,11 +139,11 @@ func (w *worker) get(c *connection, key string, waiting []*request) error {
 	if len(sharing) == 0 {
 		return nil
 	}
-	x, revision := w.journal.now()
-	result := getTask{key: key, record: x.get(key), revision: revision}
+	x, revision := w.versions.Current()
+	result := getTask{key: key, record: x.Get(key), revision: revision}
 	var err error
 	if result.record != nil {
-		result.data, err = w.data(c, result.record.version())
+		result.data, err = w.data(c, result.record.Version())
 	}
 	for _, r := range sharing {
 		*r.task.(*getTask) = result
@@ -153,13 +154,13 @@ func (w *worker) get(c *connection, key string, waiting []*request) error {
 
 // data gives the data of a version: from the token if that holds it, from the
 // history if it was overwritten since.
-func (w *worker) data(c *connection, v version) (data []byte, err error) {
-	x, _ := w.journal.now()
-	if current := x.get(v.key); current == nil || current.version() != v {
-		return w.journal.data(v)
+func (w *worker) data(c *connection, v mvcc.Version) (data []byte, err error) {
+	x, _ := w.versions.Current()
+	if current := x.Get(v.Key); current == nil || current.Version() != v {
+		return w.versions.Data(v)
 	}
 	err = w.read(c, func() (err error) {
-		data, err = c.store.Data(v.key)
+		data, err = c.store.Data(v.Key)
 		return err
 	})
 	return data, err
