@@ -21,6 +21,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
+	agentclient "j5t.io/hsm/pkg/agent/client"
 	"j5t.io/hsm/pkg/agentname"
 	"j5t.io/hsm/pkg/apis/hsm/v1alpha1"
 )
@@ -34,7 +35,7 @@ type reconciler struct {
 	// objects and agents are caches: the pods of agents are in the latter.
 	objects, agents client.Reader
 	namespace       string
-	asker           *asker
+	poller          *poller
 	recorder        record.EventRecorder
 	clock           clock.PassiveClock
 
@@ -42,7 +43,7 @@ type reconciler struct {
 	memory     memory
 	known      map[key]types.UID // HSMDevices.
 	complaints *complaints
-	targets    map[string]target // By agentname.For.
+	endpoints  map[string]agentclient.Endpoint // By agentname.For.
 	latest     map[key]*v1alpha1.HSMPool
 	written    map[key]time.Time
 	strangers  map[types.UID]bool // Pools of which was told that they are not ours.
@@ -51,7 +52,7 @@ type reconciler struct {
 func newReconciler(c client.Client, objects, agents client.Reader, o Options) *reconciler {
 	return &reconciler{
 		client: c, objects: objects, agents: agents, namespace: o.SystemNamespace, recorder: o.Recorder, clock: o.Clock,
-		memory: memory{}, known: map[key]types.UID{}, complaints: newComplaints(), targets: map[string]target{},
+		memory: memory{}, known: map[key]types.UID{}, complaints: newComplaints(), endpoints: map[string]agentclient.Endpoint{},
 		latest: map[key]*v1alpha1.HSMPool{}, written: map[key]time.Time{}, strangers: map[types.UID]bool{},
 	}
 }
@@ -64,7 +65,7 @@ func (r *reconciler) Reconcile(ctx context.Context, _ reconcile.Request) (reconc
 	}
 	errs := []error{r.create(ctx, f)}
 	d := decide(f)
-	r.ask(d)
+	r.poll(d)
 	for _, pool := range f.pools {
 		errs = append(errs, r.write(ctx, pool, d.statuses[keyOf(pool)]))
 	}
@@ -108,10 +109,10 @@ func (r *reconciler) gather(ctx context.Context) (*facts, error) {
 	f.nodes = hear(pods.Items, daemonSet, f.now, r.refuse)
 	r.recall(f)
 	f.agents = agentsByName(agentPods.Items)
-	answers := r.asker.answered()
+	answers := r.poller.lastAnswers()
 	for name, a := range f.agents {
-		if t, asked := r.targets[name]; asked && t.endpoint == a.endpoint() {
-			a.answer = answers[t]
+		if endpoint, polled := r.endpoints[name]; polled && endpoint.Address == a.endpoint() {
+			a.answer = answers[endpoint]
 			f.agents[name] = a
 		}
 	}
@@ -238,22 +239,22 @@ func (r *reconciler) checkOwner(pool *v1alpha1.HSMPool, device *v1alpha1.HSMDevi
 		"the pool was not made for HSMDevice %s: it is not taken over, and stays when the HSMDevice is deleted", device.Name)
 }
 
-// ask has the agents of all members asked.
-func (r *reconciler) ask(d decision) {
-	r.targets = map[string]target{}
-	wanted := map[target]bool{}
+// poll has the agents of all members polled.
+func (r *reconciler) poll(d decision) {
+	r.endpoints = map[string]agentclient.Endpoint{}
+	wanted := map[agentclient.Endpoint]bool{}
 	for _, status := range d.statuses {
 		for i := range status.Members {
 			member := &status.Members[i]
 			if member.AgentEndpoint == "" {
 				continue
 			}
-			t := target{member.AgentEndpoint, agentname.ServerName(member.SerialNumber, r.namespace)}
-			r.targets[agentname.For(member.SerialNumber)] = t
-			wanted[t] = true
+			endpoint := agentclient.Endpoint{Address: member.AgentEndpoint, ServerName: agentname.ServerName(member.SerialNumber, r.namespace)}
+			r.endpoints[agentname.For(member.SerialNumber)] = endpoint
+			wanted[endpoint] = true
 		}
 	}
-	r.asker.ask(wanted)
+	r.poller.setAgents(wanted)
 }
 
 // write writes a status that is not what it was.

@@ -64,13 +64,13 @@ type Options struct {
 func Add(mgr manager.Manager, objects, agents cache.Cache, o Options) error {
 	answers := make(chan event.GenericEvent, 1)
 	r := newReconciler(mgr.GetClient(), objects, agents, o)
-	r.asker = newAsker(o.Agents, askInterval, func() {
+	r.poller = newPoller(o.Agents, pollInterval, func() {
 		select {
 		case answers <- event.GenericEvent{Object: &metav1.PartialObjectMetadata{}}:
 		default: // One is waiting.
 		}
 	})
-	if err := mgr.Add(r.asker); err != nil {
+	if err := mgr.Add(r.poller); err != nil {
 		return err
 	}
 	c, err := controller.New("pool", mgr, controller.Options{

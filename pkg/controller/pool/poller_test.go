@@ -6,6 +6,7 @@ import (
 	"context"
 	"net"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -13,6 +14,7 @@ import (
 	"google.golang.org/grpc"
 
 	agentv1 "j5t.io/hsm/pkg/agent/api/v1"
+	agentclient "j5t.io/hsm/pkg/agent/client"
 	"j5t.io/hsm/pkg/agentname"
 	"j5t.io/hsm/pkg/mtls"
 	"j5t.io/hsm/test/framework/pki"
@@ -23,13 +25,11 @@ type agentDouble struct {
 	agentv1.UnimplementedStoreServer
 	mu     sync.Mutex
 	status *agentv1.StatusResponse
-	asked  int
 }
 
 func (a *agentDouble) Status(context.Context, *agentv1.StatusRequest) (*agentv1.StatusResponse, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.asked++
 	return a.status, nil
 }
 
@@ -74,8 +74,8 @@ func certificates(t *testing.T, ca *pki.CA, name string, usage pki.Usage, sans .
 	return mtls.Files{CertFile: cert, KeyFile: key, CAFile: ca.CertFile}
 }
 
-// TestAsk asks an agent, one that bears another name, and one that is not there.
-func TestAsk(t *testing.T) {
+// TestPoll polls an agent, one that bears another name, and one that is not there.
+func TestPoll(t *testing.T) {
 	t.Parallel()
 	ca, err := pki.NewCA(filepath.Join(t.TempDir(), "agents"))
 	if err != nil {
@@ -86,7 +86,7 @@ func TestAsk(t *testing.T) {
 	endpoint, stop := double.serve(t, certificates(t, ca, "agent", pki.Server, name), "127.0.0.1:0")
 
 	changes := make(chan struct{}, 1)
-	a := newAsker(certificates(t, ca, "hsm-controller", pki.Client), 20*time.Millisecond, func() {
+	p := newPoller(certificates(t, ca, "hsm-controller", pki.Client), 20*time.Millisecond, func() {
 		select {
 		case changes <- struct{}{}:
 		default:
@@ -96,54 +96,54 @@ func TestAsk(t *testing.T) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		_ = a.Start(ctx)
+		_ = p.Start(ctx)
 	}()
 	defer func() {
 		cancel()
 		<-done
 	}()
-	await := func(what string, good func(map[target]*answer) bool) {
+	await := func(what string, good func(map[agentclient.Endpoint]*answer) bool) {
 		t.Helper()
 		limit := time.After(time.Minute)
-		for !good(a.answered()) {
+		for !good(p.lastAnswers()) {
 			select {
 			case <-changes:
 			case <-limit:
-				t.Fatalf("%s: it never is: %v", what, a.answered())
+				t.Fatalf("%s: it never is: %v", what, p.lastAnswers())
 			}
 		}
 	}
 
-	ours := target{endpoint, name}
-	other := target{endpoint, agentname.ServerName("B", system)}
-	absent := target{"127.0.0.1:1", name}
-	a.ask(map[target]bool{ours: true, other: true, absent: true})
-	await("an agent serves, two cannot be reached", func(answers map[target]*answer) bool {
+	ours := agentclient.Endpoint{Address: endpoint, ServerName: name}
+	other := agentclient.Endpoint{Address: endpoint, ServerName: agentname.ServerName("B", system)}
+	absent := agentclient.Endpoint{Address: "127.0.0.1:1", ServerName: name}
+	p.setAgents(map[agentclient.Endpoint]bool{ours: true, other: true, absent: true})
+	await("an agent serves, two cannot be reached", func(answers map[agentclient.Endpoint]*answer) bool {
 		return answers[ours] != nil && answers[ours].status.GetRevision() == 1 && time.Until(answers[ours].expiry) > time.Hour &&
 			answers[other] != nil && answers[other].err != nil && answers[absent] != nil && answers[absent].err != nil
 	})
 	double.set(&agentv1.StatusResponse{StoreId: "5e", Revision: 2})
-	await("a new revision", func(answers map[target]*answer) bool { return answers[ours].status.GetRevision() == 2 })
+	await("a new revision", func(answers map[agentclient.Endpoint]*answer) bool { return answers[ours].status.GetRevision() == 2 })
 
 	stop()
-	await("the agent is gone", func(answers map[target]*answer) bool { return answers[ours].err != nil })
-	if got := a.answered()[ours]; got.status.GetRevision() != 2 {
+	await("the agent is gone", func(answers map[agentclient.Endpoint]*answer) bool { return answers[ours].err != nil })
+	if got := p.lastAnswers()[ours]; got.status.GetRevision() != 2 {
 		t.Errorf("what it answered last is forgotten: %v", got)
 	}
 	double.serve(t, certificates(t, ca, "agent", pki.Server, name), endpoint)
-	await("it is back", func(answers map[target]*answer) bool { return answers[ours].err == nil })
+	await("it is back", func(answers map[agentclient.Endpoint]*answer) bool { return answers[ours].err == nil })
 
-	a.ask(nil)
-	if answers := a.answered(); len(answers) != 0 {
-		t.Errorf("agents that nobody asks about have answers: %v", answers)
+	p.setAgents(nil)
+	if answers := p.lastAnswers(); len(answers) != 0 {
+		t.Errorf("agents that are not polled any more have answers: %v", answers)
 	}
 }
 
-// TestAskWithoutFiles says what is missing, and goes on when it is there.
-func TestAskWithoutFiles(t *testing.T) {
+// TestPollWithoutFiles names the flags that are missing.
+func TestPollWithoutFiles(t *testing.T) {
 	t.Parallel()
-	a := newAsker(mtls.Files{}, time.Hour, func() {})
-	if _, err := a.dial(target{"127.0.0.1:1", "a"}); err == nil {
-		t.Error("an agent is asked without a certificate")
+	agent := polledAgent{endpoint: agentclient.Endpoint{Address: "127.0.0.1:1"}}
+	if _, err := agent.poll(t.Context()); err == nil || !strings.Contains(err.Error(), "--agent-cert-file") {
+		t.Errorf("without a certificate: %v", err)
 	}
 }
