@@ -28,8 +28,8 @@ const agentsPath = "/readyz/agents"
 
 // newAgents makes the client of the agents, with its metrics.
 func (c *completedConfig) newAgents() (*hsm.Client, error) {
-	pin := hsm.Pin{ConfigMaps: c.extra.Host.CoreV1(), Namespace: c.extra.SystemNamespace}
-	agents, err := hsm.NewClient(pin, c.extra.AgentTLS, traced(c.generic.TracerProvider))
+	binding := hsm.StoreBinding{ConfigMaps: c.extra.Host.CoreV1(), Namespace: c.extra.SystemNamespace}
+	agents, err := hsm.NewClient(binding, c.extra.AgentTLS, traced(c.generic.TracerProvider))
 	if err != nil {
 		return nil, fmt.Errorf("set up the connection to the agents: %w", err)
 	}
@@ -39,10 +39,11 @@ func (c *completedConfig) newAgents() (*hsm.Client, error) {
 	return agents, nil
 }
 
-// followAgents tells the client where agents are, and which store is the cluster's.
+// followAgents keeps the client informed of where the agents are, and to which store
+// the cluster is bound.
 func (c *completedConfig) followAgents(server *genericapiserver.GenericAPIServer, agents *hsm.Client) error {
 	namespace := c.extra.SystemNamespace
-	if err := server.AddPostStartHook("agents-store", followPin(agents, c.extra.Host, namespace)); err != nil {
+	if err := server.AddPostStartHook("agents-store", followStoreBinding(agents, c.extra.Host, namespace)); err != nil {
 		return err
 	}
 	if len(c.extra.AgentAddresses) == 0 {

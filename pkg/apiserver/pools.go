@@ -66,20 +66,20 @@ func followPools(agents *hsm.Client, systemNamespace string) genericapiserver.Po
 	}
 }
 
-// followPin tells the client when a person makes another store the cluster's.
-func followPin(agents *hsm.Client, host kubernetes.Interface, systemNamespace string) genericapiserver.PostStartHookFunc {
+// followStoreBinding tells the client when somebody binds the cluster to another store.
+func followStoreBinding(agents *hsm.Client, host kubernetes.Interface, systemNamespace string) genericapiserver.PostStartHookFunc {
 	return func(hook genericapiserver.PostStartHookContext) error {
 		factory := informers.NewSharedInformerFactoryWithOptions(host, 0, informers.WithNamespace(systemNamespace),
 			informers.WithTweakListOptions(func(o *metav1.ListOptions) {
-				o.FieldSelector = fields.OneTermEqualSelector(metav1.ObjectNameField, hsm.PinName).String()
+				o.FieldSelector = fields.OneTermEqualSelector(metav1.ObjectNameField, hsm.StoreBindingName).String()
 			}))
-		pins := factory.Core().V1().ConfigMaps()
-		_, err := pins.Informer().AddEventHandler(onChange(func() {
+		bindings := factory.Core().V1().ConfigMaps()
+		_, err := bindings.Informer().AddEventHandler(onChange(func() {
 			storeID := "" // None, if there is no ConfigMap.
-			if pin, err := pins.Lister().ConfigMaps(systemNamespace).Get(hsm.PinName); err == nil {
-				storeID = hsm.PinnedStore(pin)
+			if binding, err := bindings.Lister().ConfigMaps(systemNamespace).Get(hsm.StoreBindingName); err == nil {
+				storeID = hsm.BoundStore(binding)
 			}
-			agents.SetPinned(storeID)
+			agents.SetBoundStore(storeID)
 		}))
 		factory.Start(hook.Done())
 		return err

@@ -96,11 +96,11 @@ func (r *reconciler) settle(ctx context.Context, there present, f *facts, a *age
 		return nil
 	}
 	pinned := &corev1.ConfigMap{}
-	err := r.client.Get(ctx, types.NamespacedName{Namespace: r.SystemNamespace, Name: hsm.PinName}, pinned)
+	err := r.client.Get(ctx, types.NamespacedName{Namespace: r.SystemNamespace, Name: hsm.StoreBindingName}, pinned)
 	if err != nil && !apierrors.IsNotFound(err) {
 		return fmt.Errorf("read which store is the cluster's: %w", err)
 	}
-	a.hint = hsm.PinnedStore(pinned)
+	a.hint = hsm.BoundStore(pinned)
 	return nil
 }
 

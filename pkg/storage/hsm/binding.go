@@ -17,73 +17,73 @@ import (
 )
 
 const (
-	// PinName is the name of the ConfigMap that says which store is the cluster's.
-	PinName = "hsm-store"
-	pinKey  = "store-id"
-	// pinTimeout leaves time for the agents within the 5 s after which an outage
-	// is to be told.
-	pinTimeout = time.Second
+	// StoreBindingName is the name of the ConfigMap that binds the cluster to a store.
+	StoreBindingName = "hsm-store"
+	storeIDKey       = "store-id"
+	// bindingTimeout leaves time for the agents: an outage is reported within 5 s.
+	bindingTimeout = time.Second
 )
 
-// Pin is the ConfigMap hsm-store, which says which store is the cluster's: an
-// empty store must never take the place of one whose token is away, after a
-// restart neither. It is made with the first store that any replica reaches,
-// and changed by persons only.
-type Pin struct {
+// StoreBinding is the ConfigMap hsm-store, which binds the cluster to one store. So
+// an empty store never takes the place of one whose token is away, not even after a
+// restart. The first replica that reaches a store creates the ConfigMap; afterwards
+// only people change it.
+type StoreBinding struct {
 	ConfigMaps coreclient.ConfigMapsGetter
 	Namespace  string
 }
 
-func (p Pin) String() string { return p.Namespace + "/" + PinName }
+func (b StoreBinding) String() string { return b.Namespace + "/" + StoreBindingName }
 
-// PinnedStore is the id of the store in a ConfigMap.
-func PinnedStore(m *corev1.ConfigMap) string { return m.Data[pinKey] }
+// BoundStore returns the id of the store in the ConfigMap.
+func BoundStore(m *corev1.ConfigMap) string { return m.Data[storeIDKey] }
 
-// read gives the id of the store; empty while none is pinned. It asks the host
-// itself. Its errors are those of the API.
-func (p Pin) read(ctx context.Context) (string, error) {
-	ctx, cancel := context.WithTimeout(ctx, pinTimeout)
+// read returns the id of the bound store; empty while none is. It asks
+// kube-apiserver itself. Its errors are those of the API.
+func (b StoreBinding) read(ctx context.Context) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, bindingTimeout)
 	defer cancel()
-	found, err := p.ConfigMaps.ConfigMaps(p.Namespace).Get(ctx, PinName, metav1.GetOptions{})
+	found, err := b.ConfigMaps.ConfigMaps(b.Namespace).Get(ctx, StoreBindingName, metav1.GetOptions{})
 	switch {
 	case apierrors.IsNotFound(err):
 		return "", nil
 	case err != nil:
-		return "", p.unknown(err)
-	case PinnedStore(found) == "":
-		return "", p.unknown(fmt.Errorf("it has no data.%s: write the id of the store there, or delete it", pinKey))
+		return "", b.unknown(err)
+	case BoundStore(found) == "":
+		return "", b.unknown(fmt.Errorf("it has no data.%s: write the id of the store there, or delete the ConfigMap", storeIDKey))
 	}
-	return PinnedStore(found), nil
+	return BoundStore(found), nil
 }
 
-// create pins a store, unless one was pinned meanwhile. It gives the pinned one.
-func (p Pin) create(ctx context.Context, storeID string) (string, error) {
-	ctx, cancel := context.WithTimeout(ctx, pinTimeout)
+// create binds the cluster to a store, unless it was bound meanwhile. It returns the
+// bound one.
+func (b StoreBinding) create(ctx context.Context, storeID string) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, bindingTimeout)
 	defer cancel()
-	_, err := p.ConfigMaps.ConfigMaps(p.Namespace).Create(ctx, &corev1.ConfigMap{
-		ObjectMeta: metav1.ObjectMeta{Name: PinName, Labels: map[string]string{
+	_, err := b.ConfigMaps.ConfigMaps(b.Namespace).Create(ctx, &corev1.ConfigMap{
+		ObjectMeta: metav1.ObjectMeta{Name: StoreBindingName, Labels: map[string]string{
 			"app.kubernetes.io/part-of": "hsm.j5t.io", "app.kubernetes.io/managed-by": "hsm-apiserver",
 		}},
-		Data: map[string]string{pinKey: storeID},
+		Data: map[string]string{storeIDKey: storeID},
 	}, metav1.CreateOptions{})
 	switch {
 	case apierrors.IsAlreadyExists(err):
-		return p.read(ctx)
+		return b.read(ctx)
 	case err != nil:
-		return "", p.unknown(err)
+		return "", b.unknown(err)
 	}
 	return storeID, nil
 }
 
-// unknown is an error of the API: nothing may be served from any store.
-func (p Pin) unknown(err error) error {
+// unknown is an error of the API: no store may be served.
+func (b StoreBinding) unknown(err error) error {
 	return unavailable(CauseStoreUnknown, fmt.Sprintf(
-		"cannot tell which store is the cluster's, from ConfigMap %s: %v; check kube-apiserver, and the rights of this server", p, err))
+		"cannot read from ConfigMap %s which store is the cluster's: %v; check kube-apiserver, and the rights of this server", b, err))
 }
 
-// foreign is the error of an agent that has another store.
-func (p Pin) foreign(storeID, pinned string) error {
+// foreign is the error of an agent that has another store than the bound one.
+func (b StoreBinding) foreign(storeID, bound string) error {
 	return agentv1.NewError(codes.Unavailable, agentv1.Reason_REASON_TOKEN_FOREIGN,
-		"it has store %s, and the cluster's is %s, by ConfigMap %s; plug in a token of that, or, if store %s is to take its place, write its id to data.%s there",
-		storeID, pinned, p, storeID, pinKey)
+		"it has store %s, and ConfigMap %s binds the cluster to store %s: plug in a token of that store, or, if store %s is to take its place, write its id to data.%s there",
+		storeID, b, bound, storeID, storeIDKey)
 }

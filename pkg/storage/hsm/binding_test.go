@@ -19,9 +19,9 @@ import (
 	"j5t.io/hsm/pkg/storage/hsm"
 )
 
-func pinned(t *testing.T, cluster hsm.Pin) *corev1.ConfigMap {
+func bindingOf(t *testing.T, cluster hsm.StoreBinding) *corev1.ConfigMap {
 	t.Helper()
-	m, err := cluster.ConfigMaps.ConfigMaps(cluster.Namespace).Get(t.Context(), hsm.PinName, metav1.GetOptions{})
+	m, err := cluster.ConfigMaps.ConfigMaps(cluster.Namespace).Get(t.Context(), hsm.StoreBindingName, metav1.GetOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -35,8 +35,8 @@ func TestARestartForgetsNoStore(t *testing.T) {
 	a, cluster := newAuthority(t), newCluster()
 	ours, stop := a.serve(answering("ours", "/k"), "127.0.0.1:0")
 	mustGet(t, a.connectIn(cluster, ours), "/k")
-	if got := hsm.PinnedStore(pinned(t, cluster)); got != "ours" {
-		t.Fatalf("%q is pinned", got)
+	if got := hsm.BoundStore(bindingOf(t, cluster)); got != "ours" {
+		t.Fatalf("the cluster is bound to %q", got)
 	}
 	stop()
 
@@ -53,7 +53,7 @@ func TestARestartForgetsNoStore(t *testing.T) {
 		}
 	}
 	// A person has decided otherwise.
-	m := pinned(t, cluster)
+	m := bindingOf(t, cluster)
 	m.Data["store-id"] = "theirs"
 	if _, err := cluster.ConfigMaps.ConfigMaps(cluster.Namespace).Update(t.Context(), m, metav1.UpdateOptions{}); err != nil {
 		t.Fatal(err)
@@ -61,8 +61,8 @@ func TestARestartForgetsNoStore(t *testing.T) {
 	mustGet(t, restarted, "/k")
 }
 
-// TestAnotherStoreIsPinned ends what goes on with the store before.
-func TestAnotherStoreIsPinned(t *testing.T) {
+// TestAnotherStoreIsBound ends all that goes on with the store before.
+func TestAnotherStoreIsBound(t *testing.T) {
 	t.Parallel()
 	a, cluster := newAuthority(t), newCluster()
 	address, _ := a.serve(answering("ours", "/k"), "127.0.0.1:0")
@@ -71,14 +71,14 @@ func TestAnotherStoreIsPinned(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	client.SetPinned("ours")
+	client.SetBoundStore("ours")
 	mustGet(t, client, "/k")
-	m := pinned(t, cluster)
+	m := bindingOf(t, cluster)
 	m.Data["store-id"] = "theirs"
 	if _, err := cluster.ConfigMaps.ConfigMaps(cluster.Namespace).Update(t.Context(), m, metav1.UpdateOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	client.SetPinned("theirs")
+	client.SetBoundStore("theirs")
 	if _, err := next(); !apierrors.IsServiceUnavailable(err) {
 		t.Errorf("watch: want 503, got %v", err)
 	}
@@ -102,31 +102,31 @@ func TestSeveralStores(t *testing.T) {
 			t.Errorf("%q is not in: %v", part, err)
 		}
 	}
-	m := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: hsm.PinName}, Data: map[string]string{"store-id": "two"}}
+	m := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: hsm.StoreBindingName}, Data: map[string]string{"store-id": "two"}}
 	if _, err := cluster.ConfigMaps.ConfigMaps(cluster.Namespace).Create(t.Context(), m, metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	mustGet(t, client, "/two")
 }
 
-// TestTwoReplicasPinOneStore has another replica pin its store in between.
-func TestTwoReplicasPinOneStore(t *testing.T) {
+// TestTwoReplicasBindToOneStore has another replica bind the cluster in between.
+func TestTwoReplicasBindToOneStore(t *testing.T) {
 	t.Parallel()
 	a := newAuthority(t)
 	host := fake.NewClientset()
-	cluster := hsm.Pin{ConfigMaps: host.CoreV1(), Namespace: "hsm-system"}
+	cluster := hsm.StoreBinding{ConfigMaps: host.CoreV1(), Namespace: "hsm-system"}
 	theirs, _ := a.serve(answering("theirs", "/k"), "127.0.0.1:0")
 	other := a.connectIn(cluster, theirs)
 	first := true
 	host.PrependReactor("get", "configmaps", func(clienttesting.Action) (bool, runtime.Object, error) {
 		if first {
 			first = false
-			return true, nil, apierrors.NewNotFound(schema.GroupResource{Resource: "configmaps"}, hsm.PinName)
+			return true, nil, apierrors.NewNotFound(schema.GroupResource{Resource: "configmaps"}, hsm.StoreBindingName)
 		}
 		return false, nil, nil
 	})
 	ours, _ := a.serve(answering("ours", "/k"), "127.0.0.1:0")
-	m := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: hsm.PinName}, Data: map[string]string{"store-id": "theirs"}}
+	m := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: hsm.StoreBindingName}, Data: map[string]string{"store-id": "theirs"}}
 	if _, err := cluster.ConfigMaps.ConfigMaps(cluster.Namespace).Create(t.Context(), m, metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
@@ -137,13 +137,13 @@ func TestTwoReplicasPinOneStore(t *testing.T) {
 	mustGet(t, other, "/k")
 }
 
-// TestPinCannotBeRead trusts no store then.
-func TestPinCannotBeRead(t *testing.T) {
+// TestBindingCannotBeRead: then no store is trusted.
+func TestBindingCannotBeRead(t *testing.T) {
 	t.Parallel()
 	a := newAuthority(t)
 	address, _ := a.serve(answering("store", "/k"), "127.0.0.1:0")
-	host := fake.NewClientset(&corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: "hsm-system", Name: hsm.PinName}})
-	cluster := hsm.Pin{ConfigMaps: host.CoreV1(), Namespace: "hsm-system"}
+	host := fake.NewClientset(&corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: "hsm-system", Name: hsm.StoreBindingName}})
+	cluster := hsm.StoreBinding{ConfigMaps: host.CoreV1(), Namespace: "hsm-system"}
 	for _, why := range []string{"emptied", "away"} {
 		_, err := a.connectIn(cluster, address).Get(t.Context(), getKey)
 		if !apierrors.IsServiceUnavailable(err) || !apierrors.HasStatusCause(err, hsm.CauseStoreUnknown) {

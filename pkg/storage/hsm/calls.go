@@ -19,13 +19,15 @@ import (
 	"k8s.io/apiserver/pkg/endpoints/request"
 
 	agentv1 "j5t.io/hsm/pkg/agent/api/v1"
+	"j5t.io/hsm/pkg/agent/client"
 )
 
-// method is one of the service Store: what its failure means, and what bounds it.
+// method is a method of the service Store: what its failure means, and how long it
+// may take.
 type method struct {
 	name    string
 	kind    kind
-	timeout time.Duration // None: it may go on.
+	timeout time.Duration // 0: it goes on until its context ends.
 }
 
 // k8s.io/apiserver cuts mutations at 34 s, and reads at 60 s.
@@ -38,19 +40,19 @@ var (
 )
 
 const (
-	// While a call waits, the agent is asked every probeInterval whether it is
-	// alive at all. So a busy token is waited for, and a dead agent is not.
-	probeInterval = time.Second
-	probeTimeout  = 1500 * time.Millisecond
+	// While a call waits, the agent is asked for its status every heartbeatInterval.
+	// So a busy token is waited for, and a dead agent is not.
+	heartbeatInterval = time.Second
+	heartbeatTimeout  = 1500 * time.Millisecond
 )
 
 // call is one call to an agent. It must pass on the context and the options.
-type call func(context.Context, agentv1.StoreClient, ...grpc.CallOption) error
+type call func(context.Context, *client.Conn, ...grpc.CallOption) error
 
 // Get implements records.Backend.
 func (c *Client) Get(ctx context.Context, in *agentv1.GetRequest) (out *agentv1.GetResponse, err error) {
-	err = c.do(ctx, methodGet, func(ctx context.Context, store agentv1.StoreClient, options ...grpc.CallOption) (err error) {
-		out, err = store.Get(ctx, in, options...)
+	err = c.do(ctx, methodGet, func(ctx context.Context, conn *client.Conn, options ...grpc.CallOption) (err error) {
+		out, err = conn.Store.Get(ctx, in, options...)
 		return err
 	})
 	return out, err
@@ -58,8 +60,8 @@ func (c *Client) Get(ctx context.Context, in *agentv1.GetRequest) (out *agentv1.
 
 // Commit implements records.Backend.
 func (c *Client) Commit(ctx context.Context, in *agentv1.CommitRequest) (out *agentv1.CommitResponse, err error) {
-	err = c.do(ctx, methodCommit, func(ctx context.Context, store agentv1.StoreClient, options ...grpc.CallOption) (err error) {
-		out, err = store.Commit(ctx, in, options...)
+	err = c.do(ctx, methodCommit, func(ctx context.Context, conn *client.Conn, options ...grpc.CallOption) (err error) {
+		out, err = conn.Store.Commit(ctx, in, options...)
 		return err
 	})
 	return out, err
@@ -67,8 +69,8 @@ func (c *Client) Commit(ctx context.Context, in *agentv1.CommitRequest) (out *ag
 
 // List implements records.Backend.
 func (c *Client) List(ctx context.Context, in *agentv1.ListRequest) (list []*agentv1.Record, end *agentv1.ListEnd, err error) {
-	err = c.do(ctx, methodList, func(ctx context.Context, store agentv1.StoreClient, options ...grpc.CallOption) (err error) {
-		list, end, err = receiveList(ctx, store, in, options)
+	err = c.do(ctx, methodList, func(ctx context.Context, conn *client.Conn, options ...grpc.CallOption) (err error) {
+		list, end, err = receiveList(ctx, conn.Store, in, options)
 		return err
 	})
 	return list, end, err
@@ -99,8 +101,8 @@ func receiveList(ctx context.Context, store agentv1.StoreClient, in *agentv1.Lis
 func (c *Client) Watch(ctx context.Context, in *agentv1.WatchRequest) (*agentv1.WatchResponse, func() (*agentv1.WatchResponse, error), error) {
 	var first *agentv1.WatchResponse
 	var stream grpc.ServerStreamingClient[agentv1.WatchResponse]
-	connection, err := c.begin(ctx, methodWatch, func(ctx context.Context, store agentv1.StoreClient, options ...grpc.CallOption) (err error) {
-		if stream, err = store.Watch(ctx, in, options...); err == nil {
+	conn, err := c.begin(ctx, methodWatch, func(ctx context.Context, conn *client.Conn, options ...grpc.CallOption) (err error) {
+		if stream, err = conn.Store.Watch(ctx, in, options...); err == nil {
 			first, err = stream.Recv()
 		}
 		return err
@@ -108,20 +110,20 @@ func (c *Client) Watch(ctx context.Context, in *agentv1.WatchRequest) (*agentv1.
 	if err != nil {
 		return nil, nil, err
 	}
-	context.AfterFunc(ctx, func() { c.release(connection) })
+	context.AfterFunc(ctx, func() { c.connections.release(conn) })
 	return first, func() (*agentv1.WatchResponse, error) {
 		response, err := stream.Recv()
 		if errors.Is(err, io.EOF) {
 			err = status.Error(codes.Unavailable, "the agent has ended the watch")
 		}
-		return response, apiError(connection.agent.Address, connection.reason(ctx, err), isRead)
+		return response, apiError(conn.agent.Address, conn.causeOf(ctx, err), isRead)
 	}, nil
 }
 
 // Revisions implements records.Backend.
 func (c *Client) Revisions(ctx context.Context) (current, oldest uint64, err error) {
-	err = c.do(ctx, methodStatus, func(ctx context.Context, store agentv1.StoreClient, options ...grpc.CallOption) error {
-		response, err := store.Status(ctx, &agentv1.StatusRequest{}, options...)
+	err = c.do(ctx, methodStatus, func(ctx context.Context, conn *client.Conn, options ...grpc.CallOption) error {
+		response, err := conn.Status(ctx, options...)
 		if err == nil && response.GetReason() != agentv1.Reason_REASON_UNSPECIFIED {
 			err = agentv1.NewError(codes.Unavailable, response.GetReason(), "%s", response.GetMessage())
 		}
@@ -135,31 +137,32 @@ func (c *Client) Revisions(ctx context.Context) (current, oldest uint64, err err
 func (c *Client) do(ctx context.Context, m method, f call) error {
 	ctx, cancel := context.WithTimeout(ctx, m.timeout)
 	defer cancel()
-	connection, err := c.begin(ctx, m, f)
+	conn, err := c.begin(ctx, m, f)
 	if err == nil {
-		c.release(connection)
+		c.connections.release(conn)
 	}
 	return err
 }
 
-// begin makes a call whose stream may go on until the context ends; then the
-// connection has to be released. It fails when the agent is silent before the
-// call has returned. Its error is one of the API.
+// begin makes a call, and makes it again where that is safe. The stream of the call
+// may go on until the context ends; then the caller releases the connection. The
+// call fails when the agent falls silent before it has returned. The error is one of
+// the API.
 func (c *Client) begin(ctx context.Context, m method, f call) (_ *connection, err error) {
 	defer func(start time.Time) { observe(m, start, err) }(time.Now())
 	ctx = withCaller(ctx)
 	for {
-		connection, reused, err := c.connect(ctx)
+		conn, reused, err := c.connect(ctx)
 		if err != nil {
 			return nil, err
 		}
-		guarded, disarm := connection.guard(ctx)
+		guarded, disarm := conn.guard(ctx)
 		var sentTo peer.Peer
-		err = connection.reason(guarded, f(guarded, connection.store, grpc.Peer(&sentTo)))
+		err = conn.causeOf(guarded, f(guarded, conn.Conn, grpc.Peer(&sentTo)))
 		disarm()
 		if err == nil {
-			connection.serves.Store(true)
-			return connection, nil
+			conn.serves.Store(true)
+			return conn, nil
 		}
 		kind := m.kind
 		if sentTo.Addr == nil {
@@ -169,47 +172,42 @@ func (c *Client) begin(ctx context.Context, m method, f call) (_ *connection, er
 		switch {
 		case errors.Is(context.Cause(guarded), errSilent):
 			err = errSilent
-			c.end(connection, err)
-		case errors.Is(err, errMoved), errors.Is(err, errRepinned):
+			c.connections.fail(conn, err)
+		case errors.Is(err, errMoved), errors.Is(err, errRebound):
 			again = kind != isChange
 		case isLost(err):
 			// It may have been lost before the call.
-			c.retire(connection)
+			c.connections.drain(conn)
 			again = reused && kind != isChange
 		case isUnserved(err):
 			// Another agent may serve the store by now.
-			connection.serves.Store(false)
-			again = reused && c.hasSeveral()
+			conn.serves.Store(false)
+			agents, _ := c.connections.known()
+			again = reused && len(agents) > 1
 		}
-		c.release(connection)
+		c.connections.release(conn)
 		if !again {
-			return nil, apiError(connection.agent.Address, err, kind)
+			return nil, apiError(conn.agent.Address, err, kind)
 		}
 	}
 }
 
-func (c *Client) hasSeveral() bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return len(c.agents) > 1
-}
-
-// guard gives a context that ends, with the cause errSilent, when the agent
-// stops to answer. disarm ends the supervision, but not the context.
+// guard returns a context that ends, with the cause errSilent, when the agent
+// stops answering. disarm ends the heartbeat, but not the context.
 func (c *connection) guard(ctx context.Context) (_ context.Context, disarm func()) {
 	guarded, end := context.WithCancelCause(ctx)
 	armed, stop := context.WithCancel(ctx)
-	timer := time.AfterFunc(probeInterval, func() {
+	timer := time.AfterFunc(heartbeatInterval, func() {
 		for armed.Err() == nil {
-			probe, cancel := context.WithTimeout(armed, probeTimeout)
-			_, err := c.store.Status(probe, &agentv1.StatusRequest{})
+			heartbeat, cancel := context.WithTimeout(armed, heartbeatTimeout)
+			_, err := c.Status(heartbeat)
 			cancel()
 			if err != nil && armed.Err() == nil {
 				end(errSilent)
 				return
 			}
 			select {
-			case <-time.After(probeInterval):
+			case <-time.After(heartbeatInterval):
 			case <-armed.Done():
 			}
 		}
@@ -220,7 +218,7 @@ func (c *connection) guard(ctx context.Context) (_ context.Context, disarm func(
 	}
 }
 
-// withCaller tells the agent for which request of whom it is asked.
+// withCaller names the request and its user to the agent, for its audit log.
 func withCaller(ctx context.Context) context.Context {
 	if id := audit.GetAuditIDTruncated(ctx); id != "" {
 		ctx = metadata.AppendToOutgoingContext(ctx, agentv1.MetadataAuditID, printable(id))

@@ -4,11 +4,9 @@ package hsm
 
 import (
 	"context"
-	"slices"
 	"sync"
 
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/connectivity"
 
 	agentv1 "j5t.io/hsm/pkg/agent/api/v1"
 )
@@ -21,53 +19,42 @@ type AgentState struct {
 }
 
 // Check asks all agents at once how they are, over connections of its own. It
-// takes 2.5 s at most, and changes nothing: not which agent serves either. It is
-// an error if there is none, or if the store of the cluster is not known.
+// takes 2.5 s at most, and changes nothing: not which agent is used either. It is
+// an error if there is no agent, or if it cannot be known which store is the
+// cluster's.
 func (c *Client) Check(ctx context.Context) ([]AgentState, error) {
-	agents, _ := c.connected()
+	agents, _ := c.connections.known()
 	if len(agents) == 0 {
 		return nil, noAgent(agents != nil)
 	}
-	pinned, err := c.pin.read(ctx)
+	bound, err := c.binding.read(ctx)
 	if err != nil {
 		return nil, err
 	}
 	states := make([]AgentState, len(agents))
 	var wg sync.WaitGroup
 	for i, agent := range agents {
-		wg.Go(func() { states[i] = c.check(ctx, agent, pinned) })
+		wg.Go(func() { states[i] = c.check(ctx, agent, bound) })
 	}
 	wg.Wait()
 	return states, nil
 }
 
-func (c *Client) check(ctx context.Context, agent Agent, pinned string) AgentState {
-	a := c.ask(ctx, agent, pinned)
-	discard(a.made)
-	if reason := a.status.GetReason(); a.err == nil && reason != agentv1.Reason_REASON_UNSPECIFIED {
-		a.err = apiError(agent.Address, agentv1.NewError(codes.Unavailable, reason, "%s", a.status.GetMessage()), isRead)
+func (c *Client) check(ctx context.Context, agent Agent, bound string) AgentState {
+	p := c.probe(ctx, agent, bound)
+	p.close()
+	if reason := p.status.GetReason(); p.err == nil && reason != agentv1.Reason_REASON_UNSPECIFIED {
+		p.err = apiError(agent.Address, agentv1.NewError(codes.Unavailable, reason, "%s", p.status.GetMessage()), isRead)
 	}
-	if serial := a.status.GetSerial(); serial != "" {
+	if serial := p.status.GetSerial(); serial != "" {
 		agent.Serial = serial
 	}
-	return AgentState{agent, a.err}
+	return AgentState{agent, p.err}
 }
 
-// Connected tells whether there is a connection to an agent that serves, as far
-// as is known without asking it.
+// Connected reports whether there is a connection to an agent that serves the
+// store, by that agent's last answer.
 func (c *Client) Connected() bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.current != nil && c.current.conn.GetState() == connectivity.Ready && c.current.serves.Load()
-}
-
-// connected gives all agents, nil while they are not known, and the one to which
-// there is a connection, if there is one.
-func (c *Client) connected() (agents []Agent, current *Agent) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.current != nil && c.current.conn.GetState() == connectivity.Ready {
-		current = &c.current.agent
-	}
-	return slices.Clone(c.agents), current
+	_, serves := c.connections.connected()
+	return serves
 }

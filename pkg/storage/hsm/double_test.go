@@ -132,9 +132,9 @@ func (a authority) connect(addresses ...string) *hsm.Client {
 }
 
 // connectIn gives one of several replicas, or one after another.
-func (a authority) connectIn(pin hsm.Pin, addresses ...string) *hsm.Client {
+func (a authority) connectIn(binding hsm.StoreBinding, addresses ...string) *hsm.Client {
 	a.t.Helper()
-	c, err := hsm.NewClient(pin, a.client)
+	c, err := hsm.NewClient(binding, a.client)
 	if err != nil {
 		a.t.Fatal(err)
 	}
@@ -143,9 +143,9 @@ func (a authority) connectIn(pin hsm.Pin, addresses ...string) *hsm.Client {
 	return c
 }
 
-// newCluster is where nothing is pinned yet.
-func newCluster() hsm.Pin {
-	return hsm.Pin{ConfigMaps: fake.NewClientset().CoreV1(), Namespace: "hsm-system"}
+// newCluster is a cluster that is bound to no store yet.
+func newCluster() hsm.StoreBinding {
+	return hsm.StoreBinding{ConfigMaps: fake.NewClientset().CoreV1(), Namespace: "hsm-system"}
 }
 
 func agentsAt(addresses ...string) []hsm.Agent {

@@ -25,51 +25,50 @@ const StatusReasonInsufficientStorage metav1.StatusReason = "InsufficientStorage
 // The causes of a 503 that no agent has given. The others are the names of the
 // agents' reasons without REASON_.
 const (
-	// CauseAgentUnreachable: none could be reached, or it did not answer.
+	// CauseAgentUnreachable: no agent could be reached, or it did not answer.
 	CauseAgentUnreachable metav1.CauseType = "AGENT_UNREACHABLE"
-	// CauseAgentRefuses: it does not let this server call it.
+	// CauseAgentRefuses: the agent does not accept this server as a client.
 	CauseAgentRefuses metav1.CauseType = "AGENT_REFUSES"
-	// CauseNoAgent: there is none.
+	// CauseNoAgent: no agent is known.
 	CauseNoAgent metav1.CauseType = "NO_AGENT"
-	// CauseSeveralStores: it is not known which of several stores is the cluster's.
+	// CauseSeveralStores: the cluster is bound to no store, and the agents have several.
 	CauseSeveralStores metav1.CauseType = "SEVERAL_STORES"
-	// CauseStoreUnknown: which store is the cluster's cannot be read.
+	// CauseStoreUnknown: the binding of the cluster to a store cannot be read.
 	CauseStoreUnknown metav1.CauseType = "STORE_UNKNOWN"
 )
 
-// The reasons for which this client closes a connection.
+// The causes for which this client closes a connection.
 var (
-	// errSilent says that an agent that was connected stopped to answer.
-	errSilent   = errors.New("it does not answer")
-	errMoved    = errors.New("the store is to be reached elsewhere now")
-	errRepinned = errors.New("another store was made the cluster's")
-	errClosed   = apierrors.NewServiceUnavailable("the server is shutting down")
+	errSilent  = errors.New("it does not answer")
+	errMoved   = errors.New("the store has moved to another agent")
+	errRebound = errors.New("the cluster was bound to another store")
+	errClosed  = apierrors.NewServiceUnavailable("the server is shutting down")
 )
 
 func isOurs(err error) bool {
-	return errors.Is(err, errSilent) || errors.Is(err, errMoved) || errors.Is(err, errRepinned)
+	return errors.Is(err, errSilent) || errors.Is(err, errMoved) || errors.Is(err, errRebound)
 }
 
 // noAgent is the error of a client that has no agent.
 func noAgent(known bool) error {
 	if !known {
-		return unavailable(CauseNoAgent, "the HSMPools, which name the HSM agents, have not been read yet; ask again in a moment")
+		return unavailable(CauseNoAgent, "the HSMPools, which name the HSM agents, have not been read yet; try again in a moment")
 	}
-	return unavailable(CauseNoAgent, "no HSMPool has an agent: plug in a token that an HSMDevice describes; kubectl get hsmpools --all-namespaces tells what was found")
+	return unavailable(CauseNoAgent, "no HSMPool has an agent: plug in a token that an HSMDevice describes; kubectl get hsmpools --all-namespaces shows what was found")
 }
 
-// kind of a call, for what its failure means.
+// kind of a call: it decides what a failure means.
 type kind int
 
 const (
-	notSent  kind = iota // It has surely not reached the agent.
+	notSent  kind = iota // It has not reached the agent.
 	isRead               // It changes nothing.
-	isChange             // It may have been made although it failed.
+	isChange             // It may have taken effect although it failed.
 )
 
 // apiError maps the error of a call to one that clients of the API can act on.
-// It is the only place that does. No error says in how many seconds to ask again:
-// client-go would make ten attempts before it told anybody.
+// It is the only place that does. No error carries a number of seconds after which
+// to retry: client-go would make ten attempts before its user saw the error.
 //
 //	reason of the agent                             error
 //	TOKEN_ABSENT, TOKEN_BLANK, TOKEN_UNINITIALIZED,
@@ -80,8 +79,9 @@ const (
 //	OUTCOME_UNKNOWN                                 504 Timeout
 //	ADDRESS_IN_USE, EXPIRED, FUTURE_REVISION        those of package records
 //
-// Without a reason, the code decides; an agent that cannot be reached, does not
-// answer or lets this server not call it is 503, a change that was sent to it 504: its outcome is unknown.
+// Without a reason, the code decides. An agent that cannot be reached, does not
+// answer, or refuses this server is 503. A change that was sent to it is 504: its
+// outcome is unknown.
 func apiError(address string, err error, kind kind) error {
 	if err == nil || errors.Is(err, errClosed) {
 		return err
@@ -132,13 +132,14 @@ func apiError(address string, err error, kind kind) error {
 	return apierrors.NewInternalError(errors.New(message))
 }
 
-// isLost tells a lost connection from an agent that says that it cannot serve.
+// isLost reports whether the connection was lost. An agent that answers that it
+// cannot serve gives a reason with its error.
 func isLost(err error) bool {
 	said, _ := status.FromError(err)
 	return said.Code() == codes.Unavailable && len(said.Details()) == 0
 }
 
-// isUnserved tells that an agent does not serve its store: nothing was done.
+// isUnserved reports whether an agent does not serve its store: nothing was done.
 func isUnserved(err error) bool {
 	switch agentv1.ReasonOf(err) {
 	case agentv1.Reason_REASON_TOKEN_ABSENT, agentv1.Reason_REASON_TOKEN_BLANK, agentv1.Reason_REASON_TOKEN_UNINITIALIZED, agentv1.Reason_REASON_TOKEN_FOREIGN,
@@ -149,17 +150,17 @@ func isUnserved(err error) bool {
 	return false
 }
 
-// unavailable also tells programs why.
+// unavailable is a 503 with its cause, which programs can read.
 func unavailable(cause metav1.CauseType, message string) error {
 	err := apierrors.NewServiceUnavailable(message)
 	err.ErrStatus.Details = &metav1.StatusDetails{Causes: []metav1.StatusCause{{Type: cause, Message: message}}}
 	return err
 }
 
-// firstSaid gives the failure to report when no agent could be used: of one
-// that has said why, if there is any, and rather of one that may have the store
-// than of one that has another.
-func firstSaid(failures []error) error {
+// mostTelling returns the failure to report when no agent could be used: best that
+// of an agent of the store that said why, then that of an agent of another store,
+// and last that of one that did not answer.
+func mostTelling(failures []error) error {
 	rank := func(err error) int {
 		switch {
 		case apierrors.HasStatusCause(err, CauseAgentUnreachable):

@@ -34,8 +34,8 @@ func observe(m method, start time.Time, err error) {
 	callDuration.WithLabelValues(m.name, outcome(err)).Observe(time.Since(start).Seconds())
 }
 
-// outcome is OK, or the reason of an error of a call: that of its cause if it
-// has one, else that of the answer which clients of the API get.
+// outcome is the label reason of a call: OK, or the cause of its error if that has
+// one, else the reason that clients of the API see.
 func outcome(err error) string {
 	switch {
 	case err == nil:
@@ -58,8 +58,8 @@ func outcome(err error) string {
 	return string(apierrors.ReasonForError(err))
 }
 
-// Collector gives the metrics of the client's connection and agents, as they are
-// when they are asked for: an agent that is gone leaves no series behind.
+// Collector collects the metrics of the client's agents. It reads them at each
+// scrape, so an agent that is removed leaves no series behind.
 func (c *Client) Collector() metrics.StableCollector { return &collector{client: c} }
 
 type collector struct {
@@ -70,7 +70,8 @@ type collector struct {
 func (c *collector) DescribeWithStability(ch chan<- *metrics.Desc) { ch <- connectedDesc }
 
 func (c *collector) CollectWithStability(ch chan<- metrics.Metric) {
-	agents, current := c.client.connected()
+	agents, _ := c.client.connections.known()
+	current, _ := c.client.connections.connected()
 	for _, agent := range agents {
 		connected := 0.0
 		if current != nil && *current == agent {

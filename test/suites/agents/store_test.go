@@ -77,7 +77,7 @@ func TestAnotherStoreIsNotTaken(t *testing.T) {
 			t.Errorf("%s: want 503, got %v", what, err)
 			continue
 		}
-		for _, part := range []string{ours, theirs, cluster.SystemNamespace + "/" + storage.PinName, address} {
+		for _, part := range []string{ours, theirs, cluster.SystemNamespace + "/" + storage.StoreBindingName, address} {
 			if !strings.Contains(err.Error(), part) {
 				t.Errorf("%s: %q is not in: %v", what, part, err)
 			}
@@ -88,15 +88,15 @@ func TestAnotherStoreIsNotTaken(t *testing.T) {
 	begin(t)
 }
 
-// TestAPersonPinsAnotherStore is what is done after an adoption: the running
+// TestAPersonBindsAnotherStore is what is done after an adoption: the running
 // server follows, both ways.
-func TestAPersonPinsAnotherStore(t *testing.T) {
+func TestAPersonBindsAnotherStore(t *testing.T) {
 	begin(t)
 	serial, address := startAnother(t)
 	status, err := hsm.AgentStatus(t.Context(), address)
 	must(t, err)
 	members(t, member(hsm.Token.Serial, hsm.AgentAddress), member(serial, address))
-	before := pin(t, status.GetStoreId())
+	before := bind(t, status.GetStoreId())
 	await.NoError(t, patience, func(context.Context) error {
 		_, err := client.HSMSecrets("default").Get(t.Context(), "db", metav1.GetOptions{})
 		if apierrors.IsNotFound(err) { // It is in the other store.
@@ -104,14 +104,14 @@ func TestAPersonPinsAnotherStore(t *testing.T) {
 		}
 		return err
 	})
-	pin(t, before)
+	bind(t, before)
 	await.NoError(t, patience, func(context.Context) error {
 		_, err := client.HSMSecrets("default").Get(t.Context(), "db", metav1.GetOptions{})
 		return err
 	})
 	// Without a ConfigMap, the server does not guess.
-	pins := host.CoreV1().ConfigMaps(cluster.SystemNamespace)
-	must(t, pins.Delete(t.Context(), storage.PinName, metav1.DeleteOptions{}))
+	bindings := host.CoreV1().ConfigMaps(cluster.SystemNamespace)
+	must(t, bindings.Delete(t.Context(), storage.StoreBindingName, metav1.DeleteOptions{}))
 	await.NoError(t, patience, func(context.Context) error {
 		err := read(t)
 		if apierrors.HasStatusCause(err, storage.CauseSeveralStores) {
@@ -120,22 +120,22 @@ func TestAPersonPinsAnotherStore(t *testing.T) {
 		return err
 	})
 	begin(t)
-	now, err := pins.Get(t.Context(), storage.PinName, metav1.GetOptions{})
+	now, err := bindings.Get(t.Context(), storage.StoreBindingName, metav1.GetOptions{})
 	must(t, err)
-	if storage.PinnedStore(now) != before {
-		t.Errorf("%q is pinned, want %q", storage.PinnedStore(now), before)
+	if storage.BoundStore(now) != before {
+		t.Errorf("the cluster is bound to %q, want %q", storage.BoundStore(now), before)
 	}
 }
 
-// pin writes the id of a store, and gives that of the one before.
-func pin(t *testing.T, storeID string) (before string) {
+// bind binds the cluster to a store, and returns the id of the one before.
+func bind(t *testing.T, storeID string) (before string) {
 	t.Helper()
-	pins := host.CoreV1().ConfigMaps(cluster.SystemNamespace)
-	m, err := pins.Get(t.Context(), storage.PinName, metav1.GetOptions{})
+	bindings := host.CoreV1().ConfigMaps(cluster.SystemNamespace)
+	m, err := bindings.Get(t.Context(), storage.StoreBindingName, metav1.GetOptions{})
 	must(t, err)
-	before = storage.PinnedStore(m)
+	before = storage.BoundStore(m)
 	m.Data["store-id"] = storeID
-	_, err = pins.Update(t.Context(), m, metav1.UpdateOptions{})
+	_, err = bindings.Update(t.Context(), m, metav1.UpdateOptions{})
 	must(t, err)
 	return before
 }
