@@ -20,17 +20,24 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	policyv1 "k8s.io/api/policy/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/serializer"
+	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/apimachinery/pkg/util/sets"
 	utilyaml "k8s.io/apimachinery/pkg/util/yaml"
 	"k8s.io/client-go/kubernetes/scheme"
 	"sigs.k8s.io/yaml"
 
+	agentv1 "j5t.io/hsm/pkg/agent/api/v1"
+	"j5t.io/hsm/pkg/agentname"
 	"j5t.io/hsm/pkg/apiserver"
 	"j5t.io/hsm/pkg/controller/certs"
+	"j5t.io/hsm/pkg/controller/identity"
+	"j5t.io/hsm/pkg/controller/projection"
 	"j5t.io/hsm/test/framework/cluster"
 	"j5t.io/hsm/test/framework/controlplane"
 	"j5t.io/hsm/test/framework/controlplane/assets"
@@ -162,7 +169,7 @@ func TestBase(t *testing.T) {
 			policies[object.Name] = selector
 		}
 	}
-	for _, name := range []string{"hsm-apiserver", "hsm-controller", "hsm-discovery"} {
+	for _, name := range []string{"hsm-apiserver", identity.Name, "hsm-discovery"} {
 		if pods[name] == nil || !accounts.Has(name) {
 			t.Errorf("%s: there are the pods of %v and the ServiceAccounts %v", name, pods, accounts)
 		}
@@ -177,7 +184,7 @@ func TestBase(t *testing.T) {
 	}
 	checkAPIServer(t, pods["hsm-apiserver"])
 	// The policy of a name is that of its pods; agents are made by the controller.
-	labelled := map[string]labels.Set{"hsm-agent": {certs.AgentLabel: "some"}}
+	labelled := map[string]labels.Set{"hsm-agent": {agentname.ObjectLabel: "some"}}
 	for name, pod := range pods {
 		labelled[name] = pod.Labels
 	}
@@ -200,7 +207,7 @@ func TestCertManager(t *testing.T) {
 	}
 	for _, object := range objects(t, manifests) {
 		controller, is := object.(*appsv1.Deployment)
-		if !is || controller.Name != "hsm-controller" {
+		if !is || controller.Name != identity.Name {
 			continue
 		}
 		if args := controller.Spec.Template.Spec.Containers[0].Args; !slices.Contains(args, "--certificates="+certs.ByCertManager) {
@@ -209,6 +216,59 @@ func TestCertManager(t *testing.T) {
 		return
 	}
 	t.Error("there is no controller")
+}
+
+// TestSameNames compares the names and ports that the manifests repeat with the constants
+// of the code.
+func TestSameNames(t *testing.T) {
+	t.Parallel()
+	callers := []string{agentv1.ClientAPIServer, identity.Name}
+	agents := metav1.LabelSelectorRequirement{Key: agentname.ObjectLabel, Operator: metav1.LabelSelectorOpExists}
+	port := []networkingv1.NetworkPolicyPort{{Port: new(intstr.FromInt32(agentv1.Port))}}
+	compared := 0
+	for _, object := range objects(t, kustomize(t.Context(), t, "base")) {
+		switch object := object.(type) {
+		case *networkingv1.NetworkPolicy:
+			switch object.Name {
+			case "hsm-agent":
+				from := object.Spec.Ingress[0]
+				if selector := object.Spec.PodSelector.MatchExpressions; len(selector) != 1 || !equality.Semantic.DeepEqual(selector[0], agents) {
+					t.Errorf("the NetworkPolicy of agents selects %v", selector)
+				}
+				if allowed := from.From[0].PodSelector.MatchExpressions[0].Values; !slices.Equal(allowed, callers) || !equality.Semantic.DeepEqual(from.Ports, port) {
+					t.Errorf("agents are reached by %q on %v, want %q on %v", allowed, from.Ports, callers, port)
+				}
+				compared++
+			case identity.Name:
+				to := object.Spec.Egress[len(object.Spec.Egress)-1]
+				if !equality.Semantic.DeepEqual(to.To[0].PodSelector.MatchExpressions[0], agents) || !equality.Semantic.DeepEqual(to.Ports, port) {
+					t.Errorf("the controller may call %v, want agents on %v", to, port)
+				}
+				compared++
+			}
+		case *rbacv1.Role:
+			for _, rule := range object.Rules {
+				if object.Name == identity.Name && slices.Contains(rule.Resources, "hsmsecrets") && len(rule.ResourceNames) > 0 {
+					if !slices.Equal(rule.ResourceNames, []string{projection.KeyName}) {
+						t.Errorf("the controller may read the HSMSecrets %q, and its key is %s", rule.ResourceNames, projection.KeyName)
+					}
+					compared++
+				}
+			}
+		case *appsv1.Deployment:
+			for _, volume := range object.Spec.Template.Spec.Volumes {
+				if object.Name == identity.Name && volume.Secret != nil {
+					if volume.Secret.SecretName != certs.ControllerClientSecret {
+						t.Errorf("the controller mounts %s, and makes %s", volume.Secret.SecretName, certs.ControllerClientSecret)
+					}
+					compared++
+				}
+			}
+		}
+	}
+	if compared != 4 {
+		t.Errorf("%d names were compared, want 4", compared)
+	}
 }
 
 // checkPod is what every pod of ours keeps.

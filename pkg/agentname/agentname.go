@@ -11,6 +11,9 @@ import (
 	"strings"
 )
 
+// ObjectLabel is on all objects of an agent, its pods too. Its value is the agent's name.
+const ObjectLabel = "hsm.j5t.io/agent"
+
 const (
 	prefix = "hsm-agent-"
 	// slugLength and hashLength keep a name within the 63 characters of a DNS

@@ -36,12 +36,12 @@ import (
 	"j5t.io/hsm/pkg/apis/hsm/v1alpha1"
 	"j5t.io/hsm/pkg/controller/agents"
 	"j5t.io/hsm/pkg/controller/certs"
+	"j5t.io/hsm/pkg/controller/identity"
 	"j5t.io/hsm/pkg/controller/pool"
 	"j5t.io/hsm/pkg/controller/projection"
 )
 
 const (
-	name = "hsm-controller"
 	// cacheSyncTimeout is long: as long as the token is away at the start, it is
 	// waited for.
 	cacheSyncTimeout = 365 * 24 * time.Hour
@@ -84,7 +84,7 @@ func New(ctx context.Context, base *rest.Config, o *Options) (manager.Manager, e
 			EnableWarmup: new(true),
 		},
 		LeaderElection:                o.LeaderElect,
-		LeaderElectionID:              name,
+		LeaderElectionID:              identity.Name,
 		LeaderElectionNamespace:       o.SystemNamespace,
 		LeaderElectionConfig:          leases,
 		LeaderElectionReleaseOnCancel: true,
@@ -227,5 +227,5 @@ func newRecorder(ctx context.Context, c *rest.Config, scheme *runtime.Scheme) (r
 	}
 	broadcaster := record.NewBroadcaster(record.WithContext(ctx))
 	broadcaster.StartRecordingToSink(&typedcorev1.EventSinkImpl{Interface: events.Events("")})
-	return broadcaster.NewRecorder(scheme, corev1.EventSource{Component: name}), nil
+	return broadcaster.NewRecorder(scheme, corev1.EventSource{Component: identity.Name}), nil
 }

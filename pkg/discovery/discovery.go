@@ -172,7 +172,7 @@ func (d *Discovery) look(ctx context.Context, writer *report.Writer, next time.T
 	d.config.Metrics.looked(entries, time.Since(begin))
 	d.looked.Store(begin.UnixNano())
 	if d.config.Access != nil {
-		d.config.Access.Update(ctx, d.found(entries, tokens, report.Time(begin).Time))
+		d.config.Access.Update(ctx, d.scanResult(entries, tokens, report.Time(begin).Time))
 	}
 	if writer.Fresh(entries, next, d.maxReportAge()) {
 		return nil

@@ -3,7 +3,6 @@
 package discovery
 
 import (
-	"math"
 	"time"
 
 	"k8s.io/apimachinery/pkg/labels"
@@ -12,46 +11,38 @@ import (
 	"j5t.io/hsm/pkg/apis/hsm/v1alpha1"
 	"j5t.io/hsm/pkg/discovery/inventory"
 	"j5t.io/hsm/pkg/discovery/report"
+	"j5t.io/hsm/pkg/membership"
 )
 
-// gracePeriods are those of all HSMPools, by name.
-func (d *Discovery) gracePeriods() map[types.NamespacedName]time.Duration {
-	// Nothing is looked up that could fail: the list is the informer's own.
-	pools, _ := d.pools.List(labels.Everything())
-	periods := make(map[types.NamespacedName]time.Duration, len(pools))
-	for _, pool := range pools {
-		period := inventory.DefaultGracePeriod
-		if pool.Spec.GracePeriod != nil {
-			period = pool.Spec.GracePeriod.Duration
-		}
-		periods[types.NamespacedName{Namespace: pool.Namespace, Name: pool.Name}] = period
-	}
-	return periods
+// knownPools returns all HSMPools, from the informer's store.
+func (d *Discovery) knownPools() []*v1alpha1.HSMPool {
+	pools, _ := d.pools.List(labels.Everything()) // It cannot fail: nothing is requested.
+	return pools
 }
 
-// maxReportAge is half of the shortest time that a report counts for.
+// maxReportAge returns half of the shortest gracePeriod: a report that is renewed at that
+// age always counts.
 func (d *Discovery) maxReportAge() time.Duration {
-	periods := d.gracePeriods()
-	if len(periods) == 0 {
-		return inventory.DefaultGracePeriod / 2
+	pools := d.knownPools()
+	if len(pools) == 0 {
+		return membership.DefaultGracePeriod / 2
 	}
-	shortest := time.Duration(math.MaxInt64)
-	for _, period := range periods {
-		shortest = min(shortest, period)
+	shortest := membership.GracePeriod(pools[0])
+	for _, pool := range pools {
+		shortest = min(shortest, membership.GracePeriod(pool))
 	}
 	return max(shortest/2, minReportAge)
 }
 
-// found is a look at the node as those see it who give access to tokens.
-func (d *Discovery) found(entries []report.Entry, tokens []inventory.Token, now time.Time) inventory.Found {
-	periods := d.gracePeriods()
+// scanResult puts together what those need who give pods access to tokens.
+func (d *Discovery) scanResult(entries []report.Entry, tokens []inventory.Token, now time.Time) inventory.Found {
+	pools := d.knownPools()
 	found := inventory.Found{Tokens: tokens, HSMDevices: make(map[types.NamespacedName]inventory.HSMDevice, len(entries)), Time: now}
 	for _, entry := range entries {
-		// An HSMPool has the name of its HSMDevice.
 		name := types.NamespacedName{Namespace: entry.HSMDeviceNamespace, Name: entry.HSMDeviceName}
 		found.HSMDevices[name] = inventory.HSMDevice{
 			Unknown:     entry.DiscoveryStatus == v1alpha1.DiscoveryStatusError,
-			GracePeriod: periods[name],
+			GracePeriod: membership.GracePeriod(membership.PoolOf(pools, name)),
 		}
 	}
 	return found

@@ -74,6 +74,7 @@ type rig struct {
 	// opened is how often the source was opened.
 	opened atomic.Int32
 	scans  *prometheus.Registry
+	access discovery.Access
 	stop   func()
 }
 
@@ -108,6 +109,7 @@ func newRig(t *testing.T, podAnnotations map[string]string, prepare func(*rig), 
 		HSM:            r.hsm,
 		Metadata:       r.metadata,
 		Metrics:        discovery.NewMetrics(r.scans),
+		Access:         r.access,
 		Listen: func() (discovery.Source, error) {
 			r.opened.Add(1)
 			return &source{outcomes: r.kernel, closed: make(chan struct{})}, nil

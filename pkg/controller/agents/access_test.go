@@ -13,7 +13,6 @@ import (
 
 	"j5t.io/hsm/pkg/agentname"
 	"j5t.io/hsm/pkg/apis/hsm/v1alpha1"
-	"j5t.io/hsm/pkg/controller/certs"
 )
 
 // With a device plugin, an agent asks for the resource that is its token, and touches
@@ -61,7 +60,7 @@ func (r *rig) testPlugin() {
 func (r *rig) pods(agent string) []corev1.Pod {
 	r.t.Helper()
 	pods := &corev1.PodList{}
-	must(r.t, r.client.List(r.ctx, pods, client.InNamespace(system), client.MatchingLabels{certs.AgentLabel: agent}))
+	must(r.t, r.client.List(r.ctx, pods, client.InNamespace(system), client.MatchingLabels{agentname.ObjectLabel: agent}))
 	return pods.Items
 }
 

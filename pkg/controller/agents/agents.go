@@ -25,12 +25,10 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
+	"j5t.io/hsm/pkg/agentname"
 	"j5t.io/hsm/pkg/apis/hsm/v1alpha1"
 	"j5t.io/hsm/pkg/controller/certs"
 )
-
-// FieldManager is what managedFields call this controller.
-const FieldManager = "hsm-controller-agents"
 
 // What is remembered of an agent on its Deployment. DevicePathAnnotation is on its
 // pods as well, which are replaced when it changes.
@@ -175,7 +173,7 @@ func (r *reconciler) list(ctx context.Context) (present, error) {
 	for _, kind := range r.kinds {
 		list := &metav1.PartialObjectMetadataList{}
 		list.SetGroupVersionKind(kind)
-		if err := r.client.List(ctx, list, client.InNamespace(r.SystemNamespace), client.HasLabels{certs.AgentLabel}); err != nil {
+		if err := r.client.List(ctx, list, client.InNamespace(r.SystemNamespace), client.HasLabels{agentname.ObjectLabel}); err != nil {
 			return nil, fmt.Errorf("list the agents' objects of kind %s: %w", kind.Kind, err)
 		}
 		there[kind] = map[string]*metav1.PartialObjectMetadata{}
@@ -194,7 +192,10 @@ func (r *reconciler) facts(ctx context.Context, there present) (*facts, error) {
 	if err := r.client.List(ctx, pools); err != nil {
 		return nil, fmt.Errorf("list HSMPools: %w", err)
 	}
-	f := &facts{now: r.Clock.Now(), devices: map[types.NamespacedName]*v1alpha1.HSMDevice{}, pools: pools.Items}
+	f := &facts{now: r.Clock.Now(), devices: map[types.NamespacedName]*v1alpha1.HSMDevice{}}
+	for i := range pools.Items {
+		f.pools = append(f.pools, &pools.Items[i])
+	}
 	for i := range devices.Items {
 		f.devices[client.ObjectKeyFromObject(&devices.Items[i])] = &devices.Items[i]
 	}

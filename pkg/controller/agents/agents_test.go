@@ -206,7 +206,7 @@ func (r *rig) testLife() {
 // rights and hardened, as a real kube-apiserver has taken it.
 func (r *rig) podOn(name, node, path string) error {
 	pods := &corev1.PodList{}
-	must(r.t, r.client.List(r.ctx, pods, client.InNamespace(system), client.MatchingLabels{certs.AgentLabel: name}))
+	must(r.t, r.client.List(r.ctx, pods, client.InNamespace(system), client.MatchingLabels{agentname.ObjectLabel: name}))
 	for _, pod := range pods.Items {
 		terms := pod.Spec.Affinity.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution.NodeSelectorTerms
 		if pod.Annotations[agents.DevicePathAnnotation] != path || terms[0].MatchFields[0].Values[0] != node {

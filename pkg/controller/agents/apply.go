@@ -15,7 +15,8 @@ import (
 	"k8s.io/klog/v2"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
-	"j5t.io/hsm/pkg/controller/certs"
+	"j5t.io/hsm/pkg/agentname"
+	"j5t.io/hsm/pkg/controller/identity"
 )
 
 // applied remembers what this process has applied to an object, and the
@@ -53,7 +54,7 @@ func (r *reconciler) apply(ctx context.Context, there present, kind schema.Group
 	}
 	object := &metav1.PartialObjectMetadata{ObjectMeta: metav1.ObjectMeta{Namespace: r.SystemNamespace, Name: name}}
 	object.SetGroupVersionKind(kind)
-	if err := r.client.Patch(ctx, object, client.RawPatch(types.ApplyYAMLPatchType, body), client.FieldOwner(FieldManager), client.ForceOwnership); err != nil {
+	if err := r.client.Patch(ctx, object, client.RawPatch(types.ApplyYAMLPatchType, body), client.FieldOwner(identity.AgentsFieldManager), client.ForceOwnership); err != nil {
 		return fmt.Errorf("apply %s %s: %w", kind.Kind, name, err)
 	}
 	if now == nil || now.ResourceVersion != object.ResourceVersion {
@@ -67,7 +68,7 @@ func (r *reconciler) apply(ctx context.Context, there present, kind schema.Group
 func (r *reconciler) remove(ctx context.Context, there present, wanted map[string]bool) error {
 	for _, kind := range r.kinds {
 		for name, object := range there[kind] {
-			if wanted[object.Labels[certs.AgentLabel]] || object.DeletionTimestamp != nil {
+			if wanted[object.Labels[agentname.ObjectLabel]] || object.DeletionTimestamp != nil {
 				continue
 			}
 			if err := r.delete(ctx, kind, object); err != nil {

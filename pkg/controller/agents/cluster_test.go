@@ -277,7 +277,7 @@ func (r *rig) of(serial string) map[string]string {
 	for _, list := range []client.ObjectList{
 		&appsv1.DeploymentList{}, &corev1.ServiceList{}, &corev1.ServiceAccountList{}, &corev1.SecretList{}, &resourcev1.ResourceClaimList{},
 	} {
-		must(r.t, r.client.List(r.ctx, list, client.InNamespace(system), client.MatchingLabels{certs.AgentLabel: agentname.For(serial)}))
+		must(r.t, r.client.List(r.ctx, list, client.InNamespace(system), client.MatchingLabels{agentname.ObjectLabel: agentname.For(serial)}))
 		must(r.t, eachOf(list, func(o client.Object) { found[fmt.Sprintf("%T %s", o, o.GetName())] = o.GetResourceVersion() }))
 	}
 	return found

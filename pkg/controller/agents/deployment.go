@@ -15,15 +15,15 @@ import (
 	metav1ac "k8s.io/client-go/applyconfigurations/meta/v1"
 
 	agentv1 "j5t.io/hsm/pkg/agent/api/v1"
+	"j5t.io/hsm/pkg/agentname"
 	"j5t.io/hsm/pkg/apis/hsm/v1alpha1"
 	"j5t.io/hsm/pkg/controller/certs"
 	"j5t.io/hsm/pkg/discovery/dra/attribute"
 )
 
 const (
-	// Port is where an agent serves the API server, HealthPort where kubelet asks how
-	// it is, and MetricsPort where Prometheus does.
-	Port        = 9443
+	// HealthPort is where kubelet asks for an agent's health, MetricsPort where Prometheus
+	// reads its metrics.
 	HealthPort  = 9444
 	MetricsPort = 8080
 	// StateRoot is the folder of a node in which each agent has its state, in a folder
@@ -53,7 +53,7 @@ func (r *reconciler) deployment(a agent, device *v1alpha1.HSMDevice, p pin) *app
 		WithRevisionHistoryLimit(0).
 		// Two agents of one token would fight for it.
 		WithStrategy(appsv1ac.DeploymentStrategy().WithType(appsv1.RecreateDeploymentStrategyType)).
-		WithSelector(metav1ac.LabelSelector().WithMatchLabels(map[string]string{certs.AgentLabel: name})).
+		WithSelector(metav1ac.LabelSelector().WithMatchLabels(map[string]string{agentname.ObjectLabel: name})).
 		WithTemplate(corev1ac.PodTemplateSpec().
 			WithLabels(labelsOf(a)).
 			WithAnnotations(map[string]string{SerialAnnotation: a.serial, DevicePathAnnotation: a.path}).
@@ -117,7 +117,7 @@ func (r *reconciler) container(a agent, device *v1alpha1.HSMDevice) *corev1ac.Co
 		"--token-serial=" + a.serial,
 		"--pin-file=" + path.Join(pinDir, pinKey),
 		"--state-dir=" + stateDir,
-		"--listen=[$(POD_IP)]:" + strconv.Itoa(Port),
+		"--listen=[$(POD_IP)]:" + strconv.Itoa(agentv1.Port),
 		"--health-listen=[$(POD_IP)]:" + strconv.Itoa(HealthPort),
 		"--metrics-listen=[$(POD_IP)]:" + strconv.Itoa(MetricsPort),
 		"--tls-cert-file=" + path.Join(tlsDir, corev1.TLSCertKey),
@@ -143,7 +143,7 @@ func (r *reconciler) container(a agent, device *v1alpha1.HSMDevice) *corev1ac.Co
 		WithEnv(corev1ac.EnvVar().WithName("POD_IP").WithValueFrom(corev1ac.EnvVarSource().
 			WithFieldRef(corev1ac.ObjectFieldSelector().WithFieldPath("status.podIP")))).
 		WithPorts(
-			corev1ac.ContainerPort().WithName("grpc").WithContainerPort(Port).WithProtocol(corev1.ProtocolTCP),
+			corev1ac.ContainerPort().WithName("grpc").WithContainerPort(agentv1.Port).WithProtocol(corev1.ProtocolTCP),
 			corev1ac.ContainerPort().WithName("health").WithContainerPort(HealthPort).WithProtocol(corev1.ProtocolTCP),
 			corev1ac.ContainerPort().WithName("http").WithContainerPort(MetricsPort).WithProtocol(corev1.ProtocolTCP),
 		).

@@ -19,6 +19,8 @@ import (
 	metav1ac "k8s.io/client-go/applyconfigurations/meta/v1"
 	resourcev1ac "k8s.io/client-go/applyconfigurations/resource/v1"
 
+	agentv1 "j5t.io/hsm/pkg/agent/api/v1"
+	"j5t.io/hsm/pkg/agentname"
 	"j5t.io/hsm/pkg/apis/hsm/v1alpha1"
 	"j5t.io/hsm/pkg/controller/certs"
 	"j5t.io/hsm/pkg/discovery/dra/attribute"
@@ -54,8 +56,8 @@ func (r *reconciler) ensure(ctx context.Context, there present, f *facts, a agen
 		return err
 	}
 	service := corev1ac.Service(name, r.SystemNamespace).WithSpec(corev1ac.ServiceSpec().
-		WithSelector(map[string]string{certs.AgentLabel: name}).
-		WithPorts(corev1ac.ServicePort().WithName("grpc").WithPort(Port).WithProtocol(corev1.ProtocolTCP)).
+		WithSelector(map[string]string{agentname.ObjectLabel: name}).
+		WithPorts(corev1ac.ServicePort().WithName("grpc").WithPort(agentv1.Port).WithProtocol(corev1.ProtocolTCP)).
 		// The agent tells by itself why it cannot serve.
 		WithPublishNotReadyAddresses(true))
 	service.ObjectMetaApplyConfiguration = r.meta(name, a, device)
@@ -109,7 +111,7 @@ func (r *reconciler) settle(ctx context.Context, there present, f *facts, a *age
 func (r *reconciler) ensureClaim(ctx context.Context, there present, a agent, device *v1alpha1.HSMDevice) error {
 	name := claimName(a)
 	for _, old := range there[claimKind] {
-		if old.Labels[certs.AgentLabel] != a.name() || old.Name == name || old.DeletionTimestamp != nil {
+		if old.Labels[agentname.ObjectLabel] != a.name() || old.Name == name || old.DeletionTimestamp != nil {
 			continue
 		}
 		if err := r.delete(ctx, claimKind, old); err != nil {
@@ -143,7 +145,7 @@ func (r *reconciler) meta(name string, a agent, device *v1alpha1.HSMDevice) *met
 }
 
 func labelsOf(a agent) map[string]string {
-	return map[string]string{certs.AgentLabel: a.name(), nameLabel: appName, partOfLabel: partOf}
+	return map[string]string{agentname.ObjectLabel: a.name(), nameLabel: appName, partOfLabel: partOf}
 }
 
 // owners of an agent's objects: the HSMDevice. One of another namespace cannot own

@@ -13,10 +13,8 @@ import (
 
 	"j5t.io/hsm/pkg/agentname"
 	"j5t.io/hsm/pkg/apis/hsm/v1alpha1"
+	"j5t.io/hsm/pkg/membership"
 )
-
-// defaultGrace is that of a pool that does not say, or is not there.
-const defaultGrace = 5 * time.Minute
 
 // place is where a token is, and who describes it.
 type place struct {
@@ -42,7 +40,7 @@ func (a agent) name() string { return agentname.For(a.serial) }
 type facts struct {
 	now     time.Time
 	devices map[types.NamespacedName]*v1alpha1.HSMDevice
-	pools   []v1alpha1.HSMPool
+	pools   []*v1alpha1.HSMPool
 	// deployed are the agents that there are.
 	deployed []agent
 }
@@ -110,12 +108,12 @@ func (f *facts) decide(p *plan, serial string, places []place, old agent, is boo
 				"the token with serial number %q is seen at several places: %v. No agent is made for it, and none is moved, until it is seen at one only", serial, places)})
 		}
 		return old, is
-	case !is || !f.serves(old.device):
+	case !is || !membership.ServedByAgents(f.devices[old.device]):
 		return agent{}, false
 	case old.absent.IsZero():
 		return old, true
 	}
-	gone := old.absent.Add(f.grace(old.device))
+	gone := old.absent.Add(membership.GracePeriod(membership.PoolOf(f.pools, old.device)))
 	if !f.now.Before(gone) {
 		p.notes = append(p.notes, note{device: old.device, reason: "AgentRemoved", message: fmt.Sprintf(
 			"the token with serial number %q was not seen on node %s since %s: its agent is removed. The agent's state stays on the node", serial, old.node, old.absent.UTC().Format(time.RFC3339))})
@@ -161,28 +159,10 @@ func (f *facts) seen() map[string][]place {
 				node:   d.NodeName,
 				path:   d.DevicePath,
 			}
-			if d.Available && d.SerialNumber != "" && f.serves(at.device) && !slices.Contains(seen[d.SerialNumber], at) {
+			if d.Available && d.SerialNumber != "" && membership.ServedByAgents(f.devices[at.device]) && !slices.Contains(seen[d.SerialNumber], at) {
 				seen[d.SerialNumber] = append(seen[d.SerialNumber], at)
 			}
 		}
 	}
 	return seen
-}
-
-// serves tells whether agents are to serve the tokens of an HSMDevice.
-func (f *facts) serves(device types.NamespacedName) bool {
-	d := f.devices[device]
-	return d != nil && d.DeletionTimestamp == nil && d.Spec.PKCS11 != nil
-}
-
-// grace is the gracePeriod of the pool that an HSMDevice belongs to; the longest, if
-// several refer to it.
-func (f *facts) grace(device types.NamespacedName) time.Duration {
-	longest := time.Duration(0)
-	for _, pool := range f.pools {
-		if pool.Namespace == device.Namespace && slices.Contains(pool.Spec.HSMDeviceRefs, device.Name) && pool.Spec.GracePeriod != nil {
-			longest = max(longest, pool.Spec.GracePeriod.Duration)
-		}
-	}
-	return cmp.Or(longest, defaultGrace)
 }

@@ -39,7 +39,7 @@ func newWorld(deployed ...agent) *world {
 			pico:  {ObjectMeta: metav1.ObjectMeta{Namespace: pico.Namespace, Name: pico.Name}, Spec: served},
 			other: {ObjectMeta: metav1.ObjectMeta{Namespace: other.Namespace, Name: other.Name}, Spec: served},
 		},
-		pools: []v1alpha1.HSMPool{{
+		pools: []*v1alpha1.HSMPool{{
 			ObjectMeta: metav1.ObjectMeta{Namespace: pico.Namespace, Name: pico.Name},
 			Spec:       v1alpha1.HSMPoolSpec{HSMDeviceRefs: []string{pico.Name}, GracePeriod: &metav1.Duration{Duration: time.Minute}},
 		}},
@@ -56,7 +56,7 @@ func (w *world) sees(serial string, p place, available bool) *world {
 		w.facts.pools[0].Status.AggregatedDevices = append(w.facts.pools[0].Status.AggregatedDevices, status.AggregatedDevices...)
 		return w
 	}
-	w.facts.pools = append(w.facts.pools, v1alpha1.HSMPool{ObjectMeta: metav1.ObjectMeta{Namespace: p.device.Namespace, Name: p.device.Name}, Status: status})
+	w.facts.pools = append(w.facts.pools, &v1alpha1.HSMPool{ObjectMeta: metav1.ObjectMeta{Namespace: p.device.Namespace, Name: p.device.Name}, Status: status})
 	return w
 }
 
@@ -104,6 +104,7 @@ func TestPlan(t *testing.T) {
 		"just unavailable":                 {newWorld(runs).sees("S", here, false), []agent{since(0)}, time.Minute, nil},
 		"gone for less than gracePeriod":   {newWorld(since(59 * time.Second)), []agent{since(59 * time.Second)}, time.Second, nil},
 		"gone for gracePeriod":             {newWorld(since(time.Minute)), nil, 0, []string{"AgentRemoved"}},
+		"gracePeriod of a pool by hand":    {newWorld(since(20*time.Second)).belongsTo("by-hand", 10*time.Second), nil, 0, []string{"AgentRemoved"}},
 		"back in time":                     {newWorld(since(59*time.Second)).sees("S", again, true), []agent{{serial: "S", place: again}}, 0, nil},
 		"serves though not seen":           {newWorld(since(time.Hour)).hears("S", v1alpha1.MemberStateServing), []agent{runs}, 0, nil},
 		"answers but does not serve":       {newWorld(since(time.Hour)).hears("S", "TokenAbsent"), nil, 0, []string{"AgentRemoved"}},
@@ -130,6 +131,15 @@ func TestPlan(t *testing.T) {
 			}
 		})
 	}
+}
+
+// belongsTo lists the HSMDevice in a pool that a person has made, with its gracePeriod.
+func (w *world) belongsTo(name string, grace time.Duration) *world {
+	w.facts.pools = append(w.facts.pools, &v1alpha1.HSMPool{
+		ObjectMeta: metav1.ObjectMeta{Namespace: pico.Namespace, Name: name},
+		Spec:       v1alpha1.HSMPoolSpec{HSMDeviceRefs: []string{pico.Name}, GracePeriod: &metav1.Duration{Duration: grace}},
+	})
+	return w
 }
 
 func withoutPools(w *world) *world {

@@ -17,6 +17,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"j5t.io/hsm/pkg/apis/hsm/v1alpha1"
+	"j5t.io/hsm/pkg/controller/identity"
 )
 
 const (
@@ -88,8 +89,7 @@ func (r *reconciler) provision(ctx context.Context, f *facts, a agent, p *plan) 
 // member is the token of an agent as a pool of its HSMDevice knows it; nil if none
 // does.
 func (f *facts) member(a agent) (pool *v1alpha1.HSMPool, member *v1alpha1.PoolMember) {
-	for i := range f.pools {
-		pool := &f.pools[i]
+	for _, pool := range f.pools {
 		if pool.Namespace != a.device.Namespace || !slices.Contains(pool.Spec.HSMDeviceRefs, a.device.Name) {
 			continue
 		}
@@ -137,7 +137,7 @@ func (r *reconciler) makeSOPIN(ctx context.Context, a agent) (types.NamespacedNa
 		Type:      corev1.SecretTypeOpaque,
 		Immutable: new(true),
 	}
-	if err := r.client.Create(ctx, secret, client.FieldOwner(FieldManager)); err != nil {
+	if err := r.client.Create(ctx, secret, client.FieldOwner(identity.AgentsFieldManager)); err != nil {
 		return name, fmt.Errorf("make Secret %s for an SO PIN: %w", name, err)
 	}
 	klog.FromContext(ctx).Info("SO PIN made", "secret", name, "serial", a.serial)

@@ -22,8 +22,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 	"sigs.k8s.io/controller-runtime/pkg/source"
 
+	"j5t.io/hsm/pkg/agentname"
 	"j5t.io/hsm/pkg/apis/hsm/v1alpha1"
-	"j5t.io/hsm/pkg/controller/certs"
 )
 
 const (
@@ -65,7 +65,7 @@ func Add(mgr manager.Manager, c cache.Cache, o Options) error {
 		WatchesRawSource(source.Kind(c, metadataOf(hsmDeviceKind), enqueue[*metav1.PartialObjectMetadata]()))
 	for _, kind := range r.kinds {
 		b = b.WatchesRawSource(source.Kind(c, metadataOf(kind), enqueue[*metav1.PartialObjectMetadata](),
-			predicate.NewTypedPredicateFuncs(func(o *metav1.PartialObjectMetadata) bool { return o.Labels[certs.AgentLabel] != "" })))
+			predicate.NewTypedPredicateFuncs(func(o *metav1.PartialObjectMetadata) bool { return o.Labels[agentname.ObjectLabel] != "" })))
 	}
 	return b.Complete(r)
 }

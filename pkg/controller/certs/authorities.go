@@ -20,6 +20,8 @@ import (
 	"k8s.io/klog/v2"
 	"k8s.io/utils/clock"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"j5t.io/hsm/pkg/agentname"
 )
 
 // sinceAnnotation is when an authority last took a step.
@@ -34,12 +36,12 @@ type Authorities struct {
 	// mu: one at a time changes an authority or what it signs.
 	mu sync.Mutex
 	// spread is when the trust in an authority was last spread.
-	spread map[identity]time.Time
+	spread map[authorityID]time.Time
 }
 
 // NewAuthorities returns the issuer of the system namespace.
 func NewAuthorities(c client.Client, namespace string, k clock.PassiveClock) *Authorities {
-	return &Authorities{client: c, clock: k, namespace: namespace, spread: map[identity]time.Time{}}
+	return &Authorities{client: c, clock: k, namespace: namespace, spread: map[authorityID]time.Time{}}
 }
 
 // Kind is Secret: there is nothing else.
@@ -89,7 +91,7 @@ func (i *Authorities) Renew(ctx context.Context) error {
 
 // renew writes all that an authority signs, and all that trusts it, and moves it
 // on once that is done.
-func (i *Authorities) renew(ctx context.Context, id identity, writeAll func(*authority) error) error {
+func (i *Authorities) renew(ctx context.Context, id authorityID, writeAll func(*authority) error) error {
 	for {
 		a, secret, err := i.load(ctx, id)
 		if err != nil {
@@ -111,7 +113,7 @@ func (i *Authorities) renew(ctx context.Context, id identity, writeAll func(*aut
 }
 
 // load reads an authority, or makes it.
-func (i *Authorities) load(ctx context.Context, id identity) (*authority, *corev1.Secret, error) {
+func (i *Authorities) load(ctx context.Context, id authorityID) (*authority, *corev1.Secret, error) {
 	secret := &corev1.Secret{}
 	err := i.client.Get(ctx, types.NamespacedName{Namespace: i.namespace, Name: id.secret}, secret)
 	switch {
@@ -147,11 +149,11 @@ func (i *Authorities) leafsOfAgents(ctx context.Context) ([]leaf, error) {
 	leafs := leafsOfClients()
 	list := &metav1.PartialObjectMetadataList{}
 	list.SetGroupVersionKind(secretKind)
-	if err := i.client.List(ctx, list, client.InNamespace(i.namespace), client.MatchingLabels{AuthorityLabel: agents.name}, client.HasLabels{AgentLabel}); err != nil {
+	if err := i.client.List(ctx, list, client.InNamespace(i.namespace), client.MatchingLabels{AuthorityLabel: agents.name}, client.HasLabels{agentname.ObjectLabel}); err != nil {
 		return nil, fmt.Errorf("list the Secrets of agents: %w", err)
 	}
 	for _, secret := range list.Items {
-		if l := leafOfAgent(secret.Labels[AgentLabel], i.namespace); l.secret == secret.Name {
+		if l := leafOfAgent(secret.Labels[agentname.ObjectLabel], i.namespace); l.secret == secret.Name {
 			leafs = append(leafs, l)
 		}
 	}

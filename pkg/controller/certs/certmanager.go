@@ -14,6 +14,8 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/klog/v2"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"j5t.io/hsm/pkg/agentname"
 )
 
 // ByCertManager is the AuthorityLabel of what cert-manager makes.
@@ -52,11 +54,11 @@ func (m *CertManager) Renew(ctx context.Context) error {
 	leafs := append(leafsOfClients(), leafOfAPIServer(m.namespace))
 	list := &metav1.PartialObjectMetadataList{}
 	list.SetGroupVersionKind(CertificateKind)
-	if err := m.client.List(ctx, list, client.InNamespace(m.namespace), client.MatchingLabels{AuthorityLabel: ByCertManager}, client.HasLabels{AgentLabel}); err != nil {
+	if err := m.client.List(ctx, list, client.InNamespace(m.namespace), client.MatchingLabels{AuthorityLabel: ByCertManager}, client.HasLabels{agentname.ObjectLabel}); err != nil {
 		return fmt.Errorf("list the Certificates of agents: %w", err)
 	}
 	for _, certificate := range list.Items {
-		l := leafOfAgent(certificate.Labels[AgentLabel], m.namespace)
+		l := leafOfAgent(certificate.Labels[agentname.ObjectLabel], m.namespace)
 		l.owners = certificate.OwnerReferences
 		if l.secret == certificate.Name && certificate.DeletionTimestamp == nil {
 			leafs = append(leafs, l)

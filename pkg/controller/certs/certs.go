@@ -14,19 +14,18 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"j5t.io/hsm/pkg/controller/identity"
 )
 
 // The Secrets, in the system namespace. That of an agent has AgentSecret's name.
 const (
 	AgentsCASecret         = "hsm-agents-ca"
 	APIServerClientSecret  = "hsm-apiserver-agent-client"
-	ControllerClientSecret = "hsm-controller-agent-client"
+	ControllerClientSecret = identity.Name + "-agent-client"
 	ServingCASecret        = "hsm-apiserver-ca"
 	ServingSecret          = "hsm-apiserver-tls"
 )
-
-// AgentLabel names the agent that an object is of.
-const AgentLabel = "hsm.j5t.io/agent"
 
 // AuthorityLabel is on all Secrets of this package, and names the authority that
 // their certificate is of; on those that cert-manager makes, it is ByCertManager.
@@ -39,7 +38,7 @@ const (
 	organization     = "hsm.j5t.io"
 	apiServerService = "hsm-apiserver"
 
-	fieldOwner = client.FieldOwner("hsm-controller")
+	fieldOwner = client.FieldOwner(identity.FieldManager)
 )
 
 // APIService is the name of the APIService whose caBundle Authorities sets, if it
@@ -69,11 +68,11 @@ type Issuer interface {
 // AgentSecret is the name of the Secret with the certificate of an agent.
 func AgentSecret(agent string) string { return agent + "-tls" }
 
-// identity is an authority and the Secret that it lies in. cert-manager's Issuer has
+// authorityID names an authority and the Secret that it lies in. cert-manager's Issuer has
 // the name.
-type identity struct{ secret, name string }
+type authorityID struct{ secret, name string }
 
 var (
-	agents  = identity{AgentsCASecret, "hsm-agents"}
-	serving = identity{ServingCASecret, "hsm-apiserver-serving"}
+	agents  = authorityID{AgentsCASecret, "hsm-agents"}
+	serving = authorityID{ServingCASecret, "hsm-apiserver-serving"}
 )

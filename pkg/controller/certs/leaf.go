@@ -12,6 +12,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	agentv1 "j5t.io/hsm/pkg/agent/api/v1"
+	"j5t.io/hsm/pkg/agentname"
 )
 
 const (
@@ -27,7 +28,7 @@ const (
 // all authorities to trust, ca.crt.
 type leaf struct {
 	secret string
-	of     identity
+	of     authorityID
 	// name is the only DNS name, and the CN.
 	name  string
 	usage x509.ExtKeyUsage
@@ -61,7 +62,7 @@ func serverName(service, namespace string) string { return service + "." + names
 func (l leaf) labels(authority string) map[string]string {
 	labels := map[string]string{AuthorityLabel: authority, partOfLabel: partOf}
 	if l.agent != "" {
-		labels[AgentLabel] = l.agent
+		labels[agentname.ObjectLabel] = l.agent
 	}
 	return labels
 }

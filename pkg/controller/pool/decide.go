@@ -3,7 +3,6 @@
 package pool
 
 import (
-	"cmp"
 	"slices"
 	"time"
 
@@ -12,10 +11,8 @@ import (
 
 	"j5t.io/hsm/pkg/agentname"
 	"j5t.io/hsm/pkg/apis/hsm/v1alpha1"
+	"j5t.io/hsm/pkg/membership"
 )
-
-// defaultGrace is that of the API, for a pool that says nothing.
-const defaultGrace = 5 * time.Minute
 
 // facts are all that a decision is made of.
 type facts struct {
@@ -114,44 +111,19 @@ func (f *facts) stamp() *metav1.Time { return stamp(f.now) }
 
 func stamp(t time.Time) *metav1.Time { return new(metav1.NewTime(t.UTC().Truncate(time.Second))) }
 
-// claims says which HSMDevices belong to which pool: each to one at most. A pool of
-// another name goes before the one that was made for the HSMDevice, for a person has
-// listed it there; of two the older.
+// claims returns the HSMDevices of each pool.
 func claims(f *facts) map[key][]*v1alpha1.HSMDevice {
-	pools := slices.SortedFunc(slices.Values(f.pools), func(a, b *v1alpha1.HSMPool) int {
-		return cmp.Or(a.CreationTimestamp.Compare(b.CreationTimestamp.Time), cmp.Compare(a.Name, b.Name))
-	})
 	described := map[key][]*v1alpha1.HSMDevice{}
 	for _, device := range f.devices {
-		if owner := claimant(pools, device); owner != nil {
-			described[keyOf(owner)] = append(described[keyOf(owner)], device)
+		if pool := membership.PoolOf(f.pools, keyOf(device)); pool != nil {
+			described[keyOf(pool)] = append(described[keyOf(pool)], device)
 		}
 	}
 	return described
 }
 
-func claimant(pools []*v1alpha1.HSMPool, device *v1alpha1.HSMDevice) (owner *v1alpha1.HSMPool) {
-	for _, pool := range pools {
-		if pool.Namespace != device.Namespace || !slices.Contains(pool.Spec.HSMDeviceRefs, device.Name) {
-			continue
-		}
-		if pool.Name != device.Name {
-			return pool
-		}
-		owner = pool
-	}
-	return owner
-}
-
 func keyOf(object metav1.Object) key {
 	return key{Namespace: object.GetNamespace(), Name: object.GetName()}
-}
-
-func graceOf(pool *v1alpha1.HSMPool) time.Duration {
-	if pool.Spec.GracePeriod == nil {
-		return defaultGrace
-	}
-	return pool.Spec.GracePeriod.Duration
 }
 
 // agentOf is the agent of a token; false if there is none.

@@ -13,6 +13,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"j5t.io/hsm/pkg/apis/hsm/v1alpha1"
+	"j5t.io/hsm/pkg/membership"
 )
 
 // The reasons of devices that are not available, beside those of package report.
@@ -74,7 +75,7 @@ func (f *facts) sightings(d *decision, pool *v1alpha1.HSMPool, device *v1alpha1.
 	}
 	var all []*sighting
 	for name, n := range f.nodes {
-		l := look{facts: f, decision: d, device: device, name: name, node: n, grace: graceOf(pool), before: before[name]}
+		l := look{facts: f, decision: d, device: device, name: name, node: n, grace: membership.GracePeriod(pool), before: before[name]}
 		all = append(all, l.sightings()...)
 	}
 	return all

@@ -16,14 +16,12 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	agentv1 "j5t.io/hsm/pkg/agent/api/v1"
+	"j5t.io/hsm/pkg/agentname"
 	"j5t.io/hsm/pkg/apis/hsm/v1alpha1"
+	"j5t.io/hsm/pkg/membership"
 )
 
 const (
-	// agentLabel is on the pod of an agent, its value is agentname.For.
-	agentLabel = "hsm.j5t.io/agent"
-	// agentPort is where agents listen.
-	agentPort = 9443
 	// figuresInterval is the shortest time between two writes of mere figures.
 	figuresInterval = time.Minute
 )
@@ -40,7 +38,7 @@ func (a agent) endpoint() string {
 	if a.pod == nil || a.pod.Status.PodIP == "" || a.pod.Status.Phase != corev1.PodRunning || a.pod.DeletionTimestamp != nil {
 		return ""
 	}
-	return net.JoinHostPort(a.pod.Status.PodIP, strconv.Itoa(agentPort))
+	return net.JoinHostPort(a.pod.Status.PodIP, strconv.Itoa(agentv1.Port))
 }
 
 // answer is what an agent says of itself, or why it cannot be asked.
@@ -57,7 +55,7 @@ func agentsByName(list []corev1.Pod) map[string]agent {
 	agents := map[string]agent{}
 	for i := range list {
 		pod := &list[i]
-		name := pod.Labels[agentLabel]
+		name := pod.Labels[agentname.ObjectLabel]
 		if other := agents[name].pod; other == nil || newer(pod, other) {
 			agents[name] = agent{pod: pod}
 		}
@@ -137,10 +135,10 @@ func (f *facts) members(pool *v1alpha1.HSMPool, devices []*v1alpha1.HSMDevice, a
 	return members
 }
 
-// isServed tells whether agents are to serve the tokens of the HSMDevice.
+// isServed reports whether agents serve the tokens of the HSMDevice that describes a device.
 func isServed(devices []*v1alpha1.HSMDevice, device *v1alpha1.AggregatedDevice) bool {
 	return slices.ContainsFunc(devices, func(d *v1alpha1.HSMDevice) bool {
-		return d.Name == device.HSMDeviceName && d.Spec.PKCS11 != nil
+		return d.Name == device.HSMDeviceName && membership.ServedByAgents(d)
 	})
 }
 

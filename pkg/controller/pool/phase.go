@@ -11,6 +11,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"j5t.io/hsm/pkg/apis/hsm/v1alpha1"
+	"j5t.io/hsm/pkg/membership"
 )
 
 // tally is how many tokens of a pool can be used.
@@ -61,7 +62,7 @@ func (f *facts) isNew(d *decision, pool *v1alpha1.HSMPool, device *v1alpha1.Aggr
 	if a, found := f.agentOf(device.SerialNumber); found && a.pod.CreationTimestamp.After(since) {
 		since = a.pod.CreationTimestamp.Time
 	}
-	end := since.Add(graceOf(pool))
+	end := since.Add(membership.GracePeriod(pool))
 	if !f.now.Before(end) {
 		return false
 	}
@@ -102,7 +103,7 @@ func (f *facts) sumUp(d *decision, pool *v1alpha1.HSMPool, devices []*v1alpha1.H
 	reporting := reportingCondition(f.wanted, p)
 	available := availableCondition(devices, status)
 	conditions := []metav1.Condition{reporting, available}
-	if slices.ContainsFunc(devices, func(d *v1alpha1.HSMDevice) bool { return d.Spec.PKCS11 != nil }) {
+	if slices.ContainsFunc(devices, membership.ServedByAgents) {
 		conditions = append(conditions, servingCondition(t))
 	} else {
 		meta.RemoveStatusCondition(&status.Conditions, v1alpha1.HSMPoolAgentsServing)

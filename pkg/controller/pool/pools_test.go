@@ -417,7 +417,7 @@ func testAgents(t *testing.T, r *rig) {
 	defer func() { server.Stop() }()
 	pods := r.core.CoreV1().Pods(system)
 	pod, err := pods.Create(t.Context(), &corev1.Pod{
-		ObjectMeta: metav1.ObjectMeta{Name: "agent", Labels: map[string]string{"hsm.j5t.io/agent": agentname.For("A")}},
+		ObjectMeta: metav1.ObjectMeta{Name: "agent", Labels: map[string]string{agentname.ObjectLabel: agentname.For("A")}},
 		Spec:       corev1.PodSpec{NodeName: "node-1", ServiceAccountName: discovery, Containers: []corev1.Container{{Name: "agent", Image: "hsm-agent"}}},
 	}, metav1.CreateOptions{})
 	must(t, err)

@@ -24,10 +24,9 @@ import (
 	agentclient "j5t.io/hsm/pkg/agent/client"
 	"j5t.io/hsm/pkg/agentname"
 	"j5t.io/hsm/pkg/apis/hsm/v1alpha1"
+	"j5t.io/hsm/pkg/controller/identity"
+	"j5t.io/hsm/pkg/membership"
 )
-
-// fieldManager is what managedFields call the controller.
-const fieldManager = "hsm-controller"
 
 // reconciler gathers the facts, and writes what was decided. One goroutine has it.
 type reconciler struct {
@@ -158,9 +157,9 @@ func (r *reconciler) recall(f *facts) {
 	}
 	r.known = now
 	var known []string
-	grace := defaultGrace
+	grace := membership.DefaultGracePeriod
 	for _, pool := range f.pools {
-		grace = max(grace, graceOf(pool))
+		grace = max(grace, membership.GracePeriod(pool))
 		for i := range pool.Status.AggregatedDevices {
 			known = append(known, pool.Status.AggregatedDevices[i].NodeName)
 		}
@@ -199,7 +198,7 @@ func (r *reconciler) create(ctx context.Context, f *facts) error {
 		}
 		pool, err := r.newPool(device)
 		if err == nil {
-			err = r.client.Create(ctx, pool, client.FieldOwner(fieldManager))
+			err = r.client.Create(ctx, pool, client.FieldOwner(identity.FieldManager))
 		}
 		switch {
 		case apierrors.IsAlreadyExists(err), apierrors.IsNotFound(err):
@@ -265,7 +264,7 @@ func (r *reconciler) write(ctx context.Context, pool *v1alpha1.HSMPool, status v
 	before := pool.Status
 	changed := pool.DeepCopy()
 	changed.Status = status
-	err := r.client.Status().Update(ctx, changed, client.FieldOwner(fieldManager))
+	err := r.client.Status().Update(ctx, changed, client.FieldOwner(identity.FieldManager))
 	if apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
 		return nil // The watch will tell what has become of it.
 	}

@@ -9,6 +9,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/equality"
 
 	"j5t.io/hsm/pkg/apis/hsm/v1alpha1"
+	"j5t.io/hsm/pkg/membership"
 )
 
 // pods is how complete the reports of a pool are.
@@ -25,7 +26,7 @@ type pods struct {
 // reporting counts the reports. A pod that is gone counts until its successor
 // reports, or its report is too old.
 func (f *facts) reporting(d *decision, pool *v1alpha1.HSMPool, devices []*v1alpha1.HSMDevice) pods {
-	grace := graceOf(pool)
+	grace := membership.GracePeriod(pool)
 	var p pods
 	if len(devices) == 0 {
 		return p // There is nothing to report.

@@ -28,6 +28,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 	"sigs.k8s.io/controller-runtime/pkg/source"
 
+	"j5t.io/hsm/pkg/agentname"
 	"j5t.io/hsm/pkg/apis/hsm/v1alpha1"
 	"j5t.io/hsm/pkg/discovery/report"
 	"j5t.io/hsm/pkg/mtls"
@@ -128,7 +129,7 @@ func Cached(systemNamespace string) map[client.Object]cache.ByObject {
 // CachedAgents is what a second cache has to hold. Pods of two kinds in one would need
 // a selector that there is not.
 func CachedAgents(systemNamespace string) map[client.Object]cache.ByObject {
-	labelled, err := labels.NewRequirement(agentLabel, selection.Exists, nil)
+	labelled, err := labels.NewRequirement(agentname.ObjectLabel, selection.Exists, nil)
 	utilruntime.Must(err)
 	return map[client.Object]cache.ByObject{
 		&corev1.Pod{}: {
@@ -166,8 +167,8 @@ func trimPod(object any) (any, error) {
 		Spec:   corev1.PodSpec{NodeName: p.Spec.NodeName, ServiceAccountName: p.Spec.ServiceAccountName},
 		Status: corev1.PodStatus{Phase: p.Status.Phase, PodIP: p.Status.PodIP},
 	}
-	if name, found := p.Labels[agentLabel]; found {
-		kept.Labels[agentLabel] = name
+	if name, found := p.Labels[agentname.ObjectLabel]; found {
+		kept.Labels[agentname.ObjectLabel] = name
 	}
 	if value, found := p.Annotations[report.Annotation]; found {
 		if owner := metav1.GetControllerOf(p); owner == nil || owner.Kind != "DaemonSet" {

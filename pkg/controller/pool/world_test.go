@@ -134,7 +134,7 @@ func (w *world) agent(serial, node string, a *answer) {
 		return
 	}
 	w.agentPods[name] = corev1.Pod{
-		ObjectMeta: metav1.ObjectMeta{Namespace: system, Name: name + "-x", Labels: map[string]string{agentLabel: name}, CreationTimestamp: metav1.NewTime(w.now)},
+		ObjectMeta: metav1.ObjectMeta{Namespace: system, Name: name + "-x", Labels: map[string]string{agentname.ObjectLabel: name}, CreationTimestamp: metav1.NewTime(w.now)},
 		Spec:       corev1.PodSpec{NodeName: node},
 		Status:     corev1.PodStatus{Phase: corev1.PodRunning, PodIP: "10.0.0.1"},
 	}

@@ -16,6 +16,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"j5t.io/hsm/pkg/apis/hsm/v1alpha1"
+	"j5t.io/hsm/pkg/controller/identity"
 )
 
 // notYetCreated is a resourceVersion that no object has, as etcd gives revision 1
@@ -68,7 +69,7 @@ func (r *reconciler) write(ctx context.Context, o outfit, secret *corev1.Secret,
 		return r.apply(ctx, o.configuration(secret.Namespace, secret.Name, data).WithResourceVersion(secret.ResourceVersion))
 	}
 	secret = o.on(secret, data)
-	if err := r.client.Update(ctx, secret, client.FieldOwner(FieldManager)); err != nil {
+	if err := r.client.Update(ctx, secret, client.FieldOwner(identity.FieldManager)); err != nil {
 		return nil, fmt.Errorf("update Secret %s: %w", secret.Name, err)
 	}
 	return secret, nil
@@ -80,7 +81,7 @@ func (r *reconciler) apply(ctx context.Context, configuration *corev1ac.SecretAp
 		return nil, fmt.Errorf("encode Secret: %w", err)
 	}
 	secret := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: *configuration.Namespace, Name: *configuration.Name}}
-	if err := r.client.Patch(ctx, secret, client.RawPatch(types.ApplyYAMLPatchType, body), client.FieldOwner(FieldManager), client.ForceOwnership); err != nil {
+	if err := r.client.Patch(ctx, secret, client.RawPatch(types.ApplyYAMLPatchType, body), client.FieldOwner(identity.FieldManager), client.ForceOwnership); err != nil {
 		return nil, fmt.Errorf("apply Secret %s: %w", *configuration.Name, err)
 	}
 	return secret, nil
@@ -97,7 +98,7 @@ func (r *reconciler) push(ctx context.Context, p pair, f facts) (*v1alpha1.HSMSe
 		pushed.Annotations = map[string]string{}
 	}
 	pushed.Annotations[PushedAnnotation] = f.target.inStep.revision + " " + f.target.sum
-	if err := r.client.Update(ctx, pushed, client.FieldOwner(FieldManager)); err != nil {
+	if err := r.client.Update(ctx, pushed, client.FieldOwner(identity.FieldManager)); err != nil {
 		return nil, fmt.Errorf("write the data of Secret %s to the token: %w", p.secret.Name, err)
 	}
 	return pushed, nil
@@ -120,7 +121,7 @@ func (r *reconciler) restart(ctx context.Context, h *v1alpha1.HSMSecret, sum str
 	for _, workload := range h.Spec.RolloutRestartTargets {
 		object := metadataOf(workloadKind(workload.Kind))
 		object.Namespace, object.Name = h.Namespace, workload.Name
-		err := r.client.Patch(ctx, object, client.RawPatch(types.MergePatchType, patch), client.FieldOwner(FieldManager))
+		err := r.client.Patch(ctx, object, client.RawPatch(types.MergePatchType, patch), client.FieldOwner(identity.FieldManager))
 		switch {
 		case apierrors.IsNotFound(err):
 			r.recorder.Eventf(reference(h), corev1.EventTypeWarning, eventRestartFails, "%s %s of spec.rolloutRestartTargets does not exist", workload.Kind, workload.Name)
@@ -145,7 +146,7 @@ func (r *reconciler) writeStatus(ctx context.Context, name types.NamespacedName,
 	h := metadataOf(hsmSecretKind)
 	h.Namespace, h.Name = name.Namespace, name.Name
 	statusWrites.Inc()
-	err = r.client.Status().Patch(ctx, h, client.RawPatch(types.ApplyYAMLPatchType, body), client.FieldOwner(FieldManager), client.ForceOwnership)
+	err = r.client.Status().Patch(ctx, h, client.RawPatch(types.ApplyYAMLPatchType, body), client.FieldOwner(identity.FieldManager), client.ForceOwnership)
 	if err != nil {
 		return fmt.Errorf("write status: %w", err)
 	}

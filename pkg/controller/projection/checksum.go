@@ -21,11 +21,12 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"j5t.io/hsm/pkg/apis/hsm/v1alpha1"
+	"j5t.io/hsm/pkg/controller/identity"
 )
 
 // KeyName is the HSMSecret of the system namespace that holds the key of
 // checksums. It is never projected.
-const KeyName = "hsm-controller-checksum-key"
+const KeyName = identity.Name + "-checksum-key"
 
 const (
 	keyData = "key"
@@ -77,7 +78,7 @@ func (k *keys) create(ctx context.Context) (*v1alpha1.HSMSecret, error) {
 		Immutable:  new(true),
 		Data:       map[string][]byte{keyData: key},
 	}
-	return holder, k.client.Create(ctx, holder, client.FieldOwner(FieldManager))
+	return holder, k.client.Create(ctx, holder, client.FieldOwner(identity.FieldManager))
 }
 
 // checksum is the keyed checksum of the data of one object: that of another

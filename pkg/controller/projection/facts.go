@@ -17,6 +17,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"j5t.io/hsm/pkg/apis/hsm/v1alpha1"
+	"j5t.io/hsm/pkg/controller/identity"
 )
 
 // pair is an HSMSecret and the Secret of the name that it wants, read live.
@@ -136,7 +137,7 @@ func isHSMSecret(owner metav1.OwnerReference) bool {
 func editor(secret *corev1.Secret) (who string, when time.Time) {
 	who = "someone"
 	for _, entry := range secret.ManagedFields {
-		if entry.Manager != FieldManager && ownsData(entry) && entry.Time != nil && entry.Time.After(when) {
+		if entry.Manager != identity.FieldManager && ownsData(entry) && entry.Time != nil && entry.Time.After(when) {
 			who, when = entry.Manager, entry.Time.Time
 		}
 	}
@@ -157,7 +158,7 @@ func ownsData(entry metav1.ManagedFieldsEntry) bool {
 // applied tells when the controller applied the Secret last; nil if it never did.
 func applied(secret metav1.Object) *metav1.Time {
 	for _, entry := range secret.GetManagedFields() {
-		if entry.Manager == FieldManager && entry.Operation == metav1.ManagedFieldsOperationApply {
+		if entry.Manager == identity.FieldManager && entry.Operation == metav1.ManagedFieldsOperationApply {
 			return entry.Time
 		}
 	}
@@ -167,7 +168,7 @@ func applied(secret metav1.Object) *metav1.Time {
 // hasStatus tells whether the controller's status is on an HSMSecret.
 func hasStatus(h metav1.Object) bool {
 	for _, entry := range h.GetManagedFields() {
-		if entry.Manager == FieldManager && entry.Subresource == "status" {
+		if entry.Manager == identity.FieldManager && entry.Subresource == "status" {
 			return true
 		}
 	}

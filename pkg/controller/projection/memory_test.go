@@ -9,6 +9,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"j5t.io/hsm/pkg/apis/hsm/v1alpha1"
+	"j5t.io/hsm/pkg/controller/identity"
 )
 
 func TestLook(t *testing.T) {
@@ -57,7 +58,7 @@ func TestLook(t *testing.T) {
 		}
 		h := metadataOf(hsmSecretKind)
 		h.UID, h.Generation = "h", 7
-		h.ManagedFields = []metav1.ManagedFieldsEntry{{Manager: FieldManager, Subresource: "status"}}
+		h.ManagedFields = []metav1.ManagedFieldsEntry{{Manager: identity.FieldManager, Subresource: "status"}}
 		secret := version{"s", "100"}
 		c.change(&m, h, &secret)
 		if got := m.look(h, secret, "shown", now); got != c.want {

@@ -12,16 +12,14 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation"
 
 	"j5t.io/hsm/pkg/apis/hsm/v1alpha1"
+	"j5t.io/hsm/pkg/controller/identity"
 )
-
-// FieldManager is what managedFields call the controller.
-const FieldManager = "hsm-controller"
 
 // The labels of a projected Secret. The watch selects by the first, people do
 // by either.
 const (
 	ManagedByLabel      = "app.kubernetes.io/managed-by"
-	ManagedByValue      = "hsm-controller"
+	ManagedByValue      = identity.Name
 	PeoplesManagedLabel = "managed-by"
 	PeoplesManagedValue = "hsm-secrets-operator"
 )

@@ -16,6 +16,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"j5t.io/hsm/pkg/apis/hsm/v1alpha1"
+	"j5t.io/hsm/pkg/controller/identity"
 )
 
 var (
@@ -129,7 +130,7 @@ func testOutcome() *outcome {
 	secret.UID = "s1"
 	secret.ManagedFields = []metav1.ManagedFieldsEntry{
 		{Manager: "kubectl", Operation: metav1.ManagedFieldsOperationApply, Time: new(metav1.NewTime(testNow))},
-		{Manager: FieldManager, Operation: metav1.ManagedFieldsOperationApply, Time: new(metav1.NewTime(testNow.Add(-time.Minute)))},
+		{Manager: identity.FieldManager, Operation: metav1.ManagedFieldsOperationApply, Time: new(metav1.NewTime(testNow.Add(-time.Minute)))},
 	}
 	return &outcome{
 		pair:  pair{h, secret},
@@ -145,7 +146,7 @@ func TestLostEdit(t *testing.T) {
 	}
 	secret := &corev1.Secret{Data: map[string][]byte{"password": []byte("canary")}}
 	secret.ManagedFields = []metav1.ManagedFieldsEntry{
-		entry(FieldManager, `{"f:data":{}}`, testLater),
+		entry(identity.FieldManager, `{"f:data":{}}`, testLater),
 		entry("old", `{"f:data":{"f:password":{}}}`, testNow),
 		entry("kubectl-edit", `{"f:data":{"f:password":{}}}`, testNow.Add(time.Minute)),
 		entry("labeller", `{"f:metadata":{"f:labels":{"f:data":{}}}}`, testLater),

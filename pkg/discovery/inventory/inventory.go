@@ -15,9 +15,6 @@ import (
 	"j5t.io/hsm/pkg/discovery/sysfs"
 )
 
-// DefaultGracePeriod is HSMPool's default.
-const DefaultGracePeriod = 5 * time.Minute
-
 // Found is what a look at the node has found.
 type Found struct {
 	// Tokens are those that can be used. No two have the same serial number.
@@ -41,7 +38,7 @@ type HSMDevice struct {
 	// Unknown is true if its tokens could not be looked for: that one was not found means
 	// nothing.
 	Unknown bool
-	// GracePeriod is that of its HSMPool.
+	// GracePeriod is that of the HSMPool to which it belongs.
 	GracePeriod time.Duration
 }
 

@@ -8,6 +8,7 @@ import (
 	"slices"
 
 	"j5t.io/hsm/pkg/discovery/dra/attribute"
+	"j5t.io/hsm/pkg/membership"
 )
 
 // Ledger keeps the devices of a node from one look to the next:
@@ -49,7 +50,7 @@ func (l *Ledger) Update(found Found) {
 		case device.Lost.IsZero():
 			device.Lost, device.Path = found.Time, ""
 			l.put(device)
-		case found.Time.Sub(device.Lost) > cmp.Or(hsmDevice.GracePeriod, DefaultGracePeriod):
+		case found.Time.Sub(device.Lost) > cmp.Or(hsmDevice.GracePeriod, membership.DefaultGracePeriod):
 			delete(l.devices, name)
 		}
 	}

@@ -3,6 +3,9 @@
 package agentv1
 
 const (
+	// Port is where an agent listens.
+	Port = 9443
+
 	// MaxRecordBytes is how large all parts of one record may be together.
 	// A core Secret holds at most 1 MiB of data.
 	MaxRecordBytes = 2 << 20
