@@ -21,6 +21,8 @@ trap 'rm -rf "${scratch}"' EXIT
 # kube_codegen.sh leaves files behind.
 export TMPDIR=${scratch}
 
+# In an empty module cache "go list" gives no folder.
+go mod download k8s.io/code-generator
 # shellcheck source=/dev/null
 source "$(go list -m -f '{{.Dir}}' k8s.io/code-generator)/kube_codegen.sh"
 

@@ -112,7 +112,7 @@ func schema_pkg_apis_hsm_v1alpha1_AggregatedDevice(ref common.ReferenceCallback)
 				Properties: map[string]spec.Schema{
 					"serialNumber": {
 						SchemaProps: spec.SchemaProps{
-							Description: "serialNumber is the serial number of the token; empty if it does not tell.",
+							Description: "serialNumber is the serial number of the token; empty if it has none.",
 							Type:        []string{"string"},
 							Format:      "",
 						},
@@ -127,7 +127,7 @@ func schema_pkg_apis_hsm_v1alpha1_AggregatedDevice(ref common.ReferenceCallback)
 					},
 					"devicePath": {
 						SchemaProps: spec.SchemaProps{
-							Description: "devicePath is the path of its device file on that node; empty if the kernel does not tell. It changes when the token is plugged in again.",
+							Description: "devicePath is the path of its device file on that node; empty if the kernel gives none. It changes when the token is plugged in again.",
 							Type:        []string{"string"},
 							Format:      "",
 						},
@@ -141,21 +141,21 @@ func schema_pkg_apis_hsm_v1alpha1_AggregatedDevice(ref common.ReferenceCallback)
 					},
 					"available": {
 						SchemaProps: spec.SchemaProps{
-							Description: "available is true if it is there and an agent may use it.",
+							Description: "available is true if the token is there and an agent may use it.",
 							Type:        []string{"boolean"},
 							Format:      "",
 						},
 					},
 					"reason": {
 						SchemaProps: spec.SchemaProps{
-							Description: "reason is why it is not available, in one word; empty if it is. A reason of the discovery report, such as SerialMissing or PermissionsDiffer, or one of the pool: Unplugged, it is not there any more; NodeNotReporting, its node has not reported for gracePeriod; NodeNotSelected, nodeSelector excludes its node; SerialAmbiguous, several tokens tell this serial number; OverMaxDevices, maxDevices others are served.",
+							Description: "reason says in one word why the token is not available; empty if it is. It is a reason of the discovery report, such as SerialMissing or PermissionsDiffer, or one of the pool. Unplugged: it is not there any more. NodeNotReporting: its node has not reported for gracePeriod. NodeNotSelected: nodeSelector excludes its node. SerialAmbiguous: several tokens have this serial number. OverMaxDevices: maxDevices others are served.",
 							Type:        []string{"string"},
 							Format:      "",
 						},
 					},
 					"message": {
 						SchemaProps: spec.SchemaProps{
-							Description: "message says the same for people, and what to do.",
+							Description: "message explains the reason, and says what to do.",
 							Type:        []string{"string"},
 							Format:      "",
 						},
@@ -168,7 +168,7 @@ func schema_pkg_apis_hsm_v1alpha1_AggregatedDevice(ref common.ReferenceCallback)
 					},
 					"lastSeen": {
 						SchemaProps: spec.SchemaProps{
-							Description: "lastSeen is when it was last reported, as of the last change here: a report that tells the same does not move it.",
+							Description: "lastSeen is when the token was last reported, as of the last change of this entry: a report without news does not move it.",
 							Ref:         ref(v1.Time{}.OpenAPIModelName()),
 						},
 					},
@@ -185,19 +185,19 @@ func schema_pkg_apis_hsm_v1alpha1_Capacity(ref common.ReferenceCallback) common.
 	return common.OpenAPIDefinition{
 		Schema: spec.Schema{
 			SchemaProps: spec.SchemaProps{
-				Description: "Capacity is used and free room of a token.",
+				Description: "Capacity is the used and free space of a token.",
 				Type:        []string{"object"},
 				Properties: map[string]spec.Schema{
 					"used": {
 						SchemaProps: spec.SchemaProps{
-							Description: "used is what the store on the token takes.",
+							Description: "used is what is taken.",
 							Type:        []string{"integer"},
 							Format:      "int64",
 						},
 					},
 					"free": {
 						SchemaProps: spec.SchemaProps{
-							Description: "free is what the store can still take.",
+							Description: "free is what new records can still take.",
 							Type:        []string{"integer"},
 							Format:      "int64",
 						},
@@ -212,12 +212,12 @@ func schema_pkg_apis_hsm_v1alpha1_DeviceMirroring(ref common.ReferenceCallback) 
 	return common.OpenAPIDefinition{
 		Schema: spec.Schema{
 			SchemaProps: spec.SchemaProps{
-				Description: "DeviceMirroring says how the tokens of one HSMDevice mirror each other.",
+				Description: "DeviceMirroring says how the tokens of one HSMDevice mirror each other. This version stores it, and mirrors nothing.",
 				Type:        []string{"object"},
 				Properties: map[string]spec.Schema{
 					"policy": {
 						SchemaProps: spec.SchemaProps{
-							Description: "policy says what mirrors are for: None, there are no mirrors; ReadOnly, they serve reads; Active, they also take over writes. Default: None. Written by users.\n\nPossible enum values:\n - `\"Active\"` : mirrors serve reads and may take over writes.\n - `\"None\"` : there are no mirrors.\n - `\"ReadOnly\"` : mirrors serve reads.",
+							Description: "policy says what mirrors are for. None: there are no mirrors. ReadOnly: they serve reads. Active: they also take over writes. Default: None. Written by users.\n\nPossible enum values:\n - `\"Active\"` : mirrors serve reads and may take over writes.\n - `\"None\"` : there are no mirrors.\n - `\"ReadOnly\"` : mirrors serve reads.",
 							Default:     "None",
 							Type:        []string{"string"},
 							Format:      "",
@@ -226,7 +226,7 @@ func schema_pkg_apis_hsm_v1alpha1_DeviceMirroring(ref common.ReferenceCallback) 
 					},
 					"syncInterval": {
 						SchemaProps: spec.SchemaProps{
-							Description: "syncInterval is the time in seconds between two full comparisons of the tokens, a safety net: changes are mirrored at once. At least 10. Default: 300. Written by users.",
+							Description: "syncInterval is the time in seconds between two full comparisons of the tokens. It is a safety net: changes are mirrored at once. At least 10. Default: 300. Written by users.",
 							Default:     300,
 							Minimum:     ptr.To[float64](10),
 							Type:        []string{"integer"},
@@ -240,7 +240,7 @@ func schema_pkg_apis_hsm_v1alpha1_DeviceMirroring(ref common.ReferenceCallback) 
 							},
 						},
 						SchemaProps: spec.SchemaProps{
-							Description: "targetNodes are the names of the nodes whose tokens take part. Default: none, which is every node where a token is found. Written by users.",
+							Description: "targetNodes are the names of the nodes whose tokens take part. Default: none, which means every node with a token. Written by users.",
 							Type:        []string{"array"},
 							Items: &spec.SchemaOrArray{
 								Schema: &spec.Schema{
@@ -254,14 +254,14 @@ func schema_pkg_apis_hsm_v1alpha1_DeviceMirroring(ref common.ReferenceCallback) 
 					},
 					"primaryNode": {
 						SchemaProps: spec.SchemaProps{
-							Description: "primaryNode is the name of the node whose token takes writes while it can. Default: empty; any node. Written by users.",
+							Description: "primaryNode is the name of the node whose token takes writes while it can. If targetNodes is set, it must be one of them. Default: empty; any node. Written by users.",
 							Type:        []string{"string"},
 							Format:      "",
 						},
 					},
 					"autoFailover": {
 						SchemaProps: spec.SchemaProps{
-							Description: "autoFailover lets another token take writes when the one that does is lost. Default: true. Written by users.",
+							Description: "autoFailover lets another token take writes when the primary one is lost. Default: true. Written by users.",
 							Default:     true,
 							Type:        []string{"boolean"},
 							Format:      "",
@@ -282,7 +282,7 @@ func schema_pkg_apis_hsm_v1alpha1_DevicePathDiscovery(ref common.ReferenceCallba
 				Properties: map[string]spec.Schema{
 					"path": {
 						SchemaProps: spec.SchemaProps{
-							Description: "path is an absolute path below /dev, or a pattern with *, ? and [ ] such as /dev/ttyACM*.",
+							Description: "path is an absolute path below /dev, or a pattern with *, ? and [ ], such as /dev/ttyACM*.",
 							Default:     "",
 							Type:        []string{"string"},
 							Format:      "",
@@ -290,7 +290,7 @@ func schema_pkg_apis_hsm_v1alpha1_DevicePathDiscovery(ref common.ReferenceCallba
 					},
 					"permissions": {
 						SchemaProps: spec.SchemaProps{
-							Description: "permissions are the octal permissions that the device file must have, such as 0660; a file with others is reported as unavailable. Default: empty, which is not checked.",
+							Description: "permissions are the octal permissions that the device file must have, such as 0660. A file with other permissions is reported as unavailable. Default: empty; permissions are not checked.",
 							Type:        []string{"string"},
 							Format:      "",
 						},
@@ -306,7 +306,7 @@ func schema_pkg_apis_hsm_v1alpha1_DeviceSyncStatus(ref common.ReferenceCallback)
 	return common.OpenAPIDefinition{
 		Schema: spec.Schema{
 			SchemaProps: spec.SchemaProps{
-				Description: "DeviceSyncStatus is what one token of the pool holds of a secret.",
+				Description: "DeviceSyncStatus says whether one token holds a secret.",
 				Type:        []string{"object"},
 				Properties: map[string]spec.Schema{
 					"serialNumber": {
@@ -319,7 +319,7 @@ func schema_pkg_apis_hsm_v1alpha1_DeviceSyncStatus(ref common.ReferenceCallback)
 					},
 					"syncStatus": {
 						SchemaProps: spec.SchemaProps{
-							Description: "syncStatus compares this token with the one that takes writes.\n\nPossible enum values:\n - `\"Error\"` : the copies could not be compared or synced.\n - `\"InSync\"` : the copies are the same.\n - `\"OutOfSync\"` : the copies differ.\n - `\"Pending\"` : a sync has not happened yet.",
+							Description: "syncStatus compares this token with the one that takes writes.\n\nPossible enum values:\n - `\"Error\"` : the copies could not be compared or synced.\n - `\"InSync\"` : the copies are the same.\n - `\"OutOfSync\"` : the copies differ.\n - `\"Pending\"` : nothing was synced yet.",
 							Type:        []string{"string"},
 							Format:      "",
 							Enum:        []interface{}{"Error", "InSync", "OutOfSync", "Pending"},
@@ -327,7 +327,7 @@ func schema_pkg_apis_hsm_v1alpha1_DeviceSyncStatus(ref common.ReferenceCallback)
 					},
 					"dataVersion": {
 						SchemaProps: spec.SchemaProps{
-							Description: "dataVersion is that of the data which this token holds.",
+							Description: "dataVersion is the version of data that this token holds.",
 							Type:        []string{"string"},
 							Format:      "",
 						},
@@ -343,7 +343,7 @@ func schema_pkg_apis_hsm_v1alpha1_Discovery(ref common.ReferenceCallback) common
 	return common.OpenAPIDefinition{
 		Schema: spec.Schema{
 			SchemaProps: spec.SchemaProps{
-				Description: "Discovery says how tokens are found on a node. Exactly one member is set.",
+				Description: "Discovery says how to find tokens on a node. Exactly one member is set.",
 				Type:        []string{"object"},
 				Properties: map[string]spec.Schema{
 					"usb": {
@@ -377,7 +377,7 @@ func schema_pkg_apis_hsm_v1alpha1_HSMDevice(ref common.ReferenceCallback) common
 	return common.OpenAPIDefinition{
 		Schema: spec.Schema{
 			SchemaProps: spec.SchemaProps{
-				Description: "HSMDevice describes hardware security modules (tokens) of one kind: how they are found on nodes, and how an agent reaches them. It is a description only and has no status; what was found is in the HSMPool of the same name. It can be read and written while no token is plugged in.",
+				Description: "HSMDevice describes hardware security modules (tokens) of one kind: how to find them on nodes, and how an agent reaches them. It is only a description and has no status: the HSMPool of the same name shows what was found. It can be read and written while no token is plugged in.",
 				Type:        []string{"object"},
 				Properties: map[string]spec.Schema{
 					"kind": {
@@ -403,7 +403,7 @@ func schema_pkg_apis_hsm_v1alpha1_HSMDevice(ref common.ReferenceCallback) common
 					},
 					"spec": {
 						SchemaProps: spec.SchemaProps{
-							Description: "spec says which tokens are meant and how they are used. Written by users.",
+							Description: "spec says which tokens are meant and how to use them. Written by users.",
 							Default:     map[string]interface{}{},
 							Ref:         ref(v1alpha1.HSMDeviceSpec{}.OpenAPIModelName()),
 						},
@@ -470,12 +470,12 @@ func schema_pkg_apis_hsm_v1alpha1_HSMDeviceSpec(ref common.ReferenceCallback) co
 	return common.OpenAPIDefinition{
 		Schema: spec.Schema{
 			SchemaProps: spec.SchemaProps{
-				Description: "HSMDeviceSpec says which tokens are meant and how they are used.",
+				Description: "HSMDeviceSpec says which tokens are meant and how to use them.",
 				Type:        []string{"object"},
 				Properties: map[string]spec.Schema{
 					"deviceType": {
 						SchemaProps: spec.SchemaProps{
-							Description: "deviceType is the family of the tokens: PicoHSM, SmartCard-HSM or Generic. It decides the limits that their agents keep. Written by users.\n\nPossible enum values:\n - `\"Generic\"` is any other token with a PKCS#11 module.\n - `\"PicoHSM\"` is a Raspberry Pi Pico or ESP32 with the Pico HSM firmware.\n - `\"SmartCard-HSM\"` is a SmartCard-HSM or Nitrokey HSM 2.",
+							Description: "deviceType is the family of the tokens: PicoHSM, SmartCard-HSM or Generic. Their agents keep to the limits of that family. Written by users.\n\nPossible enum values:\n - `\"Generic\"` is any other token with a PKCS#11 module.\n - `\"PicoHSM\"` is a Raspberry Pi Pico or ESP32 with the Pico HSM firmware.\n - `\"SmartCard-HSM\"` is a SmartCard-HSM or Nitrokey HSM 2.",
 							Default:     "",
 							Type:        []string{"string"},
 							Format:      "",
@@ -484,19 +484,19 @@ func schema_pkg_apis_hsm_v1alpha1_HSMDeviceSpec(ref common.ReferenceCallback) co
 					},
 					"discovery": {
 						SchemaProps: spec.SchemaProps{
-							Description: "discovery says how tokens are found on a node. Exactly one of its members is set. Written by users.",
+							Description: "discovery says how to find the tokens on a node. Set exactly one of its members. Written by users.",
 							Ref:         ref(v1alpha1.Discovery{}.OpenAPIModelName()),
 						},
 					},
 					"pkcs11": {
 						SchemaProps: spec.SchemaProps{
-							Description: "pkcs11 says how an agent reaches the tokens. If it is not set, tokens are found and listed, but no agent serves them. Written by users.",
+							Description: "pkcs11 says how an agent reaches the tokens. Without it, tokens are found and listed, but no agent serves them. Written by users.",
 							Ref:         ref(v1alpha1.PKCS11{}.OpenAPIModelName()),
 						},
 					},
 					"nodeSelector": {
 						SchemaProps: spec.SchemaProps{
-							Description: "nodeSelector limits discovery to nodes that have all these labels. Default: none, which is every node. Written by users.",
+							Description: "nodeSelector limits discovery to nodes that have all these labels. Default: none, which means every node. Written by users.",
 							Type:        []string{"object"},
 							AdditionalProperties: &spec.SchemaOrBool{
 								Allows: true,
@@ -511,7 +511,7 @@ func schema_pkg_apis_hsm_v1alpha1_HSMDeviceSpec(ref common.ReferenceCallback) co
 					},
 					"maxDevices": {
 						SchemaProps: spec.SchemaProps{
-							Description: "maxDevices is the largest number of tokens that are served; more that match are reported only. At least 1. Default: 10. Written by users.",
+							Description: "maxDevices is the largest number of tokens to serve. Further tokens that match are reported, but not served. At least 1. Default: 10. Written by users.",
 							Default:     10,
 							Minimum:     ptr.To[float64](1),
 							Type:        []string{"integer"},
@@ -520,7 +520,7 @@ func schema_pkg_apis_hsm_v1alpha1_HSMDeviceSpec(ref common.ReferenceCallback) co
 					},
 					"mirroring": {
 						SchemaProps: spec.SchemaProps{
-							Description: "mirroring says how the tokens mirror each other. Default: not set; they do not. Written by users.",
+							Description: "mirroring says how the tokens mirror each other. This version stores it, and mirrors nothing. Default: not set. Written by users.",
 							Ref:         ref(v1alpha1.DeviceMirroring{}.OpenAPIModelName()),
 						},
 					},
@@ -537,7 +537,7 @@ func schema_pkg_apis_hsm_v1alpha1_HSMPool(ref common.ReferenceCallback) common.O
 	return common.OpenAPIDefinition{
 		Schema: spec.Schema{
 			SchemaProps: spec.SchemaProps{
-				Description: "HSMPool is the set of hardware security modules (tokens) that were found for HSMDevices. One is created for each HSMDevice and owned by it. Its status is where the health and the room of the tokens can be seen.",
+				Description: "HSMPool is the set of hardware security modules (tokens) that were found for HSMDevices. The controller creates one for each HSMDevice, which owns it. Its status shows the health and the free space of the tokens.",
 				Type:        []string{"object"},
 				Properties: map[string]spec.Schema{
 					"kind": {
@@ -570,7 +570,7 @@ func schema_pkg_apis_hsm_v1alpha1_HSMPool(ref common.ReferenceCallback) common.O
 					},
 					"status": {
 						SchemaProps: spec.SchemaProps{
-							Description: "status is what discovery and the agents reported. Written by the controller.",
+							Description: "status shows what discovery and the agents reported. Written by the controller.",
 							Default:     map[string]interface{}{},
 							Ref:         ref(v1alpha1.HSMPoolStatus{}.OpenAPIModelName()),
 						},
@@ -661,14 +661,14 @@ func schema_pkg_apis_hsm_v1alpha1_HSMPoolSpec(ref common.ReferenceCallback) comm
 					},
 					"gracePeriod": {
 						SchemaProps: spec.SchemaProps{
-							Description: "gracePeriod is how long the last report of a discovery pod counts. More than zero, as a duration such as 90s or 5m. Default: 5m. Written by users.",
+							Description: "gracePeriod is how long the last report of a discovery pod counts: a duration of more than zero, such as 90s or 5m. Default: 5m. Written by users.",
 							Default:     "5m",
 							Ref:         ref(v1.Duration{}.OpenAPIModelName()),
 						},
 					},
 					"mirroring": {
 						SchemaProps: spec.SchemaProps{
-							Description: "mirroring says whether the tokens mirror each other. Default: not set; they do not. Written by users.",
+							Description: "mirroring says whether the tokens mirror each other. This version stores it, and mirrors nothing. Default: not set. Written by users.",
 							Ref:         ref(v1alpha1.PoolMirroring{}.OpenAPIModelName()),
 						},
 					},
@@ -685,12 +685,12 @@ func schema_pkg_apis_hsm_v1alpha1_HSMPoolStatus(ref common.ReferenceCallback) co
 	return common.OpenAPIDefinition{
 		Schema: spec.Schema{
 			SchemaProps: spec.SchemaProps{
-				Description: "HSMPoolStatus is what discovery and the agents reported.",
+				Description: "HSMPoolStatus shows what discovery and the agents reported.",
 				Type:        []string{"object"},
 				Properties: map[string]spec.Schema{
 					"phase": {
 						SchemaProps: spec.SchemaProps{
-							Description: "phase sums up the pool: Pending, no report yet; Aggregating, reports of discovery pods or of agents are coming in; Ready, every expected pod has reported, and every token is available and, if agents are to serve it, served; Partial, some are missing; Error, none can be used. Written by the controller.\n\nPossible enum values:\n - `\"Aggregating\"` : reports of discovery pods or of agents are coming in.\n - `\"Error\"` : no token can be used.\n - `\"Partial\"` : some pods or tokens are missing.\n - `\"Pending\"` : no report yet.\n - `\"Ready\"` : every expected pod has reported, every token is available and served.",
+							Description: "phase sums up the pool. Pending: there is no report yet. Aggregating: reports of discovery pods or of agents are coming in. Ready: every expected pod has reported, every token is available, and agents serve those that they should. Partial: some pods or tokens are missing. Error: no token can be used. Written by the controller.\n\nPossible enum values:\n - `\"Aggregating\"` : reports of discovery pods or of agents are coming in.\n - `\"Error\"` : no token can be used.\n - `\"Partial\"` : some pods or tokens are missing.\n - `\"Pending\"` : there is no report yet.\n - `\"Ready\"` : every expected pod has reported, every token is available and served.",
 							Type:        []string{"string"},
 							Format:      "",
 							Enum:        []interface{}{"Aggregating", "Error", "Partial", "Pending", "Ready"},
@@ -705,14 +705,14 @@ func schema_pkg_apis_hsm_v1alpha1_HSMPoolStatus(ref common.ReferenceCallback) co
 					},
 					"availableDevices": {
 						SchemaProps: spec.SchemaProps{
-							Description: "availableDevices is the number of tokens that are available, as aggregatedDevices says. Written by the controller.",
+							Description: "availableDevices is the number of tokens in aggregatedDevices that are available. Written by the controller.",
 							Type:        []string{"integer"},
 							Format:      "int32",
 						},
 					},
 					"expectedPods": {
 						SchemaProps: spec.SchemaProps{
-							Description: "expectedPods is the number of discovery pods that should report: those that the DaemonSet wants, without those on nodes that the HSMDevices do not select. Written by the controller.",
+							Description: "expectedPods is the number of discovery pods that should report: all that the DaemonSet wants, except on nodes that the HSMDevices do not select. Written by the controller.",
 							Type:        []string{"integer"},
 							Format:      "int32",
 						},
@@ -727,7 +727,7 @@ func schema_pkg_apis_hsm_v1alpha1_HSMPoolStatus(ref common.ReferenceCallback) co
 							},
 						},
 						SchemaProps: spec.SchemaProps{
-							Description: "reportingPods are the discovery pods that have reported, one a node. A pod that is gone is kept until its successor reports or its last report is older than gracePeriod. Written by the controller.",
+							Description: "reportingPods are the discovery pods that have reported, one for each node. A deleted pod stays listed until its successor reports, or until its last report is older than gracePeriod. Written by the controller.",
 							Type:        []string{"array"},
 							Items: &spec.SchemaOrArray{
 								Schema: &spec.Schema{
@@ -745,7 +745,7 @@ func schema_pkg_apis_hsm_v1alpha1_HSMPoolStatus(ref common.ReferenceCallback) co
 							},
 						},
 						SchemaProps: spec.SchemaProps{
-							Description: "aggregatedDevices are the tokens that discovery has found. One that is gone is kept for gracePeriod, as not available. Written by the controller.",
+							Description: "aggregatedDevices are the tokens that discovery has found. A token that is gone stays listed for gracePeriod, as not available. Written by the controller.",
 							Type:        []string{"array"},
 							Items: &spec.SchemaOrArray{
 								Schema: &spec.Schema{
@@ -766,7 +766,7 @@ func schema_pkg_apis_hsm_v1alpha1_HSMPoolStatus(ref common.ReferenceCallback) co
 							},
 						},
 						SchemaProps: spec.SchemaProps{
-							Description: "members are the tokens as their agents see them. A change of state is here at once, mere figures once a minute. Written by the controller, from the agents.",
+							Description: "members are the tokens as their agents see them. A change of state shows at once, a change of figures alone once a minute. Written by the controller, from what the agents report.",
 							Type:        []string{"array"},
 							Items: &spec.SchemaOrArray{
 								Schema: &spec.Schema{
@@ -779,13 +779,13 @@ func schema_pkg_apis_hsm_v1alpha1_HSMPoolStatus(ref common.ReferenceCallback) co
 					},
 					"lastAggregationTime": {
 						SchemaProps: spec.SchemaProps{
-							Description: "lastAggregationTime is when the reports last changed something here. Written by the controller.",
+							Description: "lastAggregationTime is when a report last changed this status. Written by the controller.",
 							Ref:         ref(v1.Time{}.OpenAPIModelName()),
 						},
 					},
 					"observedGeneration": {
 						SchemaProps: spec.SchemaProps{
-							Description: "observedGeneration is the metadata.generation that the other fields are about. Written by the controller.",
+							Description: "observedGeneration is the metadata.generation that the other fields describe. Written by the controller.",
 							Type:        []string{"integer"},
 							Format:      "int64",
 						},
@@ -802,7 +802,7 @@ func schema_pkg_apis_hsm_v1alpha1_HSMPoolStatus(ref common.ReferenceCallback) co
 							},
 						},
 						SchemaProps: spec.SchemaProps{
-							Description: "conditions tell about the pool in detail. Written by the controller.",
+							Description: "conditions are Ready, Reporting, DevicesAvailable and AgentsServing. Written by the controller.",
 							Type:        []string{"array"},
 							Items: &spec.SchemaOrArray{
 								Schema: &spec.Schema{
@@ -825,7 +825,7 @@ func schema_pkg_apis_hsm_v1alpha1_HSMSecret(ref common.ReferenceCallback) common
 	return common.OpenAPIDefinition{
 		Schema: spec.Schema{
 			SchemaProps: spec.SchemaProps{
-				Description: "HSMSecret is a secret that lives on a hardware security module (the token), and nowhere else in the cluster unless it is projected into a Secret. Every get reads the token; an acknowledged write is durable on it. Where the token cannot be reached, requests fail with 503 Service Unavailable, never with 404 Not Found.",
+				Description: "HSMSecret is a secret that lives on a hardware security module (the token). It is nowhere else in the cluster, unless it is projected into a Secret. Every get reads the token; an acknowledged write is durable on it. While the token cannot be reached, requests fail with 503 Service Unavailable, never with 404 Not Found.",
 				Type:        []string{"object"},
 				Properties: map[string]spec.Schema{
 					"kind": {
@@ -851,21 +851,21 @@ func schema_pkg_apis_hsm_v1alpha1_HSMSecret(ref common.ReferenceCallback) common
 					},
 					"spec": {
 						SchemaProps: spec.SchemaProps{
-							Description: "spec says where the secret lies on the token and how it is projected into a Secret. Written by users.",
+							Description: "spec says where the secret lies on the token, and how to project it into a Secret. Written by users.",
 							Default:     map[string]interface{}{},
 							Ref:         ref(v1alpha1.HSMSecretSpec{}.OpenAPIModelName()),
 						},
 					},
 					"immutable": {
 						SchemaProps: spec.SchemaProps{
-							Description: "immutable, once true, fixes data: it cannot be changed, nor can immutable be unset; only delete and create again. Metadata and spec can still be changed. Default: not set, which is false. Written by users.",
+							Description: "immutable, once true, fixes data: neither data nor immutable can be changed any more. Metadata and spec can. To change data, delete the HSMSecret and create it again. Default: not set, which is false. Written by users.",
 							Type:        []string{"boolean"},
 							Format:      "",
 						},
 					},
 					"data": {
 						SchemaProps: spec.SchemaProps{
-							Description: "data is the secret itself: names and base64 encoded values. A name consists of letters, digits, '-', '_' and '.', and has at most 253 characters. The values together have at most 1 MiB; a token may hold much less, and then refuses with 507 Insufficient Storage. Written by users.",
+							Description: "data is the secret itself: keys and base64 encoded values. A key consists of letters, digits, '-', '_' and '.', and has at most 253 characters. All values together have at most 1 MiB. Many tokens hold much less: then the answer is 507 Insufficient Storage. Written by users.",
 							Type:        []string{"object"},
 							AdditionalProperties: &spec.SchemaOrBool{
 								Allows: true,
@@ -880,7 +880,7 @@ func schema_pkg_apis_hsm_v1alpha1_HSMSecret(ref common.ReferenceCallback) common
 					},
 					"stringData": {
 						SchemaProps: spec.SchemaProps{
-							Description: "stringData takes values as plain text, for convenience. It is write only: on every write it is merged into data, where it wins over a value of the same name, and it is never given back. Written by users.",
+							Description: "stringData takes values as plain text, for convenience. Each write merges it into data, where it replaces values of the same key. It is never returned. Written by users.",
 							Type:        []string{"object"},
 							AdditionalProperties: &spec.SchemaOrBool{
 								Allows: true,
@@ -895,7 +895,7 @@ func schema_pkg_apis_hsm_v1alpha1_HSMSecret(ref common.ReferenceCallback) common
 					},
 					"status": {
 						SchemaProps: spec.SchemaProps{
-							Description: "status is what is known of the projection and of the token. It lives in this cluster, not on the token. Each of its fields names its writer.",
+							Description: "status shows the state of the projection and of the token. It is kept in this cluster, not on the token. Each of its fields names its writer.",
 							Default:     map[string]interface{}{},
 							Ref:         ref(v1alpha1.HSMSecretStatus{}.OpenAPIModelName()),
 						},
@@ -962,12 +962,12 @@ func schema_pkg_apis_hsm_v1alpha1_HSMSecretSpec(ref common.ReferenceCallback) co
 	return common.OpenAPIDefinition{
 		Schema: spec.Schema{
 			SchemaProps: spec.SchemaProps{
-				Description: "HSMSecretSpec says where a secret lies on the token and how it is projected into a Secret.",
+				Description: "HSMSecretSpec says where a secret lies on the token, and how to project it into a Secret.",
 				Type:        []string{"object"},
 				Properties: map[string]spec.Schema{
 					"hsmPath": {
 						SchemaProps: spec.SchemaProps{
-							Description: "hsmPath is the address of the secret on the token: segments separated by '/', each of letters, digits, '-', '_' and '.', none of them '.' or '..', together at most 512 bytes. It is unique in the pool and cannot be changed. A path outside secrets/<namespace>/ needs the verb claim on the resource hsmsecrets with the path as resource name. Default: secrets/<metadata.namespace>/<metadata.name>. Written by users.",
+							Description: "hsmPath is the address of the secret on the token, such as shared/db: segments of letters, digits, '-', '_' and '.', separated by '/', none of them '.' or '..', together at most 512 bytes. It is unique in the store and cannot be changed. A path outside secrets/<namespace>/ needs the verb claim on the resource hsmsecrets, with the path as resource name. Default: secrets/<metadata.namespace>/<metadata.name>. Written by users.",
 							MaxLength:   ptr.To[int64](512),
 							Type:        []string{"string"},
 							Format:      "",
@@ -975,7 +975,7 @@ func schema_pkg_apis_hsm_v1alpha1_HSMSecretSpec(ref common.ReferenceCallback) co
 					},
 					"secretName": {
 						SchemaProps: spec.SchemaProps{
-							Description: "secretName is the name of the Secret, in the same namespace, into which data is projected; a DNS subdomain. No two HSMSecrets share one, and a Secret that exists already is not taken over: the condition Conflict tells. Default: metadata.name. Written by users.",
+							Description: "secretName is the name of the Secret, in the same namespace, into which data is projected; a DNS subdomain. Two HSMSecrets cannot share a Secret, and a Secret that exists already is not taken over: the condition Conflict says so. Default: metadata.name. Written by users.",
 							MaxLength:   ptr.To[int64](253),
 							Type:        []string{"string"},
 							Format:      "",
@@ -983,7 +983,7 @@ func schema_pkg_apis_hsm_v1alpha1_HSMSecretSpec(ref common.ReferenceCallback) co
 					},
 					"secretType": {
 						SchemaProps: spec.SchemaProps{
-							Description: "secretType is the type of the projected Secret. It cannot be changed. Types that Kubernetes knows require their keys in data: kubernetes.io/tls requires tls.crt and tls.key, kubernetes.io/dockerconfigjson .dockerconfigjson, kubernetes.io/dockercfg .dockercfg, kubernetes.io/basic-auth username or password, kubernetes.io/ssh-auth ssh-privatekey; and kubernetes.io/service-account-token requires the annotation kubernetes.io/service-account.name. Default: Opaque. Written by users.",
+							Description: "secretType is the type of the projected Secret. It cannot be changed. The types of Kubernetes require their keys in data: kubernetes.io/tls requires tls.crt and tls.key; kubernetes.io/dockerconfigjson .dockerconfigjson; kubernetes.io/dockercfg .dockercfg; kubernetes.io/basic-auth username or password; kubernetes.io/ssh-auth ssh-privatekey. And kubernetes.io/service-account-token requires the annotation kubernetes.io/service-account.name. Default: Opaque. Written by users.",
 							Default:     "Opaque",
 							Type:        []string{"string"},
 							Format:      "",
@@ -991,7 +991,7 @@ func schema_pkg_apis_hsm_v1alpha1_HSMSecretSpec(ref common.ReferenceCallback) co
 					},
 					"autoSync": {
 						SchemaProps: spec.SchemaProps{
-							Description: "autoSync keeps the Secret in step with the token. If false, the Secret is made once and then left alone. Default: true. Written by users.",
+							Description: "autoSync keeps the Secret in step with the token. If false, the controller makes the Secret once and then leaves it alone. Default: true. Written by users.",
 							Default:     true,
 							Type:        []string{"boolean"},
 							Format:      "",
@@ -999,7 +999,7 @@ func schema_pkg_apis_hsm_v1alpha1_HSMSecretSpec(ref common.ReferenceCallback) co
 					},
 					"syncInterval": {
 						SchemaProps: spec.SchemaProps{
-							Description: "syncInterval is the time in seconds between two full comparisons of token and Secret, a safety net: changes travel at once. At least 10. Default: 300. Written by users.",
+							Description: "syncInterval is the time in seconds between two full comparisons of token and Secret. It is a safety net: changes travel at once. At least 10. Default: 300. Written by users.",
 							Default:     300,
 							Minimum:     ptr.To[float64](10),
 							Type:        []string{"integer"},
@@ -1008,7 +1008,7 @@ func schema_pkg_apis_hsm_v1alpha1_HSMSecretSpec(ref common.ReferenceCallback) co
 					},
 					"syncDirection": {
 						SchemaProps: spec.SchemaProps{
-							Description: "syncDirection says what becomes of an edit of the Secret: Bidirectional writes it to the token, HSMToSecret reverts it. Default: Bidirectional. Written by users.\n\nPossible enum values:\n - `\"Bidirectional\"` writes an edit of the Secret to the token.\n - `\"HSMToSecret\"` reverts an edit of the Secret.",
+							Description: "syncDirection says what happens to an edit of the Secret. Bidirectional: it is written to the token. HSMToSecret: it is reverted. Default: Bidirectional. Written by users.\n\nPossible enum values:\n - `\"Bidirectional\"` writes an edit of the Secret to the token.\n - `\"HSMToSecret\"` reverts an edit of the Secret.",
 							Default:     "Bidirectional",
 							Type:        []string{"string"},
 							Format:      "",
@@ -1017,7 +1017,7 @@ func schema_pkg_apis_hsm_v1alpha1_HSMSecretSpec(ref common.ReferenceCallback) co
 					},
 					"deletionPolicy": {
 						SchemaProps: spec.SchemaProps{
-							Description: "deletionPolicy says what becomes of the Secret when this HSMSecret is deleted: Delete or Retain. Default: Delete. Written by users.\n\nPossible enum values:\n - `\"Delete\"` deletes the Secret.\n - `\"Retain\"` leaves the Secret.",
+							Description: "deletionPolicy says what happens to the Secret when this HSMSecret is deleted. Delete: it is deleted too. Retain: it stays. Default: Delete. Written by users.\n\nPossible enum values:\n - `\"Delete\"` deletes the Secret.\n - `\"Retain\"` leaves the Secret.",
 							Default:     "Delete",
 							Type:        []string{"string"},
 							Format:      "",
@@ -1035,7 +1035,7 @@ func schema_pkg_apis_hsm_v1alpha1_HSMSecretSpec(ref common.ReferenceCallback) co
 							},
 						},
 						SchemaProps: spec.SchemaProps{
-							Description: "rolloutRestartTargets are the workloads of the same namespace that are restarted when the bytes of the Secret have changed. At most 32. Default: none. Written by users.",
+							Description: "rolloutRestartTargets are workloads of the same namespace. The controller restarts them when the data of the Secret has changed. At most 32. Default: none. Written by users.",
 							MaxItems:    ptr.To[int64](32),
 							Type:        []string{"array"},
 							Items: &spec.SchemaOrArray{
@@ -1059,12 +1059,12 @@ func schema_pkg_apis_hsm_v1alpha1_HSMSecretStatus(ref common.ReferenceCallback) 
 	return common.OpenAPIDefinition{
 		Schema: spec.Schema{
 			SchemaProps: spec.SchemaProps{
-				Description: "HSMSecretStatus is what is known of the projection and of the token.",
+				Description: "HSMSecretStatus shows the state of the projection and of the token.",
 				Type:        []string{"object"},
 				Properties: map[string]spec.Schema{
 					"syncStatus": {
 						SchemaProps: spec.SchemaProps{
-							Description: "syncStatus compares token and Secret: InSync, OutOfSync, Error or Pending. Written by the controller.\n\nPossible enum values:\n - `\"Error\"` : the copies could not be compared or synced.\n - `\"InSync\"` : the copies are the same.\n - `\"OutOfSync\"` : the copies differ.\n - `\"Pending\"` : a sync has not happened yet.",
+							Description: "syncStatus compares token and Secret: InSync, OutOfSync, Error or Pending. Written by the controller.\n\nPossible enum values:\n - `\"Error\"` : the copies could not be compared or synced.\n - `\"InSync\"` : the copies are the same.\n - `\"OutOfSync\"` : the copies differ.\n - `\"Pending\"` : nothing was synced yet.",
 							Type:        []string{"string"},
 							Format:      "",
 							Enum:        []interface{}{"Error", "InSync", "OutOfSync", "Pending"},
@@ -1072,13 +1072,13 @@ func schema_pkg_apis_hsm_v1alpha1_HSMSecretStatus(ref common.ReferenceCallback) 
 					},
 					"lastSyncTime": {
 						SchemaProps: spec.SchemaProps{
-							Description: "lastSyncTime is when something was last synced, in either direction. It does not move while nothing changes. Written by the controller.",
+							Description: "lastSyncTime is when data was last synced, in either direction. It does not move while nothing changes. Written by the controller.",
 							Ref:         ref(v1.Time{}.OpenAPIModelName()),
 						},
 					},
 					"hsmChecksum": {
 						SchemaProps: spec.SchemaProps{
-							Description: "hsmChecksum is a keyed checksum of data on the token: hmac-sha256:<hex>, with a key of its store. It can be compared with secretChecksum of the same object, and with nothing else. Written by the controller.",
+							Description: "hsmChecksum is a keyed checksum of data on the token: hmac-sha256:<hex>. The key belongs to the store. Compare it with secretChecksum of the same object only. Written by the controller.",
 							Type:        []string{"string"},
 							Format:      "",
 						},
@@ -1092,20 +1092,20 @@ func schema_pkg_apis_hsm_v1alpha1_HSMSecretStatus(ref common.ReferenceCallback) 
 					},
 					"lastError": {
 						SchemaProps: spec.SchemaProps{
-							Description: "lastError says why the last sync failed; empty if it did not. Written by the controller.",
+							Description: "lastError says why the last sync failed, and what to do; empty if it did not fail. Written by the controller.",
 							Type:        []string{"string"},
 							Format:      "",
 						},
 					},
 					"secretRef": {
 						SchemaProps: spec.SchemaProps{
-							Description: "secretRef names the projected Secret; unset while there is none. Written by the controller.",
+							Description: "secretRef names the projected Secret; not set while there is none. Written by the controller.",
 							Ref:         ref(v1alpha1.SecretReference{}.OpenAPIModelName()),
 						},
 					},
 					"observedGeneration": {
 						SchemaProps: spec.SchemaProps{
-							Description: "observedGeneration is the metadata.generation that the other fields of the controller are about. Written by the controller.",
+							Description: "observedGeneration is the metadata.generation that the controller's fields describe. Written by the controller.",
 							Type:        []string{"integer"},
 							Format:      "int64",
 						},
@@ -1135,7 +1135,7 @@ func schema_pkg_apis_hsm_v1alpha1_HSMSecretStatus(ref common.ReferenceCallback) 
 					},
 					"dataVersion": {
 						SchemaProps: spec.SchemaProps{
-							Description: "dataVersion changes whenever data changes, and only then. It is opaque. Written by the API server when it reads the token; anyone else's value is ignored.",
+							Description: "dataVersion changes when data changes, and only then. It is opaque. Written by the API server when it reads the token; other writers' values are ignored.",
 							Type:        []string{"string"},
 							Format:      "",
 						},
@@ -1150,7 +1150,7 @@ func schema_pkg_apis_hsm_v1alpha1_HSMSecretStatus(ref common.ReferenceCallback) 
 							},
 						},
 						SchemaProps: spec.SchemaProps{
-							Description: "deviceSyncStatus tells for each token of the pool whether it holds this secret. Written by the API server when it reads the token; anyone else's value is ignored.",
+							Description: "deviceSyncStatus says for each token that holds the store whether it holds this secret. Written by the API server when it reads the token; other writers' values are ignored.",
 							Type:        []string{"array"},
 							Items: &spec.SchemaOrArray{
 								Schema: &spec.Schema{
@@ -1163,7 +1163,7 @@ func schema_pkg_apis_hsm_v1alpha1_HSMSecretStatus(ref common.ReferenceCallback) 
 					},
 					"primaryDevice": {
 						SchemaProps: spec.SchemaProps{
-							Description: "primaryDevice is the serial number of the token that takes writes. Written by the API server when it reads the token; anyone else's value is ignored.",
+							Description: "primaryDevice is the serial number of the token that takes writes. Written by the API server when it reads the token; other writers' values are ignored.",
 							Type:        []string{"string"},
 							Format:      "",
 						},
@@ -1201,7 +1201,7 @@ func schema_pkg_apis_hsm_v1alpha1_PINSecretReference(ref common.ReferenceCallbac
 					},
 					"namespace": {
 						SchemaProps: spec.SchemaProps{
-							Description: "namespace is the namespace of the Secret. Default: empty, which is that of the HSMDevice.",
+							Description: "namespace is the namespace of the Secret. Default: empty, which means that of the HSMDevice.",
 							Type:        []string{"string"},
 							Format:      "",
 						},
@@ -1230,7 +1230,7 @@ func schema_pkg_apis_hsm_v1alpha1_PKCS11(ref common.ReferenceCallback) common.Op
 					},
 					"slotId": {
 						SchemaProps: spec.SchemaProps{
-							Description: "slotId is the PKCS#11 slot of the token. Slots are renumbered when readers change: tokenLabel, or the serial number that discovery finds, is safer. Default: not set; the slot is not looked at.",
+							Description: "slotId is the PKCS#11 slot of the token. Slots change their numbers when readers change: tokenLabel, or the serial number that discovery finds, is safer. Default: not set; any slot.",
 							Minimum:     ptr.To[float64](0),
 							Type:        []string{"integer"},
 							Format:      "int32",
@@ -1238,7 +1238,7 @@ func schema_pkg_apis_hsm_v1alpha1_PKCS11(ref common.ReferenceCallback) common.Op
 					},
 					"tokenLabel": {
 						SchemaProps: spec.SchemaProps{
-							Description: "tokenLabel is the PKCS#11 label that the token must have, at most 32 bytes. Default: empty; the label is not looked at.",
+							Description: "tokenLabel is the PKCS#11 label that the token must have, at most 32 bytes. Default: empty; any label.",
 							MaxLength:   ptr.To[int64](32),
 							Type:        []string{"string"},
 							Format:      "",
@@ -1252,7 +1252,7 @@ func schema_pkg_apis_hsm_v1alpha1_PKCS11(ref common.ReferenceCallback) common.Op
 					},
 					"autoProvision": {
 						SchemaProps: spec.SchemaProps{
-							Description: "autoProvision lets the agent initialise a token that is blank. A token that holds anything is never initialised. Default: false.",
+							Description: "autoProvision lets the agent initialise a blank token and make a store on it. A token with a user PIN is never initialised. Default: false.",
 							Default:     false,
 							Type:        []string{"boolean"},
 							Format:      "",
@@ -1291,14 +1291,14 @@ func schema_pkg_apis_hsm_v1alpha1_PoolMember(ref common.ReferenceCallback) commo
 					},
 					"agentEndpoint": {
 						SchemaProps: spec.SchemaProps{
-							Description: "agentEndpoint is host:port of the agent that owns the token. Empty while it does not run, or the token is not to be served.",
+							Description: "agentEndpoint is host:port of the agent that owns the token. Empty while the agent does not run, or must not serve the token.",
 							Type:        []string{"string"},
 							Format:      "",
 						},
 					},
 					"state": {
 						SchemaProps: spec.SchemaProps{
-							Description: "state is Serving, or in one word why the token is not served: Starting, its agent does not run yet; AgentUnreachable, its agent does not answer; the reason of its device in aggregatedDevices, if that keeps it from being served; or what the agent itself tells, such as Loading, TokenAbsent, TokenBlank, TokenForeign, PinRejected, PinLocked, Corrupt or StateDir.",
+							Description: "state is Serving, or one word for why the token is not served. Starting: its agent does not run yet. AgentUnreachable: its agent does not answer. The reason of its device in aggregatedDevices, if that is why. Or the agent's own reason, such as Loading, TokenAbsent, TokenBlank, TokenForeign, PinRejected, PinLocked, Corrupt or StateDir.",
 							Type:        []string{"string"},
 							Format:      "",
 						},
@@ -1312,56 +1312,56 @@ func schema_pkg_apis_hsm_v1alpha1_PoolMember(ref common.ReferenceCallback) commo
 					},
 					"storeId": {
 						SchemaProps: spec.SchemaProps{
-							Description: "storeId is the id, in hexadecimal digits, of the store on the token. Empty until the agent has opened it once.",
+							Description: "storeId is the id of the store on the token, in hexadecimal digits. Empty until the agent has opened it once.",
 							Type:        []string{"string"},
 							Format:      "",
 						},
 					},
 					"revision": {
 						SchemaProps: spec.SchemaProps{
-							Description: "revision is that of the last change of the store, as a resourceVersion.",
+							Description: "revision is the resourceVersion of the last change in the store.",
 							Type:        []string{"string"},
 							Format:      "",
 						},
 					},
 					"role": {
 						SchemaProps: spec.SchemaProps{
-							Description: "role is the token's part in the pool: the primary takes writes, the backups mirror it. The primary is called as spec.mirroring.primaryRole says.",
+							Description: "role is the token's part in the pool. The primary, named as spec.mirroring.primaryRole says, takes writes; the others mirror it. This version leaves it empty.",
 							Type:        []string{"string"},
 							Format:      "",
 						},
 					},
 					"inSync": {
 						SchemaProps: spec.SchemaProps{
-							Description: "inSync is true if the token holds every acknowledged write.",
+							Description: "inSync is true if the token holds every acknowledged write. This version leaves it false.",
 							Type:        []string{"boolean"},
 							Format:      "",
 						},
 					},
 					"objects": {
 						SchemaProps: spec.SchemaProps{
-							Description: "objects is the room of the token in PKCS#11 objects. Those of other applications are used ones.",
+							Description: "objects is the space of the token in PKCS#11 objects. Objects of other applications count as used.",
 							Default:     map[string]interface{}{},
 							Ref:         ref(v1alpha1.Capacity{}.OpenAPIModelName()),
 						},
 					},
 					"reservedObjects": {
 						SchemaProps: spec.SchemaProps{
-							Description: "reservedObjects is the number of objects that are neither used nor free: they are kept back for updates and deletes.",
+							Description: "reservedObjects is the number of objects that are neither used nor free: they are reserved for updates and deletes.",
 							Type:        []string{"integer"},
 							Format:      "int64",
 						},
 					},
 					"quarantinedObjects": {
 						SchemaProps: spec.SchemaProps{
-							Description: "quarantinedObjects is the number of objects of the store's format that are not of this store: damaged, or of another one. They are left alone.",
+							Description: "quarantinedObjects is the number of objects that have the format of a store but do not belong to this one: they are damaged, or of another store. They are left alone.",
 							Type:        []string{"integer"},
 							Format:      "int64",
 						},
 					},
 					"bytes": {
 						SchemaProps: spec.SchemaProps{
-							Description: "bytes is the room of the token in bytes.",
+							Description: "bytes is the space of the token in bytes.",
 							Default:     map[string]interface{}{},
 							Ref:         ref(v1alpha1.Capacity{}.OpenAPIModelName()),
 						},
@@ -1375,7 +1375,7 @@ func schema_pkg_apis_hsm_v1alpha1_PoolMember(ref common.ReferenceCallback) commo
 					},
 					"pinState": {
 						SchemaProps: spec.SchemaProps{
-							Description: "pinState is what is known of the PIN in the PIN Secret: Accepted; Changed, the token got the new PIN, write it to the Secret; ChangeRefused, the token did not get the new PIN; Rejected, it is not sent again until it was changed; Locked, the token takes no PIN any more, or only one more. Empty while the agent has not logged in.\n\nPossible enum values:\n - `\"Accepted\"` : the token took the PIN.\n - `\"ChangeRefused\"` : the token did not get the new PIN.\n - `\"Changed\"` : the token got the new PIN; write it to the PIN Secret.\n - `\"Locked\"` : the token takes no PIN any more, or only one more.\n - `\"Rejected\"` : the PIN is not sent again until it was changed.",
+							Description: "pinState is what the agent knows of the PIN in the PIN Secret. Accepted: the token took it. Changed: the token has the new PIN; write it to the Secret. ChangeRefused: the token keeps the old PIN. Rejected: the agent does not send this PIN again; correct the Secret. Locked: the token takes no PIN any more, or only one more. Empty until the agent has logged in.\n\nPossible enum values:\n - `\"Accepted\"` : the token took the PIN.\n - `\"ChangeRefused\"` : the token keeps the old PIN.\n - `\"Changed\"` : the token has the new PIN; write it to the PIN Secret.\n - `\"Locked\"` : the token takes no PIN any more, or only one more.\n - `\"Rejected\"` : the agent does not send this PIN again.",
 							Type:        []string{"string"},
 							Format:      "",
 							Enum:        []interface{}{"Accepted", "ChangeRefused", "Changed", "Locked", "Rejected"},
@@ -1383,7 +1383,7 @@ func schema_pkg_apis_hsm_v1alpha1_PoolMember(ref common.ReferenceCallback) commo
 					},
 					"lastScrubTime": {
 						SchemaProps: spec.SchemaProps{
-							Description: "lastScrubTime is when the whole store was last read from the token itself, past what its PKCS#11 module remembers.",
+							Description: "lastScrubTime is when the agent last read the whole store from the token itself, past the cache of its PKCS#11 module.",
 							Ref:         ref(v1.Time{}.OpenAPIModelName()),
 						},
 					},
@@ -1395,7 +1395,7 @@ func schema_pkg_apis_hsm_v1alpha1_PoolMember(ref common.ReferenceCallback) commo
 					},
 					"certificateExpiry": {
 						SchemaProps: spec.SchemaProps{
-							Description: "certificateExpiry is when the certificate that the agent shows expires.",
+							Description: "certificateExpiry is when the agent's certificate expires.",
 							Ref:         ref(v1.Time{}.OpenAPIModelName()),
 						},
 					},
@@ -1425,7 +1425,7 @@ func schema_pkg_apis_hsm_v1alpha1_PoolMirroring(ref common.ReferenceCallback) co
 					},
 					"primaryRole": {
 						SchemaProps: spec.SchemaProps{
-							Description: "primaryRole is the name that status.members[].role gives to the token which takes writes. Letters, digits, '-', '_' and '.', at most 63. Default: primary. Written by users.",
+							Description: "primaryRole is the value of status.members[].role for the token that takes writes: at most 63 letters, digits, '-', '_' and '.'. Default: primary. Written by users.",
 							Default:     "primary",
 							MaxLength:   ptr.To[int64](63),
 							Type:        []string{"string"},
@@ -1469,7 +1469,7 @@ func schema_pkg_apis_hsm_v1alpha1_ReportingPod(ref common.ReferenceCallback) com
 					},
 					"lastReportTime": {
 						SchemaProps: spec.SchemaProps{
-							Description: "lastReportTime is when it last reported something new. It does not move with reports that tell the same.",
+							Description: "lastReportTime is when it last reported something new. A report without news does not move it.",
 							Ref:         ref(v1.Time{}.OpenAPIModelName()),
 						},
 					},
@@ -1559,7 +1559,7 @@ func schema_pkg_apis_hsm_v1alpha1_SecretReference(ref common.ReferenceCallback) 
 					},
 					"uid": {
 						SchemaProps: spec.SchemaProps{
-							Description: "uid is the uid of the Secret. It tells a Secret from a later one of the same name.",
+							Description: "uid is the uid of the Secret. It distinguishes a Secret from a later one of the same name.",
 							Type:        []string{"string"},
 							Format:      "",
 						},
@@ -1596,7 +1596,7 @@ func schema_pkg_apis_hsm_v1alpha1_USBDiscovery(ref common.ReferenceCallback) com
 					},
 					"serialNumber": {
 						SchemaProps: spec.SchemaProps{
-							Description: "serialNumber selects one device by its serial number. At most 126 characters, the limit of a USB string. Default: empty, which is every device of this vendor and product.",
+							Description: "serialNumber selects one device by its serial number. At most 126 characters, the limit of a USB string. Default: empty, which means every device of this vendor and product.",
 							MaxLength:   ptr.To[int64](126),
 							Type:        []string{"string"},
 							Format:      "",

@@ -7,9 +7,9 @@ import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 // +genclient
 // +k8s:deepcopy-gen:interfaces=k8s.io/apimachinery/pkg/runtime.Object
 
-// HSMDevice describes hardware security modules (tokens) of one kind: how they
-// are found on nodes, and how an agent reaches them. It is a description only and
-// has no status; what was found is in the HSMPool of the same name. It can be
+// HSMDevice describes hardware security modules (tokens) of one kind: how to
+// find them on nodes, and how an agent reaches them. It is only a description and
+// has no status: the HSMPool of the same name shows what was found. It can be
 // read and written while no token is plugged in.
 type HSMDevice struct {
 	// +k8s:opaqueType
@@ -20,41 +20,41 @@ type HSMDevice struct {
 	// +k8s:opaqueType
 	metav1.ObjectMeta `json:"metadata,omitempty"`
 
-	// spec says which tokens are meant and how they are used. Written by users.
+	// spec says which tokens are meant and how to use them. Written by users.
 	// +optional
 	Spec HSMDeviceSpec `json:"spec,omitempty"`
 }
 
-// HSMDeviceSpec says which tokens are meant and how they are used.
+// HSMDeviceSpec says which tokens are meant and how to use them.
 type HSMDeviceSpec struct {
-	// deviceType is the family of the tokens: PicoHSM, SmartCard-HSM or Generic. It
-	// decides the limits that their agents keep. Written by users.
+	// deviceType is the family of the tokens: PicoHSM, SmartCard-HSM or Generic.
+	// Their agents keep to the limits of that family. Written by users.
 	// +required
 	// +k8s:required
 	DeviceType DeviceType `json:"deviceType"`
 
-	// discovery says how tokens are found on a node. Exactly one of its members is
-	// set. Written by users.
+	// discovery says how to find the tokens on a node. Set exactly one of its
+	// members. Written by users.
 	// +required
 	// +k8s:required
 	Discovery *Discovery `json:"discovery"`
 
-	// pkcs11 says how an agent reaches the tokens. If it is not set, tokens are
-	// found and listed, but no agent serves them. Written by users.
+	// pkcs11 says how an agent reaches the tokens. Without it, tokens are found and
+	// listed, but no agent serves them. Written by users.
 	// +optional
 	// +k8s:optional
 	PKCS11 *PKCS11 `json:"pkcs11,omitempty"`
 
 	// nodeSelector limits discovery to nodes that have all these labels.
-	// Default: none, which is every node. Written by users.
+	// Default: none, which means every node. Written by users.
 	// +optional
 	// +k8s:optional
 	// +k8s:eachKey=+k8s:format=k8s-label-key
 	// +k8s:eachVal=+k8s:format=k8s-label-value
 	NodeSelector map[string]string `json:"nodeSelector,omitempty"`
 
-	// maxDevices is the largest number of tokens that are served; more that match
-	// are reported only. At least 1.
+	// maxDevices is the largest number of tokens to serve. Further tokens that match
+	// are reported, but not served. At least 1.
 	// Default: 10. Written by users.
 	// +optional
 	// +default=10
@@ -63,8 +63,9 @@ type HSMDeviceSpec struct {
 	// +k8s:validation:minimum=1
 	MaxDevices int32 `json:"maxDevices,omitempty"`
 
-	// mirroring says how the tokens mirror each other.
-	// Default: not set; they do not. Written by users.
+	// mirroring says how the tokens mirror each other. This version stores it, and
+	// mirrors nothing.
+	// Default: not set. Written by users.
 	// +optional
 	// +k8s:optional
 	Mirroring *DeviceMirroring `json:"mirroring,omitempty"`
@@ -84,7 +85,7 @@ const (
 	DeviceTypeGeneric DeviceType = "Generic"
 )
 
-// Discovery says how tokens are found on a node. Exactly one member is set.
+// Discovery says how to find tokens on a node. Exactly one member is set.
 type Discovery struct {
 	// usb finds tokens by their USB descriptor.
 	// +optional
@@ -119,7 +120,7 @@ type USBDiscovery struct {
 
 	// serialNumber selects one device by its serial number. At most 126
 	// characters, the limit of a USB string.
-	// Default: empty, which is every device of this vendor and product.
+	// Default: empty, which means every device of this vendor and product.
 	// +optional
 	// +k8s:optional
 	// +k8s:maxLength=126
@@ -129,15 +130,15 @@ type USBDiscovery struct {
 
 // DevicePathDiscovery selects devices by their device file.
 type DevicePathDiscovery struct {
-	// path is an absolute path below /dev, or a pattern with *, ? and [ ] such as
+	// path is an absolute path below /dev, or a pattern with *, ? and [ ], such as
 	// /dev/ttyACM*.
 	// +required
 	// +k8s:required
 	Path string `json:"path"`
 
 	// permissions are the octal permissions that the device file must have, such as
-	// 0660; a file with others is reported as unavailable.
-	// Default: empty, which is not checked.
+	// 0660. A file with other permissions is reported as unavailable.
+	// Default: empty; permissions are not checked.
 	// +optional
 	// +k8s:optional
 	Permissions string `json:"permissions,omitempty"`
@@ -151,9 +152,9 @@ type PKCS11 struct {
 	// +k8s:required
 	LibraryPath string `json:"libraryPath"`
 
-	// slotId is the PKCS#11 slot of the token. Slots are renumbered when readers
-	// change: tokenLabel, or the serial number that discovery finds, is safer.
-	// Default: not set; the slot is not looked at.
+	// slotId is the PKCS#11 slot of the token. Slots change their numbers when
+	// readers change: tokenLabel, or the serial number that discovery finds, is safer.
+	// Default: not set; any slot.
 	// +optional
 	// +k8s:optional
 	// +k8s:minimum=0
@@ -161,7 +162,7 @@ type PKCS11 struct {
 	SlotID *int32 `json:"slotId,omitempty"`
 
 	// tokenLabel is the PKCS#11 label that the token must have, at most 32 bytes.
-	// Default: empty; the label is not looked at.
+	// Default: empty; any label.
 	// +optional
 	// +k8s:optional
 	// +k8s:maxBytes=32
@@ -173,8 +174,8 @@ type PKCS11 struct {
 	// +k8s:required
 	PINSecret *PINSecretReference `json:"pinSecret"`
 
-	// autoProvision lets the agent initialise a token that is blank. A token that
-	// holds anything is never initialised.
+	// autoProvision lets the agent initialise a blank token and make a store on it. A
+	// token with a user PIN is never initialised.
 	// Default: false.
 	// +optional
 	// +default=false
@@ -198,17 +199,18 @@ type PINSecretReference struct {
 	Key string `json:"key,omitempty"`
 
 	// namespace is the namespace of the Secret.
-	// Default: empty, which is that of the HSMDevice.
+	// Default: empty, which means that of the HSMDevice.
 	// +optional
 	// +k8s:optional
 	// +k8s:format=k8s-short-name
 	Namespace string `json:"namespace,omitempty"`
 }
 
-// DeviceMirroring says how the tokens of one HSMDevice mirror each other.
+// DeviceMirroring says how the tokens of one HSMDevice mirror each other. This
+// version stores it, and mirrors nothing.
 type DeviceMirroring struct {
-	// policy says what mirrors are for: None, there are no mirrors; ReadOnly, they
-	// serve reads; Active, they also take over writes.
+	// policy says what mirrors are for. None: there are no mirrors. ReadOnly: they
+	// serve reads. Active: they also take over writes.
 	// Default: None. Written by users.
 	// +optional
 	// +default="None"
@@ -216,7 +218,7 @@ type DeviceMirroring struct {
 	Policy MirroringPolicy `json:"policy,omitempty"`
 
 	// syncInterval is the time in seconds between two full comparisons of the
-	// tokens, a safety net: changes are mirrored at once. At least 10.
+	// tokens. It is a safety net: changes are mirrored at once. At least 10.
 	// Default: 300. Written by users.
 	// +optional
 	// +default=300
@@ -226,7 +228,7 @@ type DeviceMirroring struct {
 	SyncInterval int32 `json:"syncInterval,omitempty"`
 
 	// targetNodes are the names of the nodes whose tokens take part.
-	// Default: none, which is every node where a token is found. Written by users.
+	// Default: none, which means every node with a token. Written by users.
 	// +optional
 	// +listType=set
 	// +k8s:optional
@@ -234,14 +236,15 @@ type DeviceMirroring struct {
 	// +k8s:eachVal=+k8s:format=k8s-long-name
 	TargetNodes []string `json:"targetNodes,omitempty"`
 
-	// primaryNode is the name of the node whose token takes writes while it can.
+	// primaryNode is the name of the node whose token takes writes while it can. If
+	// targetNodes is set, it must be one of them.
 	// Default: empty; any node. Written by users.
 	// +optional
 	// +k8s:optional
 	// +k8s:format=k8s-long-name
 	PrimaryNode string `json:"primaryNode,omitempty"`
 
-	// autoFailover lets another token take writes when the one that does is lost.
+	// autoFailover lets another token take writes when the primary one is lost.
 	// Default: true. Written by users.
 	// +optional
 	// +default=true

@@ -9,8 +9,8 @@ import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 // +k8s:supportsSubresource="/status"
 
 // HSMPool is the set of hardware security modules (tokens) that were found for
-// HSMDevices. One is created for each HSMDevice and owned by it. Its status is
-// where the health and the room of the tokens can be seen.
+// HSMDevices. The controller creates one for each HSMDevice, which owns it. Its
+// status shows the health and the free space of the tokens.
 type HSMPool struct {
 	// +k8s:opaqueType
 	metav1.TypeMeta `json:",inline"`
@@ -25,7 +25,7 @@ type HSMPool struct {
 	// +optional
 	Spec HSMPoolSpec `json:"spec,omitempty"`
 
-	// status is what discovery and the agents reported. Written by the controller.
+	// status shows what discovery and the agents reported. Written by the controller.
 	// +optional
 	Status HSMPoolStatus `json:"status,omitempty"`
 }
@@ -41,8 +41,8 @@ type HSMPoolSpec struct {
 	// +k8s:eachVal=+k8s:format=k8s-long-name
 	HSMDeviceRefs []string `json:"hsmDeviceRefs"`
 
-	// gracePeriod is how long the last report of a discovery pod counts. More than
-	// zero, as a duration such as 90s or 5m.
+	// gracePeriod is how long the last report of a discovery pod counts: a duration
+	// of more than zero, such as 90s or 5m.
 	// Default: 5m. Written by users.
 	// +optional
 	// +default="5m"
@@ -50,8 +50,9 @@ type HSMPoolSpec struct {
 	// +k8s:opaqueType
 	GracePeriod *metav1.Duration `json:"gracePeriod,omitempty"`
 
-	// mirroring says whether the tokens mirror each other.
-	// Default: not set; they do not. Written by users.
+	// mirroring says whether the tokens mirror each other. This version stores it,
+	// and mirrors nothing.
+	// Default: not set. Written by users.
 	// +optional
 	// +k8s:optional
 	Mirroring *PoolMirroring `json:"mirroring,omitempty"`
@@ -66,8 +67,8 @@ type PoolMirroring struct {
 	// +k8s:optional
 	Enabled bool `json:"enabled,omitempty"`
 
-	// primaryRole is the name that status.members[].role gives to the token which
-	// takes writes. Letters, digits, '-', '_' and '.', at most 63.
+	// primaryRole is the value of status.members[].role for the token that takes
+	// writes: at most 63 letters, digits, '-', '_' and '.'.
 	// Default: primary. Written by users.
 	// +optional
 	// +default="primary"
@@ -77,12 +78,13 @@ type PoolMirroring struct {
 	PrimaryRole string `json:"primaryRole,omitempty"`
 }
 
-// HSMPoolStatus is what discovery and the agents reported.
+// HSMPoolStatus shows what discovery and the agents reported.
 type HSMPoolStatus struct {
-	// phase sums up the pool: Pending, no report yet; Aggregating, reports of
-	// discovery pods or of agents are coming in; Ready, every expected pod has
-	// reported, and every token is available and, if agents are to serve it, served;
-	// Partial, some are missing; Error, none can be used. Written by the controller.
+	// phase sums up the pool. Pending: there is no report yet. Aggregating: reports
+	// of discovery pods or of agents are coming in. Ready: every expected pod has
+	// reported, every token is available, and agents serve those that they should.
+	// Partial: some pods or tokens are missing. Error: no token can be used. Written
+	// by the controller.
 	// +optional
 	// +k8s:optional
 	Phase PoolPhase `json:"phase,omitempty"`
@@ -94,24 +96,24 @@ type HSMPoolStatus struct {
 	// +k8s:minimum=0
 	TotalDevices int32 `json:"totalDevices,omitempty"`
 
-	// availableDevices is the number of tokens that are available, as
-	// aggregatedDevices says. Written by the controller.
+	// availableDevices is the number of tokens in aggregatedDevices that are
+	// available. Written by the controller.
 	// +optional
 	// +k8s:optional
 	// +k8s:minimum=0
 	AvailableDevices int32 `json:"availableDevices,omitempty"`
 
-	// expectedPods is the number of discovery pods that should report: those that
-	// the DaemonSet wants, without those on nodes that the HSMDevices do not select.
-	// Written by the controller.
+	// expectedPods is the number of discovery pods that should report: all that the
+	// DaemonSet wants, except on nodes that the HSMDevices do not select. Written by
+	// the controller.
 	// +optional
 	// +k8s:optional
 	// +k8s:minimum=0
 	ExpectedPods int32 `json:"expectedPods,omitempty"`
 
-	// reportingPods are the discovery pods that have reported, one a node. A pod that
-	// is gone is kept until its successor reports or its last report is older than
-	// gracePeriod. Written by the controller.
+	// reportingPods are the discovery pods that have reported, one for each node. A
+	// deleted pod stays listed until its successor reports, or until its last report
+	// is older than gracePeriod. Written by the controller.
 	// +optional
 	// +listType=map
 	// +listMapKey=podName
@@ -120,16 +122,17 @@ type HSMPoolStatus struct {
 	// +k8s:listMapKey=podName
 	ReportingPods []ReportingPod `json:"reportingPods,omitempty"`
 
-	// aggregatedDevices are the tokens that discovery has found. One that is gone is
-	// kept for gracePeriod, as not available. Written by the controller.
+	// aggregatedDevices are the tokens that discovery has found. A token that is gone
+	// stays listed for gracePeriod, as not available. Written by the controller.
 	// +optional
 	// +listType=atomic
 	// +k8s:optional
 	// +k8s:listType=atomic
 	AggregatedDevices []AggregatedDevice `json:"aggregatedDevices,omitempty"`
 
-	// members are the tokens as their agents see them. A change of state is here at
-	// once, mere figures once a minute. Written by the controller, from the agents.
+	// members are the tokens as their agents see them. A change of state shows at
+	// once, a change of figures alone once a minute. Written by the controller, from
+	// what the agents report.
 	// +optional
 	// +listType=map
 	// +listMapKey=serialNumber
@@ -138,21 +141,22 @@ type HSMPoolStatus struct {
 	// +k8s:listMapKey=serialNumber
 	Members []PoolMember `json:"members,omitempty"`
 
-	// lastAggregationTime is when the reports last changed something here. Written
-	// by the controller.
+	// lastAggregationTime is when a report last changed this status. Written by the
+	// controller.
 	// +optional
 	// +k8s:optional
 	// +k8s:opaqueType
 	LastAggregationTime *metav1.Time `json:"lastAggregationTime,omitempty"`
 
-	// observedGeneration is the metadata.generation that the other fields are
-	// about. Written by the controller.
+	// observedGeneration is the metadata.generation that the other fields describe.
+	// Written by the controller.
 	// +optional
 	// +k8s:optional
 	// +k8s:minimum=0
 	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
 
-	// conditions tell about the pool in detail. Written by the controller.
+	// conditions are Ready, Reporting, DevicesAvailable and AgentsServing. Written by
+	// the controller.
 	// +optional
 	// +listType=map
 	// +listMapKey=type
@@ -183,7 +187,7 @@ const (
 type PoolPhase string
 
 const (
-	// PoolPhasePending: no report yet.
+	// PoolPhasePending: there is no report yet.
 	PoolPhasePending PoolPhase = "Pending"
 	// PoolPhaseAggregating: reports of discovery pods or of agents are coming in.
 	PoolPhaseAggregating PoolPhase = "Aggregating"
@@ -215,8 +219,8 @@ type ReportingPod struct {
 	// +k8s:minimum=0
 	DevicesFound int32 `json:"devicesFound,omitempty"`
 
-	// lastReportTime is when it last reported something new. It does not move with
-	// reports that tell the same.
+	// lastReportTime is when it last reported something new. A report without news
+	// does not move it.
 	// +optional
 	// +k8s:optional
 	// +k8s:opaqueType
@@ -254,7 +258,7 @@ const (
 
 // AggregatedDevice is a token that discovery has found.
 type AggregatedDevice struct {
-	// serialNumber is the serial number of the token; empty if it does not tell.
+	// serialNumber is the serial number of the token; empty if it has none.
 	// +optional
 	// +k8s:optional
 	SerialNumber string `json:"serialNumber,omitempty"`
@@ -266,7 +270,7 @@ type AggregatedDevice struct {
 	NodeName string `json:"nodeName"`
 
 	// devicePath is the path of its device file on that node; empty if the kernel
-	// does not tell. It changes when the token is plugged in again.
+	// gives none. It changes when the token is plugged in again.
 	// +optional
 	// +k8s:optional
 	DevicePath string `json:"devicePath,omitempty"`
@@ -278,22 +282,22 @@ type AggregatedDevice struct {
 	// +k8s:format=k8s-long-name
 	HSMDeviceName string `json:"hsmDeviceName,omitempty"`
 
-	// available is true if it is there and an agent may use it.
+	// available is true if the token is there and an agent may use it.
 	// +optional
 	// +k8s:optional
 	Available bool `json:"available,omitempty"`
 
-	// reason is why it is not available, in one word; empty if it is. A reason of the
-	// discovery report, such as SerialMissing or PermissionsDiffer, or one of the
-	// pool: Unplugged, it is not there any more; NodeNotReporting, its node has not
-	// reported for gracePeriod; NodeNotSelected, nodeSelector excludes its node;
-	// SerialAmbiguous, several tokens tell this serial number; OverMaxDevices,
+	// reason says in one word why the token is not available; empty if it is. It is a
+	// reason of the discovery report, such as SerialMissing or PermissionsDiffer, or
+	// one of the pool. Unplugged: it is not there any more. NodeNotReporting: its node
+	// has not reported for gracePeriod. NodeNotSelected: nodeSelector excludes its
+	// node. SerialAmbiguous: several tokens have this serial number. OverMaxDevices:
 	// maxDevices others are served.
 	// +optional
 	// +k8s:optional
 	Reason string `json:"reason,omitempty"`
 
-	// message says the same for people, and what to do.
+	// message explains the reason, and says what to do.
 	// +optional
 	// +k8s:optional
 	Message string `json:"message,omitempty"`
@@ -304,8 +308,8 @@ type AggregatedDevice struct {
 	// +k8s:opaqueType
 	LastTransitionTime *metav1.Time `json:"lastTransitionTime,omitempty"`
 
-	// lastSeen is when it was last reported, as of the last change here: a report that
-	// tells the same does not move it.
+	// lastSeen is when the token was last reported, as of the last change of this
+	// entry: a report without news does not move it.
 	// +optional
 	// +k8s:optional
 	// +k8s:opaqueType
@@ -325,17 +329,17 @@ type PoolMember struct {
 	// +k8s:format=k8s-long-name
 	NodeName string `json:"nodeName,omitempty"`
 
-	// agentEndpoint is host:port of the agent that owns the token. Empty while it does
-	// not run, or the token is not to be served.
+	// agentEndpoint is host:port of the agent that owns the token. Empty while the
+	// agent does not run, or must not serve the token.
 	// +optional
 	// +k8s:optional
 	AgentEndpoint string `json:"agentEndpoint,omitempty"`
 
-	// state is Serving, or in one word why the token is not served: Starting, its
-	// agent does not run yet; AgentUnreachable, its agent does not answer; the reason
-	// of its device in aggregatedDevices, if that keeps it from being served; or what
-	// the agent itself tells, such as Loading, TokenAbsent, TokenBlank, TokenForeign,
-	// PinRejected, PinLocked, Corrupt or StateDir.
+	// state is Serving, or one word for why the token is not served. Starting: its
+	// agent does not run yet. AgentUnreachable: its agent does not answer. The reason
+	// of its device in aggregatedDevices, if that is why. Or the agent's own reason,
+	// such as Loading, TokenAbsent, TokenBlank, TokenForeign, PinRejected, PinLocked,
+	// Corrupt or StateDir.
 	// +optional
 	// +k8s:optional
 	State MemberState `json:"state,omitempty"`
@@ -346,49 +350,52 @@ type PoolMember struct {
 	// +k8s:optional
 	Message string `json:"message,omitempty"`
 
-	// storeId is the id, in hexadecimal digits, of the store on the token. Empty until
+	// storeId is the id of the store on the token, in hexadecimal digits. Empty until
 	// the agent has opened it once.
 	// +optional
 	// +k8s:optional
 	StoreID string `json:"storeId,omitempty"`
 
-	// revision is that of the last change of the store, as a resourceVersion.
+	// revision is the resourceVersion of the last change in the store.
 	// +optional
 	// +k8s:optional
 	Revision string `json:"revision,omitempty"`
 
-	// role is the token's part in the pool: the primary takes writes, the backups
-	// mirror it. The primary is called as spec.mirroring.primaryRole says.
+	// role is the token's part in the pool. The primary, named as
+	// spec.mirroring.primaryRole says, takes writes; the others mirror it. This
+	// version leaves it empty.
 	// +optional
 	// +k8s:optional
 	// +k8s:format=k8s-label-value
 	Role string `json:"role,omitempty"`
 
-	// inSync is true if the token holds every acknowledged write.
+	// inSync is true if the token holds every acknowledged write. This version leaves
+	// it false.
 	// +optional
 	// +k8s:optional
 	InSync bool `json:"inSync,omitempty"`
 
-	// objects is the room of the token in PKCS#11 objects. Those of other applications
-	// are used ones.
+	// objects is the space of the token in PKCS#11 objects. Objects of other
+	// applications count as used.
 	// +optional
 	Objects Capacity `json:"objects,omitempty"`
 
 	// reservedObjects is the number of objects that are neither used nor free: they
-	// are kept back for updates and deletes.
+	// are reserved for updates and deletes.
 	// +optional
 	// +k8s:optional
 	// +k8s:minimum=0
 	ReservedObjects int64 `json:"reservedObjects,omitempty"`
 
-	// quarantinedObjects is the number of objects of the store's format that are not
-	// of this store: damaged, or of another one. They are left alone.
+	// quarantinedObjects is the number of objects that have the format of a store but
+	// do not belong to this one: they are damaged, or of another store. They are left
+	// alone.
 	// +optional
 	// +k8s:optional
 	// +k8s:minimum=0
 	QuarantinedObjects int64 `json:"quarantinedObjects,omitempty"`
 
-	// bytes is the room of the token in bytes.
+	// bytes is the space of the token in bytes.
 	// +optional
 	Bytes Capacity `json:"bytes,omitempty"`
 
@@ -397,17 +404,17 @@ type PoolMember struct {
 	// +k8s:optional
 	FirmwareVersion string `json:"firmwareVersion,omitempty"`
 
-	// pinState is what is known of the PIN in the PIN Secret: Accepted; Changed, the
-	// token got the new PIN, write it to the Secret; ChangeRefused, the token did not
-	// get the new PIN; Rejected, it is not sent again until it was changed; Locked, the
-	// token takes no PIN any more, or only one more. Empty while the agent has not
-	// logged in.
+	// pinState is what the agent knows of the PIN in the PIN Secret. Accepted: the
+	// token took it. Changed: the token has the new PIN; write it to the Secret.
+	// ChangeRefused: the token keeps the old PIN. Rejected: the agent does not send
+	// this PIN again; correct the Secret. Locked: the token takes no PIN any more, or
+	// only one more. Empty until the agent has logged in.
 	// +optional
 	// +k8s:optional
 	PINState PINState `json:"pinState,omitempty"`
 
-	// lastScrubTime is when the whole store was last read from the token itself, past
-	// what its PKCS#11 module remembers.
+	// lastScrubTime is when the agent last read the whole store from the token itself,
+	// past the cache of its PKCS#11 module.
 	// +optional
 	// +k8s:optional
 	// +k8s:opaqueType
@@ -419,15 +426,15 @@ type PoolMember struct {
 	// +k8s:opaqueType
 	ScrubInterval *metav1.Duration `json:"scrubInterval,omitempty"`
 
-	// certificateExpiry is when the certificate that the agent shows expires.
+	// certificateExpiry is when the agent's certificate expires.
 	// +optional
 	// +k8s:optional
 	// +k8s:opaqueType
 	CertificateExpiry *metav1.Time `json:"certificateExpiry,omitempty"`
 }
 
-// MemberState is Serving, or why a token is not served. Agents may tell more words
-// than those of this version.
+// MemberState is Serving, or why a token is not served. Agents may report states
+// that this version does not list.
 type MemberState string
 
 const (
@@ -441,7 +448,7 @@ const (
 	MemberStateLoading MemberState = "Loading"
 )
 
-// PINState is what is known of the PIN in the PIN Secret.
+// PINState is what the agent knows of the PIN in the PIN Secret.
 // +enum
 // +k8s:enum
 type PINState string
@@ -449,25 +456,25 @@ type PINState string
 const (
 	// PINStateAccepted: the token took the PIN.
 	PINStateAccepted PINState = "Accepted"
-	// PINStateChanged: the token got the new PIN; write it to the PIN Secret.
+	// PINStateChanged: the token has the new PIN; write it to the PIN Secret.
 	PINStateChanged PINState = "Changed"
-	// PINStateChangeRefused: the token did not get the new PIN.
+	// PINStateChangeRefused: the token keeps the old PIN.
 	PINStateChangeRefused PINState = "ChangeRefused"
-	// PINStateRejected: the PIN is not sent again until it was changed.
+	// PINStateRejected: the agent does not send this PIN again.
 	PINStateRejected PINState = "Rejected"
 	// PINStateLocked: the token takes no PIN any more, or only one more.
 	PINStateLocked PINState = "Locked"
 )
 
-// Capacity is used and free room of a token.
+// Capacity is the used and free space of a token.
 type Capacity struct {
-	// used is what the store on the token takes.
+	// used is what is taken.
 	// +optional
 	// +k8s:optional
 	// +k8s:minimum=0
 	Used int64 `json:"used,omitempty"`
 
-	// free is what the store can still take.
+	// free is what new records can still take.
 	// +optional
 	// +k8s:optional
 	// +k8s:minimum=0

@@ -12,11 +12,11 @@ import (
 // +k8s:deepcopy-gen:interfaces=k8s.io/apimachinery/pkg/runtime.Object
 // +k8s:supportsSubresource="/status"
 
-// HSMSecret is a secret that lives on a hardware security module (the token),
-// and nowhere else in the cluster unless it is projected into a Secret. Every
-// get reads the token; an acknowledged write is durable on it. Where the token
-// cannot be reached, requests fail with 503 Service Unavailable, never with 404
-// Not Found.
+// HSMSecret is a secret that lives on a hardware security module (the token). It
+// is nowhere else in the cluster, unless it is projected into a Secret. Every get
+// reads the token; an acknowledged write is durable on it. While the token cannot
+// be reached, requests fail with 503 Service Unavailable, never with 404 Not
+// Found.
 type HSMSecret struct {
 	// +k8s:opaqueType
 	metav1.TypeMeta `json:",inline"`
@@ -28,46 +28,47 @@ type HSMSecret struct {
 	// +k8s:opaqueType
 	metav1.ObjectMeta `json:"metadata,omitempty"`
 
-	// spec says where the secret lies on the token and how it is projected into a
+	// spec says where the secret lies on the token, and how to project it into a
 	// Secret. Written by users.
 	// +optional
 	Spec HSMSecretSpec `json:"spec,omitempty"`
 
-	// immutable, once true, fixes data: it cannot be changed, nor can immutable be
-	// unset; only delete and create again. Metadata and spec can still be changed.
+	// immutable, once true, fixes data: neither data nor immutable can be changed any
+	// more. Metadata and spec can. To change data, delete the HSMSecret and create it
+	// again.
 	// Default: not set, which is false. Written by users.
 	// +optional
 	// +k8s:optional
 	Immutable *bool `json:"immutable,omitempty"`
 
-	// data is the secret itself: names and base64 encoded values. A name consists
-	// of letters, digits, '-', '_' and '.', and has at most 253 characters. The
-	// values together have at most 1 MiB; a token may hold much less, and then
-	// refuses with 507 Insufficient Storage. Written by users.
+	// data is the secret itself: keys and base64 encoded values. A key consists of
+	// letters, digits, '-', '_' and '.', and has at most 253 characters. All values
+	// together have at most 1 MiB. Many tokens hold much less: then the answer is 507
+	// Insufficient Storage. Written by users.
 	// +optional
 	Data map[string][]byte `json:"data,omitempty"`
 
-	// stringData takes values as plain text, for convenience. It is write only: on
-	// every write it is merged into data, where it wins over a value of the same
-	// name, and it is never given back. Written by users.
+	// stringData takes values as plain text, for convenience. Each write merges it
+	// into data, where it replaces values of the same key. It is never returned.
+	// Written by users.
 	// +optional
 	// +k8s:optional
 	StringData map[string]string `json:"stringData,omitempty"`
 
-	// status is what is known of the projection and of the token. It lives in this
+	// status shows the state of the projection and of the token. It is kept in this
 	// cluster, not on the token. Each of its fields names its writer.
 	// +optional
 	Status HSMSecretStatus `json:"status,omitempty"`
 }
 
-// HSMSecretSpec says where a secret lies on the token and how it is projected
-// into a Secret.
+// HSMSecretSpec says where a secret lies on the token, and how to project it into
+// a Secret.
 type HSMSecretSpec struct {
-	// hsmPath is the address of the secret on the token: segments
-	// separated by '/', each of letters, digits, '-', '_' and '.', none of them '.' or
-	// '..', together at most 512 bytes. It is unique in the pool and cannot be
-	// changed. A path outside secrets/<namespace>/ needs the verb claim on the
-	// resource hsmsecrets with the path as resource name.
+	// hsmPath is the address of the secret on the token, such as shared/db: segments
+	// of letters, digits, '-', '_' and '.', separated by '/', none of them '.' or '..',
+	// together at most 512 bytes. It is unique in the store and cannot be changed. A
+	// path outside secrets/<namespace>/ needs the verb claim on the resource
+	// hsmsecrets, with the path as resource name.
 	// Default: secrets/<metadata.namespace>/<metadata.name>. Written by users.
 	// +optional
 	// +k8s:optional
@@ -77,8 +78,8 @@ type HSMSecretSpec struct {
 	HSMPath string `json:"hsmPath,omitempty"`
 
 	// secretName is the name of the Secret, in the same namespace, into which data
-	// is projected; a DNS subdomain. No two HSMSecrets share one, and a Secret that
-	// exists already is not taken over: the condition Conflict tells.
+	// is projected; a DNS subdomain. Two HSMSecrets cannot share a Secret, and a
+	// Secret that exists already is not taken over: the condition Conflict says so.
 	// Default: metadata.name. Written by users.
 	// +optional
 	// +k8s:optional
@@ -86,11 +87,11 @@ type HSMSecretSpec struct {
 	// +k8s:validation:maxLength=253
 	SecretName string `json:"secretName,omitempty"`
 
-	// secretType is the type of the projected Secret. It cannot be changed. Types
-	// that Kubernetes knows require their keys in data: kubernetes.io/tls requires
-	// tls.crt and tls.key, kubernetes.io/dockerconfigjson .dockerconfigjson,
-	// kubernetes.io/dockercfg .dockercfg, kubernetes.io/basic-auth username or
-	// password, kubernetes.io/ssh-auth ssh-privatekey; and
+	// secretType is the type of the projected Secret. It cannot be changed. The types
+	// of Kubernetes require their keys in data: kubernetes.io/tls requires tls.crt and
+	// tls.key; kubernetes.io/dockerconfigjson .dockerconfigjson;
+	// kubernetes.io/dockercfg .dockercfg; kubernetes.io/basic-auth username or
+	// password; kubernetes.io/ssh-auth ssh-privatekey. And
 	// kubernetes.io/service-account-token requires the annotation
 	// kubernetes.io/service-account.name.
 	// Default: Opaque. Written by users.
@@ -101,8 +102,8 @@ type HSMSecretSpec struct {
 	// +k8s:opaqueType
 	SecretType corev1.SecretType `json:"secretType,omitempty"`
 
-	// autoSync keeps the Secret in step with the token. If false, the Secret is
-	// made once and then left alone.
+	// autoSync keeps the Secret in step with the token. If false, the controller
+	// makes the Secret once and then leaves it alone.
 	// Default: true. Written by users.
 	// +optional
 	// +default=true
@@ -110,7 +111,7 @@ type HSMSecretSpec struct {
 	AutoSync *bool `json:"autoSync,omitempty"`
 
 	// syncInterval is the time in seconds between two full comparisons of token and
-	// Secret, a safety net: changes travel at once. At least 10.
+	// Secret. It is a safety net: changes travel at once. At least 10.
 	// Default: 300. Written by users.
 	// +optional
 	// +default=300
@@ -119,24 +120,24 @@ type HSMSecretSpec struct {
 	// +k8s:validation:minimum=10
 	SyncInterval int32 `json:"syncInterval,omitempty"`
 
-	// syncDirection says what becomes of an edit of the Secret: Bidirectional
-	// writes it to the token, HSMToSecret reverts it.
+	// syncDirection says what happens to an edit of the Secret. Bidirectional: it is
+	// written to the token. HSMToSecret: it is reverted.
 	// Default: Bidirectional. Written by users.
 	// +optional
 	// +default="Bidirectional"
 	// +k8s:optional
 	SyncDirection SyncDirection `json:"syncDirection,omitempty"`
 
-	// deletionPolicy says what becomes of the Secret when this HSMSecret is
-	// deleted: Delete or Retain.
+	// deletionPolicy says what happens to the Secret when this HSMSecret is deleted.
+	// Delete: it is deleted too. Retain: it stays.
 	// Default: Delete. Written by users.
 	// +optional
 	// +default="Delete"
 	// +k8s:optional
 	DeletionPolicy DeletionPolicy `json:"deletionPolicy,omitempty"`
 
-	// rolloutRestartTargets are the workloads of the same namespace that are
-	// restarted when the bytes of the Secret have changed. At most 32.
+	// rolloutRestartTargets are workloads of the same namespace. The controller
+	// restarts them when the data of the Secret has changed. At most 32.
 	// Default: none. Written by users.
 	// +optional
 	// +listType=map
@@ -151,7 +152,7 @@ type HSMSecretSpec struct {
 	RolloutRestartTargets []RolloutRestartTarget `json:"rolloutRestartTargets,omitempty"`
 }
 
-// SyncDirection says what becomes of an edit of the projected Secret.
+// SyncDirection says what happens to an edit of the projected Secret.
 // +enum
 // +k8s:enum
 type SyncDirection string
@@ -163,7 +164,7 @@ const (
 	SyncDirectionHSMToSecret SyncDirection = "HSMToSecret"
 )
 
-// DeletionPolicy says what becomes of the projected Secret when its HSMSecret is
+// DeletionPolicy says what happens to the projected Secret when its HSMSecret is
 // deleted.
 // +enum
 // +k8s:enum
@@ -204,7 +205,7 @@ const (
 	WorkloadKindDaemonSet WorkloadKind = "DaemonSet"
 )
 
-// HSMSecretStatus is what is known of the projection and of the token.
+// HSMSecretStatus shows the state of the projection and of the token.
 type HSMSecretStatus struct {
 	// syncStatus compares token and Secret: InSync, OutOfSync, Error or Pending.
 	// Written by the controller.
@@ -212,16 +213,16 @@ type HSMSecretStatus struct {
 	// +k8s:optional
 	SyncStatus SyncStatus `json:"syncStatus,omitempty"`
 
-	// lastSyncTime is when something was last synced, in either direction. It does
-	// not move while nothing changes. Written by the controller.
+	// lastSyncTime is when data was last synced, in either direction. It does not move
+	// while nothing changes. Written by the controller.
 	// +optional
 	// +k8s:optional
 	// +k8s:opaqueType
 	LastSyncTime *metav1.Time `json:"lastSyncTime,omitempty"`
 
-	// hsmChecksum is a keyed checksum of data on the token: hmac-sha256:<hex>, with
-	// a key of its store. It can be compared with secretChecksum of the same object,
-	// and with nothing else. Written by the controller.
+	// hsmChecksum is a keyed checksum of data on the token: hmac-sha256:<hex>. The
+	// key belongs to the store. Compare it with secretChecksum of the same object only.
+	// Written by the controller.
 	// +optional
 	// +k8s:optional
 	HSMChecksum string `json:"hsmChecksum,omitempty"`
@@ -232,20 +233,20 @@ type HSMSecretStatus struct {
 	// +k8s:optional
 	SecretChecksum string `json:"secretChecksum,omitempty"`
 
-	// lastError says why the last sync failed; empty if it did not. Written by the
-	// controller.
+	// lastError says why the last sync failed, and what to do; empty if it did not
+	// fail. Written by the controller.
 	// +optional
 	// +k8s:optional
 	LastError string `json:"lastError,omitempty"`
 
-	// secretRef names the projected Secret; unset while there is none. Written by
+	// secretRef names the projected Secret; not set while there is none. Written by
 	// the controller.
 	// +optional
 	// +k8s:optional
 	SecretRef *SecretReference `json:"secretRef,omitempty"`
 
-	// observedGeneration is the metadata.generation that the other fields of the
-	// controller are about. Written by the controller.
+	// observedGeneration is the metadata.generation that the controller's fields
+	// describe. Written by the controller.
 	// +optional
 	// +k8s:optional
 	// +k8s:minimum=0
@@ -261,16 +262,15 @@ type HSMSecretStatus struct {
 	// +k8s:eachVal=+k8s:opaqueType
 	Conditions []metav1.Condition `json:"conditions,omitempty" patchStrategy:"merge" patchMergeKey:"type"`
 
-	// dataVersion changes whenever data changes, and only then. It is opaque.
-	// Written by the API server when it reads the token; anyone else's value is
-	// ignored.
+	// dataVersion changes when data changes, and only then. It is opaque. Written by
+	// the API server when it reads the token; other writers' values are ignored.
 	// +optional
 	// +k8s:optional
 	DataVersion string `json:"dataVersion,omitempty"`
 
-	// deviceSyncStatus tells for each token of the pool whether it holds this
-	// secret. Written by the API server when it reads the token; anyone else's value
-	// is ignored.
+	// deviceSyncStatus says for each token that holds the store whether it holds this
+	// secret. Written by the API server when it reads the token; other writers'
+	// values are ignored.
 	// +optional
 	// +listType=map
 	// +listMapKey=serialNumber
@@ -280,7 +280,7 @@ type HSMSecretStatus struct {
 	DeviceSyncStatus []DeviceSyncStatus `json:"deviceSyncStatus,omitempty"`
 
 	// primaryDevice is the serial number of the token that takes writes. Written by
-	// the API server when it reads the token; anyone else's value is ignored.
+	// the API server when it reads the token; other writers' values are ignored.
 	// +optional
 	// +k8s:optional
 	PrimaryDevice string `json:"primaryDevice,omitempty"`
@@ -298,7 +298,7 @@ const (
 	SyncStatusOutOfSync SyncStatus = "OutOfSync"
 	// SyncStatusError: the copies could not be compared or synced.
 	SyncStatusError SyncStatus = "Error"
-	// SyncStatusPending: a sync has not happened yet.
+	// SyncStatusPending: nothing was synced yet.
 	SyncStatusPending SyncStatus = "Pending"
 )
 
@@ -326,14 +326,14 @@ type SecretReference struct {
 	// +k8s:format=k8s-short-name
 	Namespace string `json:"namespace,omitempty"`
 
-	// uid is the uid of the Secret. It tells a Secret from a later one of the same
-	// name.
+	// uid is the uid of the Secret. It distinguishes a Secret from a later one of the
+	// same name.
 	// +optional
 	// +k8s:optional
 	UID types.UID `json:"uid,omitempty"`
 }
 
-// DeviceSyncStatus is what one token of the pool holds of a secret.
+// DeviceSyncStatus says whether one token holds a secret.
 type DeviceSyncStatus struct {
 	// serialNumber is the serial number of the token.
 	// +required
@@ -345,7 +345,7 @@ type DeviceSyncStatus struct {
 	// +k8s:optional
 	SyncStatus SyncStatus `json:"syncStatus,omitempty"`
 
-	// dataVersion is that of the data which this token holds.
+	// dataVersion is the version of data that this token holds.
 	// +optional
 	// +k8s:optional
 	DataVersion string `json:"dataVersion,omitempty"`

@@ -13,31 +13,31 @@ import (
 //
 // AggregatedDevice is a token that discovery has found.
 type AggregatedDeviceApplyConfiguration struct {
-	// serialNumber is the serial number of the token; empty if it does not tell.
+	// serialNumber is the serial number of the token; empty if it has none.
 	SerialNumber *string `json:"serialNumber,omitempty"`
 	// nodeName is the name of the node that it is plugged into.
 	NodeName *string `json:"nodeName,omitempty"`
 	// devicePath is the path of its device file on that node; empty if the kernel
-	// does not tell. It changes when the token is plugged in again.
+	// gives none. It changes when the token is plugged in again.
 	DevicePath *string `json:"devicePath,omitempty"`
 	// hsmDeviceName is the name of the HSMDevice that describes it, in the namespace
 	// of the pool.
 	HSMDeviceName *string `json:"hsmDeviceName,omitempty"`
-	// available is true if it is there and an agent may use it.
+	// available is true if the token is there and an agent may use it.
 	Available *bool `json:"available,omitempty"`
-	// reason is why it is not available, in one word; empty if it is. A reason of the
-	// discovery report, such as SerialMissing or PermissionsDiffer, or one of the
-	// pool: Unplugged, it is not there any more; NodeNotReporting, its node has not
-	// reported for gracePeriod; NodeNotSelected, nodeSelector excludes its node;
-	// SerialAmbiguous, several tokens tell this serial number; OverMaxDevices,
+	// reason says in one word why the token is not available; empty if it is. It is a
+	// reason of the discovery report, such as SerialMissing or PermissionsDiffer, or
+	// one of the pool. Unplugged: it is not there any more. NodeNotReporting: its node
+	// has not reported for gracePeriod. NodeNotSelected: nodeSelector excludes its
+	// node. SerialAmbiguous: several tokens have this serial number. OverMaxDevices:
 	// maxDevices others are served.
 	Reason *string `json:"reason,omitempty"`
-	// message says the same for people, and what to do.
+	// message explains the reason, and says what to do.
 	Message *string `json:"message,omitempty"`
 	// lastTransitionTime is when available or reason last changed.
 	LastTransitionTime *v1.Time `json:"lastTransitionTime,omitempty"`
-	// lastSeen is when it was last reported, as of the last change here: a report that
-	// tells the same does not move it.
+	// lastSeen is when the token was last reported, as of the last change of this
+	// entry: a report without news does not move it.
 	LastSeen *v1.Time `json:"lastSeen,omitempty"`
 }
 

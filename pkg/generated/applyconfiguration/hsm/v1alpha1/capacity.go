@@ -7,11 +7,11 @@ package v1alpha1
 // CapacityApplyConfiguration represents a declarative configuration of the Capacity type for use
 // with apply.
 //
-// Capacity is used and free room of a token.
+// Capacity is the used and free space of a token.
 type CapacityApplyConfiguration struct {
-	// used is what the store on the token takes.
+	// used is what is taken.
 	Used *int64 `json:"used,omitempty"`
-	// free is what the store can still take.
+	// free is what new records can still take.
 	Free *int64 `json:"free,omitempty"`
 }
 

@@ -11,23 +11,25 @@ import (
 // DeviceMirroringApplyConfiguration represents a declarative configuration of the DeviceMirroring type for use
 // with apply.
 //
-// DeviceMirroring says how the tokens of one HSMDevice mirror each other.
+// DeviceMirroring says how the tokens of one HSMDevice mirror each other. This
+// version stores it, and mirrors nothing.
 type DeviceMirroringApplyConfiguration struct {
-	// policy says what mirrors are for: None, there are no mirrors; ReadOnly, they
-	// serve reads; Active, they also take over writes.
+	// policy says what mirrors are for. None: there are no mirrors. ReadOnly: they
+	// serve reads. Active: they also take over writes.
 	// Default: None. Written by users.
 	Policy *hsmv1alpha1.MirroringPolicy `json:"policy,omitempty"`
 	// syncInterval is the time in seconds between two full comparisons of the
-	// tokens, a safety net: changes are mirrored at once. At least 10.
+	// tokens. It is a safety net: changes are mirrored at once. At least 10.
 	// Default: 300. Written by users.
 	SyncInterval *int32 `json:"syncInterval,omitempty"`
 	// targetNodes are the names of the nodes whose tokens take part.
-	// Default: none, which is every node where a token is found. Written by users.
+	// Default: none, which means every node with a token. Written by users.
 	TargetNodes []string `json:"targetNodes,omitempty"`
-	// primaryNode is the name of the node whose token takes writes while it can.
+	// primaryNode is the name of the node whose token takes writes while it can. If
+	// targetNodes is set, it must be one of them.
 	// Default: empty; any node. Written by users.
 	PrimaryNode *string `json:"primaryNode,omitempty"`
-	// autoFailover lets another token take writes when the one that does is lost.
+	// autoFailover lets another token take writes when the primary one is lost.
 	// Default: true. Written by users.
 	AutoFailover *bool `json:"autoFailover,omitempty"`
 }

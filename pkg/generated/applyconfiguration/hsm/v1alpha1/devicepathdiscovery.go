@@ -9,12 +9,12 @@ package v1alpha1
 //
 // DevicePathDiscovery selects devices by their device file.
 type DevicePathDiscoveryApplyConfiguration struct {
-	// path is an absolute path below /dev, or a pattern with *, ? and [ ] such as
+	// path is an absolute path below /dev, or a pattern with *, ? and [ ], such as
 	// /dev/ttyACM*.
 	Path *string `json:"path,omitempty"`
 	// permissions are the octal permissions that the device file must have, such as
-	// 0660; a file with others is reported as unavailable.
-	// Default: empty, which is not checked.
+	// 0660. A file with other permissions is reported as unavailable.
+	// Default: empty; permissions are not checked.
 	Permissions *string `json:"permissions,omitempty"`
 }
 

@@ -11,13 +11,13 @@ import (
 // DeviceSyncStatusApplyConfiguration represents a declarative configuration of the DeviceSyncStatus type for use
 // with apply.
 //
-// DeviceSyncStatus is what one token of the pool holds of a secret.
+// DeviceSyncStatus says whether one token holds a secret.
 type DeviceSyncStatusApplyConfiguration struct {
 	// serialNumber is the serial number of the token.
 	SerialNumber *string `json:"serialNumber,omitempty"`
 	// syncStatus compares this token with the one that takes writes.
 	SyncStatus *hsmv1alpha1.SyncStatus `json:"syncStatus,omitempty"`
-	// dataVersion is that of the data which this token holds.
+	// dataVersion is the version of data that this token holds.
 	DataVersion *string `json:"dataVersion,omitempty"`
 }
 

@@ -7,7 +7,7 @@ package v1alpha1
 // DiscoveryApplyConfiguration represents a declarative configuration of the Discovery type for use
 // with apply.
 //
-// Discovery says how tokens are found on a node. Exactly one member is set.
+// Discovery says how to find tokens on a node. Exactly one member is set.
 type DiscoveryApplyConfiguration struct {
 	// usb finds tokens by their USB descriptor.
 	USB *USBDiscoveryApplyConfiguration `json:"usb,omitempty"`

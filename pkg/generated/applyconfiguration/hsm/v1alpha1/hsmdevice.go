@@ -16,16 +16,16 @@ import (
 // HSMDeviceApplyConfiguration represents a declarative configuration of the HSMDevice type for use
 // with apply.
 //
-// HSMDevice describes hardware security modules (tokens) of one kind: how they
-// are found on nodes, and how an agent reaches them. It is a description only and
-// has no status; what was found is in the HSMPool of the same name. It can be
+// HSMDevice describes hardware security modules (tokens) of one kind: how to
+// find them on nodes, and how an agent reaches them. It is only a description and
+// has no status: the HSMPool of the same name shows what was found. It can be
 // read and written while no token is plugged in.
 type HSMDeviceApplyConfiguration struct {
 	v1.TypeMetaApplyConfiguration `json:""`
 	// metadata is standard object metadata.
 	// More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#metadata
 	*v1.ObjectMetaApplyConfiguration `json:"metadata,omitempty"`
-	// spec says which tokens are meant and how they are used. Written by users.
+	// spec says which tokens are meant and how to use them. Written by users.
 	Spec *HSMDeviceSpecApplyConfiguration `json:"spec,omitempty"`
 }
 

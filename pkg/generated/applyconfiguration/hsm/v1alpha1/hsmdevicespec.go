@@ -11,26 +11,27 @@ import (
 // HSMDeviceSpecApplyConfiguration represents a declarative configuration of the HSMDeviceSpec type for use
 // with apply.
 //
-// HSMDeviceSpec says which tokens are meant and how they are used.
+// HSMDeviceSpec says which tokens are meant and how to use them.
 type HSMDeviceSpecApplyConfiguration struct {
-	// deviceType is the family of the tokens: PicoHSM, SmartCard-HSM or Generic. It
-	// decides the limits that their agents keep. Written by users.
+	// deviceType is the family of the tokens: PicoHSM, SmartCard-HSM or Generic.
+	// Their agents keep to the limits of that family. Written by users.
 	DeviceType *hsmv1alpha1.DeviceType `json:"deviceType,omitempty"`
-	// discovery says how tokens are found on a node. Exactly one of its members is
-	// set. Written by users.
+	// discovery says how to find the tokens on a node. Set exactly one of its
+	// members. Written by users.
 	Discovery *DiscoveryApplyConfiguration `json:"discovery,omitempty"`
-	// pkcs11 says how an agent reaches the tokens. If it is not set, tokens are
-	// found and listed, but no agent serves them. Written by users.
+	// pkcs11 says how an agent reaches the tokens. Without it, tokens are found and
+	// listed, but no agent serves them. Written by users.
 	PKCS11 *PKCS11ApplyConfiguration `json:"pkcs11,omitempty"`
 	// nodeSelector limits discovery to nodes that have all these labels.
-	// Default: none, which is every node. Written by users.
+	// Default: none, which means every node. Written by users.
 	NodeSelector map[string]string `json:"nodeSelector,omitempty"`
-	// maxDevices is the largest number of tokens that are served; more that match
-	// are reported only. At least 1.
+	// maxDevices is the largest number of tokens to serve. Further tokens that match
+	// are reported, but not served. At least 1.
 	// Default: 10. Written by users.
 	MaxDevices *int32 `json:"maxDevices,omitempty"`
-	// mirroring says how the tokens mirror each other.
-	// Default: not set; they do not. Written by users.
+	// mirroring says how the tokens mirror each other. This version stores it, and
+	// mirrors nothing.
+	// Default: not set. Written by users.
 	Mirroring *DeviceMirroringApplyConfiguration `json:"mirroring,omitempty"`
 }
 

@@ -17,8 +17,8 @@ import (
 // with apply.
 //
 // HSMPool is the set of hardware security modules (tokens) that were found for
-// HSMDevices. One is created for each HSMDevice and owned by it. Its status is
-// where the health and the room of the tokens can be seen.
+// HSMDevices. The controller creates one for each HSMDevice, which owns it. Its
+// status shows the health and the free space of the tokens.
 type HSMPoolApplyConfiguration struct {
 	v1.TypeMetaApplyConfiguration `json:""`
 	// metadata is standard object metadata.
@@ -27,7 +27,7 @@ type HSMPoolApplyConfiguration struct {
 	// spec says whose tokens form the pool. Written by the controller when it
 	// creates the pool, then by users.
 	Spec *HSMPoolSpecApplyConfiguration `json:"spec,omitempty"`
-	// status is what discovery and the agents reported. Written by the controller.
+	// status shows what discovery and the agents reported. Written by the controller.
 	Status *HSMPoolStatusApplyConfiguration `json:"status,omitempty"`
 }
 

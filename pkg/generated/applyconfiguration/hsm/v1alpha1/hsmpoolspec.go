@@ -16,12 +16,13 @@ type HSMPoolSpecApplyConfiguration struct {
 	// hsmDeviceRefs are the names of the HSMDevices, of the same namespace, whose
 	// tokens form the pool. At least one. Written by the controller, then by users.
 	HSMDeviceRefs []string `json:"hsmDeviceRefs,omitempty"`
-	// gracePeriod is how long the last report of a discovery pod counts. More than
-	// zero, as a duration such as 90s or 5m.
+	// gracePeriod is how long the last report of a discovery pod counts: a duration
+	// of more than zero, such as 90s or 5m.
 	// Default: 5m. Written by users.
 	GracePeriod *v1.Duration `json:"gracePeriod,omitempty"`
-	// mirroring says whether the tokens mirror each other.
-	// Default: not set; they do not. Written by users.
+	// mirroring says whether the tokens mirror each other. This version stores it,
+	// and mirrors nothing.
+	// Default: not set. Written by users.
 	Mirroring *PoolMirroringApplyConfiguration `json:"mirroring,omitempty"`
 }
 

@@ -13,40 +13,43 @@ import (
 // HSMPoolStatusApplyConfiguration represents a declarative configuration of the HSMPoolStatus type for use
 // with apply.
 //
-// HSMPoolStatus is what discovery and the agents reported.
+// HSMPoolStatus shows what discovery and the agents reported.
 type HSMPoolStatusApplyConfiguration struct {
-	// phase sums up the pool: Pending, no report yet; Aggregating, reports of
-	// discovery pods or of agents are coming in; Ready, every expected pod has
-	// reported, and every token is available and, if agents are to serve it, served;
-	// Partial, some are missing; Error, none can be used. Written by the controller.
+	// phase sums up the pool. Pending: there is no report yet. Aggregating: reports
+	// of discovery pods or of agents are coming in. Ready: every expected pod has
+	// reported, every token is available, and agents serve those that they should.
+	// Partial: some pods or tokens are missing. Error: no token can be used. Written
+	// by the controller.
 	Phase *hsmv1alpha1.PoolPhase `json:"phase,omitempty"`
 	// totalDevices is the number of tokens found: the length of aggregatedDevices.
 	// Written by the controller.
 	TotalDevices *int32 `json:"totalDevices,omitempty"`
-	// availableDevices is the number of tokens that are available, as
-	// aggregatedDevices says. Written by the controller.
+	// availableDevices is the number of tokens in aggregatedDevices that are
+	// available. Written by the controller.
 	AvailableDevices *int32 `json:"availableDevices,omitempty"`
-	// expectedPods is the number of discovery pods that should report: those that
-	// the DaemonSet wants, without those on nodes that the HSMDevices do not select.
-	// Written by the controller.
+	// expectedPods is the number of discovery pods that should report: all that the
+	// DaemonSet wants, except on nodes that the HSMDevices do not select. Written by
+	// the controller.
 	ExpectedPods *int32 `json:"expectedPods,omitempty"`
-	// reportingPods are the discovery pods that have reported, one a node. A pod that
-	// is gone is kept until its successor reports or its last report is older than
-	// gracePeriod. Written by the controller.
+	// reportingPods are the discovery pods that have reported, one for each node. A
+	// deleted pod stays listed until its successor reports, or until its last report
+	// is older than gracePeriod. Written by the controller.
 	ReportingPods []ReportingPodApplyConfiguration `json:"reportingPods,omitempty"`
-	// aggregatedDevices are the tokens that discovery has found. One that is gone is
-	// kept for gracePeriod, as not available. Written by the controller.
+	// aggregatedDevices are the tokens that discovery has found. A token that is gone
+	// stays listed for gracePeriod, as not available. Written by the controller.
 	AggregatedDevices []AggregatedDeviceApplyConfiguration `json:"aggregatedDevices,omitempty"`
-	// members are the tokens as their agents see them. A change of state is here at
-	// once, mere figures once a minute. Written by the controller, from the agents.
+	// members are the tokens as their agents see them. A change of state shows at
+	// once, a change of figures alone once a minute. Written by the controller, from
+	// what the agents report.
 	Members []PoolMemberApplyConfiguration `json:"members,omitempty"`
-	// lastAggregationTime is when the reports last changed something here. Written
-	// by the controller.
+	// lastAggregationTime is when a report last changed this status. Written by the
+	// controller.
 	LastAggregationTime *v1.Time `json:"lastAggregationTime,omitempty"`
-	// observedGeneration is the metadata.generation that the other fields are
-	// about. Written by the controller.
+	// observedGeneration is the metadata.generation that the other fields describe.
+	// Written by the controller.
 	ObservedGeneration *int64 `json:"observedGeneration,omitempty"`
-	// conditions tell about the pool in detail. Written by the controller.
+	// conditions are Ready, Reporting, DevicesAvailable and AgentsServing. Written by
+	// the controller.
 	Conditions []metav1.ConditionApplyConfiguration `json:"conditions,omitempty"`
 }
 

@@ -16,11 +16,11 @@ import (
 // HSMSecretApplyConfiguration represents a declarative configuration of the HSMSecret type for use
 // with apply.
 //
-// HSMSecret is a secret that lives on a hardware security module (the token),
-// and nowhere else in the cluster unless it is projected into a Secret. Every
-// get reads the token; an acknowledged write is durable on it. Where the token
-// cannot be reached, requests fail with 503 Service Unavailable, never with 404
-// Not Found.
+// HSMSecret is a secret that lives on a hardware security module (the token). It
+// is nowhere else in the cluster, unless it is projected into a Secret. Every get
+// reads the token; an acknowledged write is durable on it. While the token cannot
+// be reached, requests fail with 503 Service Unavailable, never with 404 Not
+// Found.
 type HSMSecretApplyConfiguration struct {
 	v1.TypeMetaApplyConfiguration `json:""`
 	// metadata is standard object metadata. The annotation
@@ -28,23 +28,24 @@ type HSMSecretApplyConfiguration struct {
 	// data and stringData blanked.
 	// More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#metadata
 	*v1.ObjectMetaApplyConfiguration `json:"metadata,omitempty"`
-	// spec says where the secret lies on the token and how it is projected into a
+	// spec says where the secret lies on the token, and how to project it into a
 	// Secret. Written by users.
 	Spec *HSMSecretSpecApplyConfiguration `json:"spec,omitempty"`
-	// immutable, once true, fixes data: it cannot be changed, nor can immutable be
-	// unset; only delete and create again. Metadata and spec can still be changed.
+	// immutable, once true, fixes data: neither data nor immutable can be changed any
+	// more. Metadata and spec can. To change data, delete the HSMSecret and create it
+	// again.
 	// Default: not set, which is false. Written by users.
 	Immutable *bool `json:"immutable,omitempty"`
-	// data is the secret itself: names and base64 encoded values. A name consists
-	// of letters, digits, '-', '_' and '.', and has at most 253 characters. The
-	// values together have at most 1 MiB; a token may hold much less, and then
-	// refuses with 507 Insufficient Storage. Written by users.
+	// data is the secret itself: keys and base64 encoded values. A key consists of
+	// letters, digits, '-', '_' and '.', and has at most 253 characters. All values
+	// together have at most 1 MiB. Many tokens hold much less: then the answer is 507
+	// Insufficient Storage. Written by users.
 	Data map[string][]byte `json:"data,omitempty"`
-	// stringData takes values as plain text, for convenience. It is write only: on
-	// every write it is merged into data, where it wins over a value of the same
-	// name, and it is never given back. Written by users.
+	// stringData takes values as plain text, for convenience. Each write merges it
+	// into data, where it replaces values of the same key. It is never returned.
+	// Written by users.
 	StringData map[string]string `json:"stringData,omitempty"`
-	// status is what is known of the projection and of the token. It lives in this
+	// status shows the state of the projection and of the token. It is kept in this
 	// cluster, not on the token. Each of its fields names its writer.
 	Status *HSMSecretStatusApplyConfiguration `json:"status,omitempty"`
 }

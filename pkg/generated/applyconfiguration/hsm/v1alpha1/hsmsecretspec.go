@@ -12,48 +12,48 @@ import (
 // HSMSecretSpecApplyConfiguration represents a declarative configuration of the HSMSecretSpec type for use
 // with apply.
 //
-// HSMSecretSpec says where a secret lies on the token and how it is projected
-// into a Secret.
+// HSMSecretSpec says where a secret lies on the token, and how to project it into
+// a Secret.
 type HSMSecretSpecApplyConfiguration struct {
-	// hsmPath is the address of the secret on the token: segments
-	// separated by '/', each of letters, digits, '-', '_' and '.', none of them '.' or
-	// '..', together at most 512 bytes. It is unique in the pool and cannot be
-	// changed. A path outside secrets/<namespace>/ needs the verb claim on the
-	// resource hsmsecrets with the path as resource name.
+	// hsmPath is the address of the secret on the token, such as shared/db: segments
+	// of letters, digits, '-', '_' and '.', separated by '/', none of them '.' or '..',
+	// together at most 512 bytes. It is unique in the store and cannot be changed. A
+	// path outside secrets/<namespace>/ needs the verb claim on the resource
+	// hsmsecrets, with the path as resource name.
 	// Default: secrets/<metadata.namespace>/<metadata.name>. Written by users.
 	HSMPath *string `json:"hsmPath,omitempty"`
 	// secretName is the name of the Secret, in the same namespace, into which data
-	// is projected; a DNS subdomain. No two HSMSecrets share one, and a Secret that
-	// exists already is not taken over: the condition Conflict tells.
+	// is projected; a DNS subdomain. Two HSMSecrets cannot share a Secret, and a
+	// Secret that exists already is not taken over: the condition Conflict says so.
 	// Default: metadata.name. Written by users.
 	SecretName *string `json:"secretName,omitempty"`
-	// secretType is the type of the projected Secret. It cannot be changed. Types
-	// that Kubernetes knows require their keys in data: kubernetes.io/tls requires
-	// tls.crt and tls.key, kubernetes.io/dockerconfigjson .dockerconfigjson,
-	// kubernetes.io/dockercfg .dockercfg, kubernetes.io/basic-auth username or
-	// password, kubernetes.io/ssh-auth ssh-privatekey; and
+	// secretType is the type of the projected Secret. It cannot be changed. The types
+	// of Kubernetes require their keys in data: kubernetes.io/tls requires tls.crt and
+	// tls.key; kubernetes.io/dockerconfigjson .dockerconfigjson;
+	// kubernetes.io/dockercfg .dockercfg; kubernetes.io/basic-auth username or
+	// password; kubernetes.io/ssh-auth ssh-privatekey. And
 	// kubernetes.io/service-account-token requires the annotation
 	// kubernetes.io/service-account.name.
 	// Default: Opaque. Written by users.
 	SecretType *v1.SecretType `json:"secretType,omitempty"`
-	// autoSync keeps the Secret in step with the token. If false, the Secret is
-	// made once and then left alone.
+	// autoSync keeps the Secret in step with the token. If false, the controller
+	// makes the Secret once and then leaves it alone.
 	// Default: true. Written by users.
 	AutoSync *bool `json:"autoSync,omitempty"`
 	// syncInterval is the time in seconds between two full comparisons of token and
-	// Secret, a safety net: changes travel at once. At least 10.
+	// Secret. It is a safety net: changes travel at once. At least 10.
 	// Default: 300. Written by users.
 	SyncInterval *int32 `json:"syncInterval,omitempty"`
-	// syncDirection says what becomes of an edit of the Secret: Bidirectional
-	// writes it to the token, HSMToSecret reverts it.
+	// syncDirection says what happens to an edit of the Secret. Bidirectional: it is
+	// written to the token. HSMToSecret: it is reverted.
 	// Default: Bidirectional. Written by users.
 	SyncDirection *hsmv1alpha1.SyncDirection `json:"syncDirection,omitempty"`
-	// deletionPolicy says what becomes of the Secret when this HSMSecret is
-	// deleted: Delete or Retain.
+	// deletionPolicy says what happens to the Secret when this HSMSecret is deleted.
+	// Delete: it is deleted too. Retain: it stays.
 	// Default: Delete. Written by users.
 	DeletionPolicy *hsmv1alpha1.DeletionPolicy `json:"deletionPolicy,omitempty"`
-	// rolloutRestartTargets are the workloads of the same namespace that are
-	// restarted when the bytes of the Secret have changed. At most 32.
+	// rolloutRestartTargets are workloads of the same namespace. The controller
+	// restarts them when the data of the Secret has changed. At most 32.
 	// Default: none. Written by users.
 	RolloutRestartTargets []RolloutRestartTargetApplyConfiguration `json:"rolloutRestartTargets,omitempty"`
 }

@@ -13,42 +13,41 @@ import (
 // HSMSecretStatusApplyConfiguration represents a declarative configuration of the HSMSecretStatus type for use
 // with apply.
 //
-// HSMSecretStatus is what is known of the projection and of the token.
+// HSMSecretStatus shows the state of the projection and of the token.
 type HSMSecretStatusApplyConfiguration struct {
 	// syncStatus compares token and Secret: InSync, OutOfSync, Error or Pending.
 	// Written by the controller.
 	SyncStatus *hsmv1alpha1.SyncStatus `json:"syncStatus,omitempty"`
-	// lastSyncTime is when something was last synced, in either direction. It does
-	// not move while nothing changes. Written by the controller.
+	// lastSyncTime is when data was last synced, in either direction. It does not move
+	// while nothing changes. Written by the controller.
 	LastSyncTime *v1.Time `json:"lastSyncTime,omitempty"`
-	// hsmChecksum is a keyed checksum of data on the token: hmac-sha256:<hex>, with
-	// a key of its store. It can be compared with secretChecksum of the same object,
-	// and with nothing else. Written by the controller.
+	// hsmChecksum is a keyed checksum of data on the token: hmac-sha256:<hex>. The
+	// key belongs to the store. Compare it with secretChecksum of the same object only.
+	// Written by the controller.
 	HSMChecksum *string `json:"hsmChecksum,omitempty"`
 	// secretChecksum is the same keyed checksum of data in the Secret. Written by
 	// the controller.
 	SecretChecksum *string `json:"secretChecksum,omitempty"`
-	// lastError says why the last sync failed; empty if it did not. Written by the
-	// controller.
+	// lastError says why the last sync failed, and what to do; empty if it did not
+	// fail. Written by the controller.
 	LastError *string `json:"lastError,omitempty"`
-	// secretRef names the projected Secret; unset while there is none. Written by
+	// secretRef names the projected Secret; not set while there is none. Written by
 	// the controller.
 	SecretRef *SecretReferenceApplyConfiguration `json:"secretRef,omitempty"`
-	// observedGeneration is the metadata.generation that the other fields of the
-	// controller are about. Written by the controller.
+	// observedGeneration is the metadata.generation that the controller's fields
+	// describe. Written by the controller.
 	ObservedGeneration *int64 `json:"observedGeneration,omitempty"`
 	// conditions are Ready, Synced and Conflict. Written by the controller.
 	Conditions []metav1.ConditionApplyConfiguration `json:"conditions,omitempty"`
-	// dataVersion changes whenever data changes, and only then. It is opaque.
-	// Written by the API server when it reads the token; anyone else's value is
-	// ignored.
+	// dataVersion changes when data changes, and only then. It is opaque. Written by
+	// the API server when it reads the token; other writers' values are ignored.
 	DataVersion *string `json:"dataVersion,omitempty"`
-	// deviceSyncStatus tells for each token of the pool whether it holds this
-	// secret. Written by the API server when it reads the token; anyone else's value
-	// is ignored.
+	// deviceSyncStatus says for each token that holds the store whether it holds this
+	// secret. Written by the API server when it reads the token; other writers'
+	// values are ignored.
 	DeviceSyncStatus []DeviceSyncStatusApplyConfiguration `json:"deviceSyncStatus,omitempty"`
 	// primaryDevice is the serial number of the token that takes writes. Written by
-	// the API server when it reads the token; anyone else's value is ignored.
+	// the API server when it reads the token; other writers' values are ignored.
 	PrimaryDevice *string `json:"primaryDevice,omitempty"`
 }
 

@@ -15,7 +15,7 @@ type PINSecretReferenceApplyConfiguration struct {
 	// Default: pin.
 	Key *string `json:"key,omitempty"`
 	// namespace is the namespace of the Secret.
-	// Default: empty, which is that of the HSMDevice.
+	// Default: empty, which means that of the HSMDevice.
 	Namespace *string `json:"namespace,omitempty"`
 }
 

@@ -12,17 +12,17 @@ type PKCS11ApplyConfiguration struct {
 	// libraryPath is the absolute path of the PKCS#11 module in the agent's
 	// container, such as /usr/lib/x86_64-linux-gnu/opensc-pkcs11.so.
 	LibraryPath *string `json:"libraryPath,omitempty"`
-	// slotId is the PKCS#11 slot of the token. Slots are renumbered when readers
-	// change: tokenLabel, or the serial number that discovery finds, is safer.
-	// Default: not set; the slot is not looked at.
+	// slotId is the PKCS#11 slot of the token. Slots change their numbers when
+	// readers change: tokenLabel, or the serial number that discovery finds, is safer.
+	// Default: not set; any slot.
 	SlotID *int32 `json:"slotId,omitempty"`
 	// tokenLabel is the PKCS#11 label that the token must have, at most 32 bytes.
-	// Default: empty; the label is not looked at.
+	// Default: empty; any label.
 	TokenLabel *string `json:"tokenLabel,omitempty"`
 	// pinSecret names the Secret that holds the user PIN.
 	PINSecret *PINSecretReferenceApplyConfiguration `json:"pinSecret,omitempty"`
-	// autoProvision lets the agent initialise a token that is blank. A token that
-	// holds anything is never initialised.
+	// autoProvision lets the agent initialise a blank token and make a store on it. A
+	// token with a user PIN is never initialised.
 	// Default: false.
 	AutoProvision *bool `json:"autoProvision,omitempty"`
 }

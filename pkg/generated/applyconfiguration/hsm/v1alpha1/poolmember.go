@@ -18,53 +18,56 @@ type PoolMemberApplyConfiguration struct {
 	SerialNumber *string `json:"serialNumber,omitempty"`
 	// nodeName is the name of the node that its agent runs on.
 	NodeName *string `json:"nodeName,omitempty"`
-	// agentEndpoint is host:port of the agent that owns the token. Empty while it does
-	// not run, or the token is not to be served.
+	// agentEndpoint is host:port of the agent that owns the token. Empty while the
+	// agent does not run, or must not serve the token.
 	AgentEndpoint *string `json:"agentEndpoint,omitempty"`
-	// state is Serving, or in one word why the token is not served: Starting, its
-	// agent does not run yet; AgentUnreachable, its agent does not answer; the reason
-	// of its device in aggregatedDevices, if that keeps it from being served; or what
-	// the agent itself tells, such as Loading, TokenAbsent, TokenBlank, TokenForeign,
-	// PinRejected, PinLocked, Corrupt or StateDir.
+	// state is Serving, or one word for why the token is not served. Starting: its
+	// agent does not run yet. AgentUnreachable: its agent does not answer. The reason
+	// of its device in aggregatedDevices, if that is why. Or the agent's own reason,
+	// such as Loading, TokenAbsent, TokenBlank, TokenForeign, PinRejected, PinLocked,
+	// Corrupt or StateDir.
 	State *hsmv1alpha1.MemberState `json:"state,omitempty"`
 	// message says why the token is not served, or what is wrong with its PIN, and
 	// what to do. Empty when all is well.
 	Message *string `json:"message,omitempty"`
-	// storeId is the id, in hexadecimal digits, of the store on the token. Empty until
+	// storeId is the id of the store on the token, in hexadecimal digits. Empty until
 	// the agent has opened it once.
 	StoreID *string `json:"storeId,omitempty"`
-	// revision is that of the last change of the store, as a resourceVersion.
+	// revision is the resourceVersion of the last change in the store.
 	Revision *string `json:"revision,omitempty"`
-	// role is the token's part in the pool: the primary takes writes, the backups
-	// mirror it. The primary is called as spec.mirroring.primaryRole says.
+	// role is the token's part in the pool. The primary, named as
+	// spec.mirroring.primaryRole says, takes writes; the others mirror it. This
+	// version leaves it empty.
 	Role *string `json:"role,omitempty"`
-	// inSync is true if the token holds every acknowledged write.
+	// inSync is true if the token holds every acknowledged write. This version leaves
+	// it false.
 	InSync *bool `json:"inSync,omitempty"`
-	// objects is the room of the token in PKCS#11 objects. Those of other applications
-	// are used ones.
+	// objects is the space of the token in PKCS#11 objects. Objects of other
+	// applications count as used.
 	Objects *CapacityApplyConfiguration `json:"objects,omitempty"`
 	// reservedObjects is the number of objects that are neither used nor free: they
-	// are kept back for updates and deletes.
+	// are reserved for updates and deletes.
 	ReservedObjects *int64 `json:"reservedObjects,omitempty"`
-	// quarantinedObjects is the number of objects of the store's format that are not
-	// of this store: damaged, or of another one. They are left alone.
+	// quarantinedObjects is the number of objects that have the format of a store but
+	// do not belong to this one: they are damaged, or of another store. They are left
+	// alone.
 	QuarantinedObjects *int64 `json:"quarantinedObjects,omitempty"`
-	// bytes is the room of the token in bytes.
+	// bytes is the space of the token in bytes.
 	Bytes *CapacityApplyConfiguration `json:"bytes,omitempty"`
 	// firmwareVersion is the version of the token's firmware.
 	FirmwareVersion *string `json:"firmwareVersion,omitempty"`
-	// pinState is what is known of the PIN in the PIN Secret: Accepted; Changed, the
-	// token got the new PIN, write it to the Secret; ChangeRefused, the token did not
-	// get the new PIN; Rejected, it is not sent again until it was changed; Locked, the
-	// token takes no PIN any more, or only one more. Empty while the agent has not
-	// logged in.
+	// pinState is what the agent knows of the PIN in the PIN Secret. Accepted: the
+	// token took it. Changed: the token has the new PIN; write it to the Secret.
+	// ChangeRefused: the token keeps the old PIN. Rejected: the agent does not send
+	// this PIN again; correct the Secret. Locked: the token takes no PIN any more, or
+	// only one more. Empty until the agent has logged in.
 	PINState *hsmv1alpha1.PINState `json:"pinState,omitempty"`
-	// lastScrubTime is when the whole store was last read from the token itself, past
-	// what its PKCS#11 module remembers.
+	// lastScrubTime is when the agent last read the whole store from the token itself,
+	// past the cache of its PKCS#11 module.
 	LastScrubTime *v1.Time `json:"lastScrubTime,omitempty"`
 	// scrubInterval is the longest time between two such readings.
 	ScrubInterval *v1.Duration `json:"scrubInterval,omitempty"`
-	// certificateExpiry is when the certificate that the agent shows expires.
+	// certificateExpiry is when the agent's certificate expires.
 	CertificateExpiry *v1.Time `json:"certificateExpiry,omitempty"`
 }
 

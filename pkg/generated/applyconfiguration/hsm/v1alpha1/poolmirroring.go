@@ -12,8 +12,8 @@ type PoolMirroringApplyConfiguration struct {
 	// enabled lets the tokens mirror each other.
 	// Default: false. Written by users.
 	Enabled *bool `json:"enabled,omitempty"`
-	// primaryRole is the name that status.members[].role gives to the token which
-	// takes writes. Letters, digits, '-', '_' and '.', at most 63.
+	// primaryRole is the value of status.members[].role for the token that takes
+	// writes: at most 63 letters, digits, '-', '_' and '.'.
 	// Default: primary. Written by users.
 	PrimaryRole *string `json:"primaryRole,omitempty"`
 }

@@ -20,8 +20,8 @@ type ReportingPodApplyConfiguration struct {
 	NodeName *string `json:"nodeName,omitempty"`
 	// devicesFound is the number of tokens in its report.
 	DevicesFound *int32 `json:"devicesFound,omitempty"`
-	// lastReportTime is when it last reported something new. It does not move with
-	// reports that tell the same.
+	// lastReportTime is when it last reported something new. A report without news
+	// does not move it.
 	LastReportTime *v1.Time `json:"lastReportTime,omitempty"`
 	// discoveryStatus is how far it is: discovering, completed or error.
 	DiscoveryStatus *hsmv1alpha1.DiscoveryStatus `json:"discoveryStatus,omitempty"`

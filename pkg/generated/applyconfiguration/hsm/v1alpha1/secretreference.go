@@ -17,8 +17,8 @@ type SecretReferenceApplyConfiguration struct {
 	Name *string `json:"name,omitempty"`
 	// namespace is the namespace of the Secret: that of the HSMSecret.
 	Namespace *string `json:"namespace,omitempty"`
-	// uid is the uid of the Secret. It tells a Secret from a later one of the same
-	// name.
+	// uid is the uid of the Secret. It distinguishes a Secret from a later one of the
+	// same name.
 	UID *types.UID `json:"uid,omitempty"`
 }
 

@@ -15,7 +15,7 @@ type USBDiscoveryApplyConfiguration struct {
 	ProductID *string `json:"productId,omitempty"`
 	// serialNumber selects one device by its serial number. At most 126
 	// characters, the limit of a USB string.
-	// Default: empty, which is every device of this vendor and product.
+	// Default: empty, which means every device of this vendor and product.
 	SerialNumber *string `json:"serialNumber,omitempty"`
 }
 
