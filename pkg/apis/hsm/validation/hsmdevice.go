@@ -20,7 +20,7 @@ var (
 	permissions = regexp.MustCompile(`^[0-7]{3,4}$`)
 )
 
-// ValidateHSMDevice tests an HSMDevice that is to be stored.
+// ValidateHSMDevice tests an HSMDevice before it is stored.
 func ValidateHSMDevice(device *hsm.HSMDevice) field.ErrorList {
 	errs := apivalidation.ValidateObjectMeta(&device.ObjectMeta, true, apivalidation.NameIsDNSSubdomain, field.NewPath("metadata"))
 	spec := field.NewPath("spec")
@@ -45,10 +45,10 @@ func validateDiscovery(discovery *hsm.Discovery, fldPath *field.Path) field.Erro
 	if device := discovery.DevicePath; device != nil {
 		fldPath := fldPath.Child("devicePath")
 		if device.Path != "" && !isDevicePattern(device.Path) {
-			errs = append(errs, field.Invalid(fldPath.Child("path"), device.Path, "must be a path below /dev, without '..', or a pattern such as /dev/ttyACM*"))
+			errs = append(errs, field.Invalid(fldPath.Child("path"), device.Path, "must be an absolute path below /dev without '..', or a pattern such as /dev/ttyACM*"))
 		}
 		if device.Permissions != "" && !permissions.MatchString(device.Permissions) {
-			errs = append(errs, field.Invalid(fldPath.Child("permissions"), device.Permissions, "must be octal, such as 0660"))
+			errs = append(errs, field.Invalid(fldPath.Child("permissions"), device.Permissions, "must be 3 or 4 octal digits, such as 0660"))
 		}
 	}
 	return errs
@@ -74,7 +74,7 @@ func isCleanAbs(p string) bool {
 func validatePKCS11(pkcs11 *hsm.PKCS11, fldPath *field.Path) field.ErrorList {
 	var errs field.ErrorList
 	if pkcs11.LibraryPath != "" && !isCleanAbs(pkcs11.LibraryPath) {
-		errs = append(errs, field.Invalid(fldPath.Child("libraryPath"), pkcs11.LibraryPath, "must be an absolute path, without '.' and '..'"))
+		errs = append(errs, field.Invalid(fldPath.Child("libraryPath"), pkcs11.LibraryPath, "must be an absolute path without '.' and '..', such as /usr/lib/x86_64-linux-gnu/opensc-pkcs11.so"))
 	}
 	if pin := pkcs11.PINSecret; pin != nil && pin.Key != "" {
 		for _, msg := range utilvalidation.IsConfigMapKey(pin.Key) {
@@ -88,5 +88,5 @@ func validateDeviceMirroring(mirroring *hsm.DeviceMirroring, fldPath *field.Path
 	if mirroring.PrimaryNode == "" || len(mirroring.TargetNodes) == 0 || slices.Contains(mirroring.TargetNodes, mirroring.PrimaryNode) {
 		return nil
 	}
-	return field.ErrorList{field.Invalid(fldPath.Child("primaryNode"), mirroring.PrimaryNode, "must be one of targetNodes, where they are given")}
+	return field.ErrorList{field.Invalid(fldPath.Child("primaryNode"), mirroring.PrimaryNode, "must be one of targetNodes, unless targetNodes is empty")}
 }

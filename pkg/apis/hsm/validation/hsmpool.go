@@ -10,16 +10,16 @@ import (
 	"j5t.io/hsm/pkg/apis/hsm"
 )
 
-// ValidateHSMPool tests an HSMPool that is to be stored.
+// ValidateHSMPool tests an HSMPool before it is stored.
 func ValidateHSMPool(pool *hsm.HSMPool) field.ErrorList {
 	errs := apivalidation.ValidateObjectMeta(&pool.ObjectMeta, true, apivalidation.NameIsDNSSubdomain, field.NewPath("metadata"))
 	if period := pool.Spec.GracePeriod; period != nil && period.Duration <= 0 {
-		errs = append(errs, field.Invalid(field.NewPath("spec", "gracePeriod"), period.Duration.String(), "must be more than zero"))
+		errs = append(errs, field.Invalid(field.NewPath("spec", "gracePeriod"), period.Duration.String(), "must be more than zero, such as 5m"))
 	}
 	return errs
 }
 
-// ValidateHSMPoolStatusUpdate tests the status that is to replace another.
+// ValidateHSMPoolStatusUpdate tests a status before it replaces another.
 func ValidateHSMPoolStatusUpdate(pool *hsm.HSMPool) field.ErrorList {
 	return metav1validation.ValidateConditions(pool.Status.Conditions, field.NewPath("status", "conditions"))
 }

@@ -17,7 +17,7 @@ import (
 	"j5t.io/hsm/pkg/apis/hsm"
 )
 
-// ValidateHSMSecret tests an HSMSecret that is to be stored. No error shows a
+// ValidateHSMSecret tests an HSMSecret before it is stored. No error shows a
 // value of data.
 func ValidateHSMSecret(secret *hsm.HSMSecret) field.ErrorList {
 	errs := apivalidation.ValidateObjectMeta(&secret.ObjectMeta, true, apivalidation.NameIsDNSSubdomain, field.NewPath("metadata"))
@@ -28,7 +28,7 @@ func ValidateHSMSecret(secret *hsm.HSMSecret) field.ErrorList {
 	return errs
 }
 
-// ValidateHSMSecretUpdate tests an HSMSecret that is to replace another.
+// ValidateHSMSecretUpdate tests an HSMSecret before it replaces another.
 func ValidateHSMSecretUpdate(secret, old *hsm.HSMSecret) field.ErrorList {
 	errs := ValidateHSMSecret(secret)
 	if old.Immutable == nil || !*old.Immutable {
@@ -44,13 +44,13 @@ func ValidateHSMSecretUpdate(secret, old *hsm.HSMSecret) field.ErrorList {
 	return errs
 }
 
-// ValidateHSMSecretStatusUpdate tests the status that is to replace another.
+// ValidateHSMSecretStatusUpdate tests a status before it replaces another.
 func ValidateHSMSecretStatusUpdate(secret *hsm.HSMSecret) field.ErrorList {
 	return metav1validation.ValidateConditions(secret.Status.Conditions, field.NewPath("status", "conditions"))
 }
 
-// validateFinalizers tests what the API machinery does not, and the server does
-// for a core Secret: only Kubernetes' own finalizers have no domain.
+// validateFinalizers tests what the API server tests for a core Secret, and the
+// API machinery does not: only Kubernetes' own finalizers have no domain.
 func validateFinalizers(finalizers []string, fldPath *field.Path) field.ErrorList {
 	var errs field.ErrorList
 	for i, name := range finalizers {
@@ -64,12 +64,12 @@ func validateFinalizers(finalizers []string, fldPath *field.Path) field.ErrorLis
 	return errs
 }
 
-// validateHSMPath tests the syntax of a path; its length is a tag.
+// validateHSMPath tests the syntax of a path. A tag limits its length.
 func validateHSMPath(path string, fldPath *field.Path) field.ErrorList {
 	var errs field.ErrorList
 	for segment := range strings.SplitSeq(path, "/") {
 		if segment == "" {
-			errs = append(errs, field.Invalid(fldPath, path, "must not begin or end with '/', nor have an empty segment"))
+			errs = append(errs, field.Invalid(fldPath, path, "must not begin or end with '/', and must have no empty segment"))
 			continue
 		}
 		for _, msg := range utilvalidation.IsConfigMapKey(segment) {
@@ -112,18 +112,18 @@ func validateRequiredKeys(secret *hsm.HSMSecret) field.ErrorList {
 		_, hasPassword := secret.Data[corev1.BasicAuthPasswordKey]
 		if !hasUsername && !hasPassword {
 			return field.ErrorList{
-				field.Required(data.Key(corev1.BasicAuthUsernameKey), "one of username and password, for type kubernetes.io/basic-auth"),
-				field.Required(data.Key(corev1.BasicAuthPasswordKey), "one of username and password, for type kubernetes.io/basic-auth"),
+				field.Required(data.Key(corev1.BasicAuthUsernameKey), "spec.secretType kubernetes.io/basic-auth needs username or password"),
+				field.Required(data.Key(corev1.BasicAuthPasswordKey), "spec.secretType kubernetes.io/basic-auth needs username or password"),
 			}
 		}
 	case corev1.SecretTypeSSHAuth:
 		if len(secret.Data[corev1.SSHAuthPrivateKey]) == 0 {
-			return field.ErrorList{field.Required(data.Key(corev1.SSHAuthPrivateKey), "for type kubernetes.io/ssh-auth")}
+			return field.ErrorList{field.Required(data.Key(corev1.SSHAuthPrivateKey), "spec.secretType kubernetes.io/ssh-auth needs this key")}
 		}
 	case corev1.SecretTypeServiceAccountToken:
 		if secret.Annotations[corev1.ServiceAccountNameKey] == "" {
 			return field.ErrorList{field.Required(field.NewPath("metadata", "annotations").Key(corev1.ServiceAccountNameKey),
-				"for type kubernetes.io/service-account-token")}
+				"spec.secretType kubernetes.io/service-account-token needs this annotation")}
 		}
 	}
 	return nil
@@ -131,7 +131,7 @@ func validateRequiredKeys(secret *hsm.HSMSecret) field.ErrorList {
 
 func requireKey(data map[string][]byte, key string, fldPath *field.Path) field.ErrorList {
 	if _, ok := data[key]; !ok {
-		return field.ErrorList{field.Required(fldPath.Key(key), "for this spec.secretType")}
+		return field.ErrorList{field.Required(fldPath.Key(key), "spec.secretType needs this key")}
 	}
 	return nil
 }
@@ -140,7 +140,7 @@ func requireJSON(data map[string][]byte, key string, fldPath *field.Path) field.
 	if errs := requireKey(data, key, fldPath); len(errs) > 0 {
 		return errs
 	}
-	// The decoder's error is not shown: it cites the value.
+	// The decoder's error cites the value, so it is not shown.
 	var object map[string]any
 	if err := json.Unmarshal(data[key], &object); err != nil {
 		return field.ErrorList{field.Invalid(fldPath.Key(key), "<not shown>", "must be a JSON object")}

@@ -13,8 +13,8 @@ var tableConvertor = table.Convertor[*hsm.HSMDevice]{
 	Columns: []metav1.TableColumnDefinition{
 		table.NameColumn,
 		{Name: "Type", Type: "string", Description: "Family of the tokens (spec.deviceType)."},
-		{Name: "Discovery", Type: "string", Description: "How tokens are found (spec.discovery): usb vendor:product, path or auto."},
-		{Name: "Max", Type: "integer", Description: "Largest number of tokens that are served (spec.maxDevices)."},
+		{Name: "Discovery", Type: "string", Description: "How to find the tokens (spec.discovery): usb vendor:product, path or auto."},
+		{Name: "Max", Type: "integer", Description: "Largest number of tokens to serve (spec.maxDevices)."},
 		table.AgeColumn,
 	},
 	Cells: func(device *hsm.HSMDevice) []any {

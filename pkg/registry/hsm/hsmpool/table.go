@@ -16,9 +16,9 @@ var tableConvertor = table.Convertor[*hsm.HSMPool]{
 		table.NameColumn,
 		{Name: "Total", Type: "integer", Description: "Number of tokens found (status.totalDevices)."},
 		{Name: "Available", Type: "integer", Description: "Number of tokens that can be used (status.availableDevices)."},
-		{Name: "Reporting", Type: "string", Description: "Discovery pods that have reported, of those that should (status.reportingPods, status.expectedPods)."},
-		{Name: "Phase", Type: "string", Description: "The pool in one word (status.phase)."},
-		{Name: "Last Aggregation", Type: "string", Description: "Time since reports last changed something (status.lastAggregationTime)."},
+		{Name: "Reporting", Type: "string", Description: "Discovery pods that have reported / that should report (status.reportingPods, status.expectedPods)."},
+		{Name: "Phase", Type: "string", Description: "State of the pool in one word (status.phase)."},
+		{Name: "Last Aggregation", Type: "string", Description: "Time since a report last changed the status (status.lastAggregationTime)."},
 		table.AgeColumn,
 	},
 	Cells: func(pool *hsm.HSMPool) []any {

@@ -12,9 +12,9 @@ import (
 	"j5t.io/hsm/pkg/apis/hsm/v1alpha1"
 )
 
-// may tells whether the user of a request has a right on hsmsecrets, or on a
-// subresource of them, in the namespace of the request. Without a name the right
-// is one on all names. The reason is that of a refusal.
+// may reports whether the user of a request has a right on hsmsecrets, or on a
+// subresource of them, in the namespace of the request. Without a name it is a
+// right on all names. The reason says why it is refused.
 func may(ctx context.Context, auth authorizer.Authorizer, verb, subresource, name string) (allowed bool, reason string, err error) {
 	user, ok := genericapirequest.UserFrom(ctx)
 	if !ok {
@@ -32,7 +32,7 @@ func may(ctx context.Context, auth authorizer.Authorizer, verb, subresource, nam
 		ResourceRequest: true,
 	})
 	if decision == authorizer.DecisionAllow {
-		// As in k8s.io/apiserver, an error beside it does not matter.
+		// As in k8s.io/apiserver, an error of another authorizer does not matter.
 		return true, "", nil
 	}
 	return false, reason, err

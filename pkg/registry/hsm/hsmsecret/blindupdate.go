@@ -17,8 +17,8 @@ import (
 
 // blindUpdate is an update by a user who sees no values. Patch, apply and
 // mutating admission work on an object without them, so no answer depends on a
-// value. Then the values of the stored object are put back: an empty value of a
-// key that is there means that it is to stay.
+// value. Then the values of the stored object are put back: an empty value of an
+// existing key means: leave it as it is.
 type blindUpdate struct {
 	rest.UpdatedObjectInfo
 	// ignoresData says that the strategy takes no data from the request anyway.
@@ -39,7 +39,7 @@ func (u blindUpdate) UpdatedObject(ctx context.Context, old runtime.Object) (run
 		return nil, err
 	}
 	secret := obj.(*hsm.HSMSecret)
-	// Where the object was read before another change, the store tells of that conflict.
+	// If the object was read before another change, the store reports that conflict.
 	isCurrent := secret.ResourceVersion == "" || secret.ResourceVersion == stored.ResourceVersion
 	if isCurrent && !u.ignoresData {
 		if err := refuseChange(secret.Data, stored); err != nil {
@@ -50,8 +50,8 @@ func (u blindUpdate) UpdatedObject(ctx context.Context, old runtime.Object) (run
 	return secret, nil
 }
 
-// refuseChange tells in what data differs from what a user without the right to
-// values was shown of it.
+// refuseChange returns an error if data differs from what the server shows of it
+// to a user without the right to values.
 func refuseChange(data map[string][]byte, stored *hsm.HSMSecret) error {
 	for _, key := range slices.Sorted(maps.Keys(data)) {
 		if _, ok := stored.Data[key]; !ok {
@@ -71,7 +71,7 @@ func refuseChange(data map[string][]byte, stored *hsm.HSMSecret) error {
 
 func newValuesForbidden(secret *hsm.HSMSecret, key, change string) error {
 	return apierrors.NewForbidden(hsm.Resource("hsmsecrets"), secret.Name, fmt.Errorf(
-		"data[%s] would be %s: leave data as the server shows it, every key with an empty value, or ask for the verb %s on hsmsecrets/%s in namespace %q",
+		"data[%s] would be %s, and you may not see values: send each key with an empty value, as the server shows it, or ask for the verb %s on hsmsecrets/%s in namespace %q",
 		key, change, valuesVerb, valuesSubresource, secret.Namespace))
 }
 

@@ -33,7 +33,7 @@ func TestBlindUpdate(t *testing.T) {
 		// wants the error; nil when the update succeeds with the values as they were.
 		wants func(error) bool
 		says  []string
-		// writes tells whether the update reaches the store.
+		// writes reports whether the update reaches the store.
 		writes bool
 	}{
 		{name: "nothing", change: func(*hsm.HSMSecret) {}},

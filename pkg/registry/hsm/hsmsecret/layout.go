@@ -52,7 +52,7 @@ func (layout) AddressField() *field.Path { return field.NewPath("spec", "hsmPath
 func (l layout) Split(obj runtime.Object) (records.Parts, error) {
 	secret, ok := obj.(*hsm.HSMSecret)
 	if !ok {
-		return records.Parts{}, fmt.Errorf("an HSMSecret is stored here, not a %T", obj)
+		return records.Parts{}, fmt.Errorf("want an HSMSecret, got a %T", obj)
 	}
 	rest, state := *secret, hsm.HSMSecret{Status: secret.Status}
 	rest.ManagedFields = nil
@@ -87,7 +87,7 @@ func (l layout) Split(obj runtime.Object) (records.Parts, error) {
 func (l layout) Join(record *agentv1.Record, from records.Source, into runtime.Object) error {
 	secret, ok := into.(*hsm.HSMSecret)
 	if !ok {
-		return fmt.Errorf("an HSMSecret is stored here, not a %T", into)
+		return fmt.Errorf("want an HSMSecret, got a %T", into)
 	}
 	if err := l.join(record, from, secret); err != nil {
 		return fmt.Errorf("%w: %w", records.ErrCorrupt, err)
@@ -113,7 +113,7 @@ func (l layout) join(record *agentv1.Record, from records.Source, secret *hsm.HS
 			return err
 		}
 		if !slices.Equal(slices.Sorted(maps.Keys(data)), slices.Sorted(maps.Keys(secret.Data))) {
-			return errors.New("the names of its data are not those of its values")
+			return errors.New("the keys of data and of its values differ")
 		}
 		secret.Data = data
 	}
@@ -189,13 +189,13 @@ func decodeData(b []byte) (map[string][]byte, error) {
 		return nil, nil
 	}
 	if b[0] != dataFormat {
-		return nil, fmt.Errorf("data of format %d, written by a newer server", b[0])
+		return nil, fmt.Errorf("data has format %d, which a newer server wrote: upgrade this API server", b[0])
 	}
 	rest := b[1:]
 	next := func() (part []byte, err error) {
 		length, n := binary.Uvarint(rest)
 		if n <= 0 || length > uint64(len(rest)-n) {
-			return nil, errors.New("data ends within an entry")
+			return nil, errors.New("data ends in the middle of an entry")
 		}
 		part, rest = rest[n:n+int(length)], rest[n+int(length):]
 		return part, nil
@@ -213,7 +213,7 @@ func decodeData(b []byte) (map[string][]byte, error) {
 		data[string(name)] = slices.Clone(value)
 	}
 	if !bytes.Equal(encodeData(data), b) {
-		return nil, errors.New("data is not in order")
+		return nil, errors.New("the keys of data are not sorted")
 	}
 	return data, nil
 }

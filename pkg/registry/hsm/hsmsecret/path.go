@@ -16,11 +16,11 @@ import (
 	"j5t.io/hsm/pkg/apis/hsm"
 )
 
-// claimVerb is what a user must be allowed on hsmsecrets, by the name of a path,
-// to use a path outside of the namespace's own.
+// claimVerb is the verb on hsmsecrets, with a path as resource name, that a user
+// needs to use a path outside of secrets/<namespace>/.
 const claimVerb = "claim"
 
-// pathPrefix is of the paths which belong to a namespace.
+// pathPrefix begins the paths that belong to a namespace.
 func pathPrefix(namespace string) string {
 	return "secrets/" + namespace + "/"
 }
@@ -29,9 +29,9 @@ func defaultPath(secret *hsm.HSMSecret) string {
 	return pathPrefix(secret.Namespace) + secret.Name
 }
 
-// requireClaim returns a validation of creates that refuses a path for which the
-// user has no claim, and then does what next does. As a path cannot be changed,
-// updates need none.
+// requireClaim returns a validation of creates. It refuses a path that the user
+// may not claim, and then calls next. A path never changes, so updates need no
+// claim.
 func requireClaim(auth authorizer.Authorizer, next rest.ValidateObjectFunc) rest.ValidateObjectFunc {
 	return func(ctx context.Context, obj runtime.Object) error {
 		if err := authorizePath(ctx, auth, obj.(*hsm.HSMSecret)); err != nil {
@@ -54,9 +54,9 @@ func authorizePath(ctx context.Context, auth authorizer.Authorizer, secret *hsm.
 	case allowed:
 		return nil
 	case err != nil:
-		return apierrors.NewInternalError(fmt.Errorf("deciding whether spec.hsmPath %q may be claimed: %w", path, err))
+		return apierrors.NewInternalError(fmt.Errorf("authorize the claim of spec.hsmPath %q: %w", path, err))
 	}
-	detail := fmt.Sprintf("spec.hsmPath %q is outside of %s: leave it out, or ask for the verb %s on hsmsecrets with resource name %q in namespace %q",
+	detail := fmt.Sprintf("spec.hsmPath %q is not below %s: leave spec.hsmPath out, or ask for the verb %s on hsmsecrets with resource name %q in namespace %q",
 		path, pathPrefix(secret.Namespace), claimVerb, path, secret.Namespace)
 	if reason != "" {
 		detail += " (" + reason + ")"

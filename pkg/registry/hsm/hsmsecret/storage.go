@@ -18,7 +18,7 @@ import (
 	"j5t.io/hsm/pkg/registry/hsm/status"
 )
 
-// REST serves hsmsecrets. It hides their values from who may not see them.
+// REST serves hsmsecrets. It hides their values from users who may not see them.
 type REST struct {
 	*genericregistry.Store
 	authorizer authorizer.Authorizer

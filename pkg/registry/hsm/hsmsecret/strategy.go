@@ -91,7 +91,7 @@ func setDefaultSecretName(secret *hsm.HSMSecret) {
 	}
 }
 
-// desiredStateChanged tells whether the controller has anything to do: then the
+// desiredStateChanged reports whether the controller has anything to do: then the
 // generation goes up.
 func desiredStateChanged(secret, old *hsm.HSMSecret) bool {
 	return !equality.Semantic.DeepEqual(secret.Spec, old.Spec) ||
@@ -140,7 +140,7 @@ func warnOfLastApplied(secret, old *hsm.HSMSecret) []string {
 		return nil
 	}
 	return []string{"metadata.annotations[" + corev1.LastAppliedConfigAnnotation +
-		"]: values are not stored; use kubectl apply --server-side, which does not send them there"}
+		"]: the values in it are not stored; use kubectl apply --server-side, which sends no such annotation"}
 }
 
 // statusStrategy is for writes of status.

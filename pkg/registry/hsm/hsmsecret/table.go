@@ -14,8 +14,8 @@ var tableConvertor = table.Convertor[*hsm.HSMSecret]{
 	Columns: []metav1.TableColumnDefinition{
 		table.NameColumn,
 		{Name: "Secret", Type: "string", Description: "Name of the Secret into which data is projected (spec.secretName)."},
-		{Name: "Sync Status", Type: "string", Description: "Whether token and Secret are in step (status.syncStatus)."},
-		{Name: "Last Sync", Type: "string", Description: "Time since something was last synced (status.lastSyncTime)."},
+		{Name: "Sync Status", Type: "string", Description: "Whether token and Secret hold the same data (status.syncStatus)."},
+		{Name: "Last Sync", Type: "string", Description: "Time since data was last synced (status.lastSyncTime)."},
 		table.AgeColumn,
 		{Name: "Type", Type: "string", Priority: 1, Description: "Type of the Secret (spec.secretType)."},
 		{Name: "Path", Type: "string", Priority: 1, Description: "Address on the token (spec.hsmPath)."},

@@ -17,8 +17,8 @@ import (
 )
 
 // The right to values is this verb on this subresource of hsmsecrets. Nothing is
-// served there: it is a name for RBAC. Who lacks it gets the keys of data, with
-// empty values, and cannot change data.
+// served there: it is a name for RBAC. Without the right a user gets the keys of
+// data, with empty values, and cannot change data.
 const (
 	valuesVerb        = "get"
 	valuesSubresource = "data"
@@ -29,12 +29,12 @@ type values struct {
 	authorizer authorizer.Authorizer
 }
 
-// hidden tells whether the values of an object are to be kept from the user, or,
-// without a name, those of any object of the request's namespace.
+// hidden reports whether to hide the values of an object from the user; without a
+// name, those of all objects in the request's namespace.
 func (v values) hidden(ctx context.Context, name string) (bool, error) {
 	allowed, _, err := may(ctx, v.authorizer, valuesVerb, valuesSubresource, name)
 	if err != nil {
-		return true, apierrors.NewInternalError(fmt.Errorf("deciding whether values may be shown: %w", err))
+		return true, apierrors.NewInternalError(fmt.Errorf("authorize the reading of values: %w", err))
 	}
 	return !allowed, nil
 }
@@ -50,8 +50,8 @@ func (v values) forRead(ctx context.Context, name string) (context.Context, erro
 		return nil, err
 	}
 	if hidden {
-		// An empty value is as good as any: people and backups should not take it for one.
-		warning.AddWarning(ctx, "", "data: values are not shown, as that needs the verb "+valuesVerb+" on hsmsecrets/"+valuesSubresource)
+		// Without it, people and backups would take the empty values for real ones.
+		warning.AddWarning(ctx, "", "data: values are not shown; to see them, ask for the verb "+valuesVerb+" on hsmsecrets/"+valuesSubresource)
 		ctx = records.WithoutData(ctx)
 	}
 	return ctx, nil
