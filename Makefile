@@ -28,7 +28,7 @@ generate: packages ## Regenerate all generated code.
 
 .PHONY: assets
 assets: ## Find, download or build etcd, kube-apiserver, kube-controller-manager, kube-scheduler, kubectl and cert-manager, once per machine.
-	@go run ./test/framework/controlplane/cmd/assets
+	@hack/assets.sh
 
 .PHONY: clean
 clean: ## Remove what was built in the checkout.

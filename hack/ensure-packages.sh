@@ -21,7 +21,8 @@ has_softhsm() {
 
 compiles_c() { echo '#include <stdlib.h>' | "${CC:-gcc}" -xc -fsyntax-only - 2>/dev/null; }
 
-if ! go version >/dev/null 2>&1; then
+# What go says of a newer toolchain that it downloads is shown.
+if ! { command -v go && go version; } >/dev/null; then
   echo "Go is missing, or older than go.mod asks for: install Go $(sed -n 's/^go //p' go.mod) or newer (any since 1.21 fetches the right one by itself)." >&2
   exit 1
 fi

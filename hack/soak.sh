@@ -7,11 +7,14 @@
 # clients, so many times in each way (default 20); so many discovery pods end at random (default
 # 600); and for 5 minutes nothing happens to 200 HSMSecrets.
 set -euo pipefail
+source "$(dirname "$0")/progress.sh"
 
 report=$(mktemp -d)
 trap 'rm -rf "$report"' EXIT
-go build -o "$report/testreport" ./hack/testreport
+go_build "the test report" "$report/testreport" ./hack/testreport
 
 export MODEL_HISTORIES=${1:-10000} REPLICA_RESTARTS=${2:-20} DISCOVERY_KILLS=${3:-600} STEADY_WINDOW=5m
 tests=(TestModel TestReplicas TestDevices TestSteady)
-go test -p=1 -count=1 -timeout=60m -json -run="^($(IFS='|' && echo "${tests[*]}"))\$" ./pkg/token ./test/suites/faults ./test/suites/devices ./test/suites/behaviour | "$report/testreport"
+packages=(./pkg/token ./test/suites/faults ./test/suites/devices ./test/suites/behaviour)
+go_compile_tests "the tests" "${packages[@]}"
+go test -p=1 -count=1 -timeout=8h -json -run="^($(IFS='|' && echo "${tests[*]}"))\$" "${packages[@]}" | "$report/testreport"

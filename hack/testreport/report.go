@@ -8,13 +8,18 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 )
 
 // figurePrefix begins a line by which a test tells what it counted: "figure: NAME VALUE".
 const figurePrefix = "figure: "
+
+// progressInterval is how often it is told what runs.
+const progressInterval = 30 * time.Second
 
 // slowSeconds is how long a test has to take to get a line of its own when it passes.
 const slowSeconds = 10
@@ -37,35 +42,77 @@ type report struct {
 	output  map[testID][]string // of what still runs
 	lines   map[testID]string   // begun, but not ended by a newline yet
 	figures []string
+	// running are the packages that have started, and when.
+	running map[string]time.Time
+	// expected is how many packages will run, 0 if that is not known.
+	expected int
 
 	packages, passed, failed, skipped int
 	failures                          []string
 }
 
 func newReport(out io.Writer) *report {
-	return &report{out: out, began: time.Now(), output: map[testID][]string{}, lines: map[testID]string{}}
+	return &report{out: out, began: time.Now(), output: map[testID][]string{}, lines: map[testID]string{}, running: map[string]time.Time{}}
 }
 
-func (r *report) read(in io.Reader) error {
-	lines := bufio.NewReader(in)
-	for {
-		line, err := lines.ReadBytes('\n')
-		if len(line) > 0 {
-			var e event
-			if json.Unmarshal(line, &e) == nil {
-				r.add(e)
-			} else {
-				// Not of the test runner: a message of the go command itself.
-				fmt.Fprintf(r.out, "%s", line)
+// read takes all events, and tells at each tick what runs.
+func (r *report) read(in io.Reader, tick <-chan time.Time) error {
+	lines, failure := make(chan []byte), make(chan error, 1)
+	go func() {
+		defer close(lines)
+		buffered := bufio.NewReader(in)
+		for {
+			line, err := buffered.ReadBytes('\n')
+			if len(line) > 0 {
+				lines <- line
+			}
+			if err != nil {
+				failure <- err
+				return
 			}
 		}
-		if errors.Is(err, io.EOF) {
-			return nil
-		}
-		if err != nil {
-			return err
+	}()
+	for {
+		select {
+		case line, ok := <-lines:
+			if !ok {
+				if err := <-failure; !errors.Is(err, io.EOF) {
+					return err
+				}
+				return nil
+			}
+			r.take(line)
+		case now := <-tick:
+			r.progress(now)
 		}
 	}
+}
+
+func (r *report) take(line []byte) {
+	var e event
+	if json.Unmarshal(line, &e) == nil {
+		r.add(e)
+		return
+	}
+	// Not of the test runner: a message of the go command itself.
+	fmt.Fprintf(r.out, "%s", line)
+}
+
+// progress says what runs: a test may take minutes, and so may the linking before the first.
+func (r *report) progress(now time.Time) {
+	done := strconv.Itoa(r.packages)
+	if r.expected > 0 {
+		done += fmt.Sprintf(" of %d", max(r.expected, r.packages))
+	}
+	what := "linking tests"
+	if len(r.running) > 0 {
+		what = ""
+		for _, pkg := range slices.Sorted(maps.Keys(r.running)) {
+			what += fmt.Sprintf(", %s (%.0f s)", pkg, now.Sub(r.running[pkg]).Seconds())
+		}
+		what = "running" + strings.TrimPrefix(what, ",")
+	}
+	fmt.Fprintf(r.out, "      %s packages done; %s\n", done, what)
 }
 
 func (r *report) add(e event) {
@@ -73,6 +120,8 @@ func (r *report) add(e event) {
 	switch e.Action {
 	case "build-output":
 		fmt.Fprint(r.out, e.Output)
+	case "start":
+		r.running[e.Package] = time.Now()
 	case "output":
 		r.output[id] = append(r.output[id], e.Output)
 		r.collectFigure(id, e.Output)
@@ -100,6 +149,7 @@ func (r *report) end(id testID, e event) {
 		return
 	}
 	defer delete(r.output, id)
+	delete(r.running, id.pkg)
 	// The action "skip" is that of a package without tests.
 	switch e.Action {
 	case "pass":

@@ -4,8 +4,10 @@ package main
 
 import (
 	"bytes"
+	"io"
 	"strings"
 	"testing"
+	"time"
 )
 
 func TestReport(t *testing.T) {
@@ -52,7 +54,7 @@ func TestReport(t *testing.T) {
 			t.Parallel()
 			var out bytes.Buffer
 			r := newReport(&out)
-			if err := r.read(strings.NewReader(c.in)); err != nil {
+			if err := r.read(strings.NewReader(c.in), nil); err != nil {
 				t.Fatal(err)
 			}
 			if well := r.finish(); well != c.well {
@@ -69,5 +71,37 @@ func TestReport(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+func TestProgress(t *testing.T) {
+	t.Parallel()
+	in, events := io.Pipe()
+	tick, out := make(chan time.Time), &bytes.Buffer{}
+	r := newReport(out)
+	r.expected = 3
+	ended := make(chan error, 1)
+	go func() { ended <- r.read(in, tick) }()
+	say := func(event string) {
+		if _, err := io.WriteString(events, event+"\n"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	tick <- time.Now()
+	say(`{"Action":"start","Package":"a"}`)
+	say(`{"Action":"start","Package":"b"}`)
+	say(`{"Action":"pass","Package":"a","Elapsed":1}`)
+	say(`{"Action":"output","Package":"b","Output":"the events before this one have been taken"}`)
+	tick <- time.Now().Add(time.Minute)
+	if err := events.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-ended; err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"0 of 3 packages done; linking tests\n", "1 of 3 packages done; running b (60 s)\n"} {
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("%q is missing in\n%s", want, out)
+		}
 	}
 }

@@ -172,10 +172,11 @@ func (s *store) build(ctx context.Context, progress io.Writer, names []string) e
 		" -X k8s.io/client-go/pkg/version.gitVersion=v%[1]s", s.version, major, minor)
 	for _, name := range names {
 		err := build(ctx, progress, goBuild{
-			name: name + " " + s.version,
-			dir:  filepath.Join(s.root, controlPlaneModule),
-			env:  []string{"CGO_ENABLED=0"},
-			args: []string{"-trimpath", "-ldflags=" + ldflags, "-o", filepath.Join(partial, name), mainPackages[name]},
+			name:   name + " " + s.version,
+			dir:    filepath.Join(s.root, controlPlaneModule),
+			output: filepath.Join(partial, name),
+			env:    []string{"CGO_ENABLED=0"},
+			args:   []string{"-trimpath", "-ldflags=" + ldflags, mainPackages[name]},
 		})
 		if err != nil {
 			return err

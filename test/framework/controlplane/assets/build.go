@@ -11,6 +11,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -18,23 +20,24 @@ import (
 )
 
 const (
-	// quietTime is how long a build may take before it is worth a word.
-	quietTime      = 10 * time.Second
+	// quietTime is how long a build may take before it is worth a word, tellInterval how
+	// often it is told then how far it is.
+	quietTime      = time.Second
+	tellInterval   = 10 * time.Second
 	lockRetryDelay = 200 * time.Millisecond
 )
 
 type goBuild struct {
-	name string // for messages
-	dir  string
-	env  []string
-	args []string
+	name   string // for messages
+	dir    string
+	output string
+	env    []string
+	args   []string // flags, and the package
 }
 
-// build runs go build and tells progress every quietTime how far it is.
+// build runs go build and tells progress how far it is.
 func build(ctx context.Context, progress io.Writer, b goBuild) error {
-	cmd := exec.CommandContext(ctx, "go", append([]string{"build", "-v", "-buildvcs=false"}, b.args...)...)
-	cmd.Dir = b.dir
-	cmd.Env = append(os.Environ(), append([]string{"GOWORK=off"}, b.env...)...)
+	cmd := b.command(ctx, "build", "-v", "-buildvcs=false", "-o", b.output)
 	log := &buildLog{}
 	cmd.Stderr = log
 	if err := cmd.Start(); err != nil {
@@ -49,8 +52,14 @@ func build(ctx context.Context, progress io.Writer, b goBuild) error {
 	for {
 		select {
 		case <-tick.C:
-			told = true
-			fmt.Fprintf(progress, "Building %s: %d packages compiled in %s.\n", b.name, log.lines(), time.Since(began).Round(time.Second))
+			if !told {
+				fmt.Fprintf(progress, "Building %s.\n", b.name)
+				go func() { log.setTotal(b.outdated(ctx)) }()
+				tick.Reset(tellInterval)
+				told = true
+				continue
+			}
+			fmt.Fprintf(progress, "%s: %s in %s.\n", b.name, log.progress(), time.Since(began).Round(time.Second))
 		case err := <-done:
 			if err != nil {
 				return fmt.Errorf("build %s: %w\n%s", b.name, err, log.tail())
@@ -63,10 +72,31 @@ func build(ctx context.Context, progress io.Writer, b goBuild) error {
 	}
 }
 
-// buildLog keeps what go build -v prints: a line for each package that it compiles, and errors.
+func (b goBuild) command(ctx context.Context, verb string, args ...string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, "go", slices.Concat([]string{verb}, args, b.args)...)
+	cmd.Dir = b.dir
+	cmd.Env = append(os.Environ(), append([]string{"GOWORK=off"}, b.env...)...)
+	return cmd
+}
+
+// outdated counts the packages that the build still has to compile. It is 0 if that is not known:
+// the count is for people, and the build says by itself what is wrong.
+func (b goBuild) outdated(ctx context.Context) int {
+	out, err := b.command(ctx, "list", "-deps", "-f",
+		`{{if and .Stale (ne .StaleReason "not installed but available in build cache")}}{{.ImportPath}}{{end}}`).Output()
+	if err != nil {
+		return 0
+	}
+	return len(strings.Fields(string(out)))
+}
+
+// buildLog keeps what go build -v prints: a line for each module that it downloads and each package
+// that it compiles, and errors.
 type buildLog struct {
 	mu  sync.Mutex
 	buf bytes.Buffer
+	// total is how many packages are to be compiled, 0 if that is not known.
+	total int
 }
 
 func (l *buildLog) Write(p []byte) (int, error) {
@@ -75,10 +105,34 @@ func (l *buildLog) Write(p []byte) (int, error) {
 	return l.buf.Write(p)
 }
 
-func (l *buildLog) lines() int {
+// setTotal takes how many packages are left to be compiled from now on.
+func (l *buildLog) setTotal(left int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return bytes.Count(l.buf.Bytes(), []byte("\n"))
+	if _, compiled := l.count(); left > 0 {
+		l.total = compiled + left
+	}
+}
+
+// progress says how far the build is, as in "3 modules downloaded, 12 of 800 packages compiled".
+func (l *buildLog) progress() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	modules, packages := l.count()
+	text := strconv.Itoa(packages)
+	if l.total > 0 {
+		text += fmt.Sprintf(" of %d", max(l.total, packages))
+	}
+	text += " packages compiled"
+	if modules > 0 {
+		text = fmt.Sprintf("%d modules downloaded, %s", modules, text)
+	}
+	return text
+}
+
+func (l *buildLog) count() (modules, packages int) {
+	modules = bytes.Count(l.buf.Bytes(), []byte("go: downloading "))
+	return modules, bytes.Count(l.buf.Bytes(), []byte("\n")) - modules
 }
 
 func (l *buildLog) tail() string {

@@ -54,7 +54,7 @@ func keep(ctx context.Context, progress io.Writer, root, suffix string, b goBuil
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return "", fmt.Errorf("make folder for %s: %w", b.name, err)
 	}
-	target := filepath.Join(dir, b.name)
+	b.output = filepath.Join(dir, b.name)
 	unlock, err := lock(ctx, filepath.Base(dir))
 	if err != nil {
 		return "", err
@@ -62,6 +62,5 @@ func keep(ctx context.Context, progress io.Writer, root, suffix string, b goBuil
 	defer unlock()
 	// Go renames nothing into place, but it removes an old binary first, so that a process that
 	// runs it is not disturbed.
-	b.args = append([]string{"-o", target}, b.args...)
-	return target, build(ctx, progress, b)
+	return b.output, build(ctx, progress, b)
 }
