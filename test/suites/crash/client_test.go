@@ -62,8 +62,9 @@ type client struct {
 	tally  tally
 }
 
-// load makes requests until the agent is killed.
-func (c *client) load(killed <-chan struct{}) {
+// load makes requests until the agent is killed, and says when a write was
+// acknowledged.
+func (c *client) load(acknowledged chan<- struct{}, killed <-chan struct{}) {
 	for {
 		select {
 		case <-killed:
@@ -72,8 +73,15 @@ func (c *client) load(killed <-chan struct{}) {
 		}
 		k := c.keys[c.random.IntN(len(c.keys))]
 		var err error
+		before := c.tally.acknowledged
 		if k.maybe == nil {
 			err = c.request(k)
+		}
+		if c.tally.acknowledged > before {
+			select {
+			case acknowledged <- struct{}{}:
+			default: // The kill waits for fewer.
+			}
 		}
 		if err != nil && !designed(err) {
 			c.Errorf("%s: %v", k.name, err)
@@ -97,7 +105,7 @@ func designed(err error) bool {
 }
 
 func (c *client) request(k *key) error {
-	ctx, cancel := context.WithTimeout(c.Context(), requestLimit)
+	ctx, cancel := context.WithTimeout(c.Context(), hungAfter)
 	defer cancel()
 	switch n := c.random.IntN(10); {
 	case n < 3:
