@@ -97,7 +97,7 @@ func newCluster(ctx context.Context, t *testing.T) *cluster {
 		c.kubectl(ctx, t, "", "apply", "-f", filepath.Join(manifests, file))
 	}
 	c.kubectl(ctx, t, definitions, "apply", "-f", "-")
-	c.kubectl(ctx, t, "", "wait", "--for=condition=Established", "crd/hsmdevices.hsm.j5t.io", "crd/hsmpools.hsm.j5t.io")
+	c.kubectl(ctx, t, "", "wait", "--for=condition=Established", "--timeout=5m", "crd/hsmdevices.hsm.j5t.io", "crd/hsmpools.hsm.j5t.io")
 	c.kubectl(ctx, t, device, "apply", "-f", "-")
 
 	_, err = c.client.CoreV1().Nodes().Create(ctx, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: node, Labels: map[string]string{"hsm": "true"}}}, metav1.CreateOptions{})

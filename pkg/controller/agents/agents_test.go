@@ -45,7 +45,7 @@ func TestCluster(t *testing.T) {
 	r := newRig(t)
 	r.testServingCertificate()
 	r.kubectl(definitions, "apply", "-f", "-")
-	r.kubectl("", "wait", "--for=condition=Established", "crd/hsmdevices.hsm.j5t.io", "crd/hsmpools.hsm.j5t.io")
+	r.kubectl("", "wait", "--for=condition=Established", "--timeout=5m", "crd/hsmdevices.hsm.j5t.io", "crd/hsmpools.hsm.j5t.io")
 	stop := r.start(agents.AccessDRA, r.authorities)
 	for name, test := range map[string]func(*rig){
 		"life":               (*rig).testLife,

@@ -87,7 +87,7 @@ func testMade(t *testing.T, r *rig) {
 	if pool.Spec.GracePeriod.Duration != time.Minute || len(pool.Spec.HSMDeviceRefs) != 2 {
 		t.Errorf("the spec is %+v", pool.Spec)
 	}
-	r.kubectl(t, "wait", "--namespace="+system, "--for=condition=Ready", "--timeout=1m", "hsmpool/pico")
+	r.kubectl(t, "wait", "--namespace="+system, "--for=condition=Ready", "--timeout=10m", "hsmpool/pico")
 	r.hasEvent(t, "pico", "DeviceAppeared", "token A")
 	r.hasEvent(t, "pico", "PhaseChanged", "Ready")
 	if table := r.kubectl(t, "get", "hsmpool", "pico", "--namespace="+system, "--no-headers"); !strings.Contains(table, "1/1") || !strings.Contains(table, "Ready") {
@@ -264,7 +264,7 @@ func testNodeDown(t *testing.T, r *rig) {
 	if a, b := pool.Status.AggregatedDevices[0], pool.Status.AggregatedDevices[1]; a.Reason != "NodeNotReporting" || !b.Available {
 		t.Errorf("the devices are %+v", pool.Status.AggregatedDevices)
 	}
-	r.kubectl(t, "wait", "--namespace="+system, "--for=condition=Reporting=false", "--timeout=1m", "hsmpool/pico-down")
+	r.kubectl(t, "wait", "--namespace="+system, "--for=condition=Reporting=false", "--timeout=10m", "hsmpool/pico-down")
 	r.report(t, "d-1", found("pico-down", "node-1", "A"))
 	r.want(t, "pico-down", "Ready 2/2 2/2")
 }
@@ -433,7 +433,7 @@ func testAgents(t *testing.T, r *rig) {
 		member.LastScrubTime == nil || member.ScrubInterval.Duration != 24*time.Hour || time.Until(member.CertificateExpiry.Time) < time.Hour {
 		t.Errorf("the member is %+v", member)
 	}
-	r.kubectl(t, "wait", "--namespace="+system, "--for=condition=AgentsServing", "--timeout=1m", "hsmpool/pico-agents")
+	r.kubectl(t, "wait", "--namespace="+system, "--for=condition=AgentsServing", "--timeout=10m", "hsmpool/pico-agents")
 
 	// A state is told at once.
 	double.status.Store(&agentv1.StatusResponse{StoreId: "5e0f", Serial: "A", Reason: agentv1.Reason_REASON_PIN_REJECTED, Message: "the token refused the PIN", PinState: agentv1.PINState_PIN_STATE_REJECTED})

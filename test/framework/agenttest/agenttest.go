@@ -21,7 +21,7 @@ import (
 )
 
 // readyTimeout is how long an agent may take to serve its token.
-const readyTimeout = 30 * time.Second
+const readyTimeout = 5 * time.Minute
 
 // Agent is a running agent.
 type Agent struct {

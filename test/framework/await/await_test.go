@@ -32,7 +32,7 @@ func TestPollTellsWhatWasWrong(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		wrong := errors.New("wrong")
 		err := await.Poll(t.Context(), time.Second, func(ctx context.Context) error {
-			if deadline, ok := ctx.Deadline(); !ok || time.Until(deadline) > time.Second {
+			if deadline, ok := ctx.Deadline(); !ok || time.Until(deadline) > await.Limit(time.Second) {
 				t.Errorf("the condition has time until %s", deadline)
 			}
 			select {

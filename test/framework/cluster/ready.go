@@ -19,6 +19,9 @@ import (
 	"j5t.io/hsm/test/framework/pki"
 )
 
+// answerTimeout is when a process that does not answer is asked again.
+const answerTimeout = 30 * time.Second
+
 // AgentServes is nil when the agent serves its store.
 func (c *Cluster) AgentServes(ctx context.Context) error {
 	status, err := c.AgentStatus(ctx, c.AgentAddress)
@@ -38,7 +41,7 @@ func (c *Cluster) AgentStatus(ctx context.Context, address string) (*agentv1.Sta
 		return nil, err
 	}
 	defer connection.Close()
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
 	defer cancel()
 	return agentv1.NewStoreClient(connection).Status(ctx, &agentv1.StatusRequest{})
 }
@@ -61,7 +64,7 @@ func answers(url string, caBundle []byte) func(context.Context) error {
 	authorities := x509.NewCertPool()
 	authorities.AppendCertsFromPEM(caBundle)
 	client := &http.Client{
-		Timeout: 5 * time.Second,
+		Timeout: answerTimeout,
 		Transport: &http.Transport{
 			DisableKeepAlives: true,
 			TLSClientConfig:   &tls.Config{RootCAs: authorities, MinVersion: tls.VersionTLS12},

@@ -52,7 +52,7 @@ func TestControlPlane(t *testing.T) {
 		for _, args := range [][]string{
 			{"create", "namespace", "short-lived"},
 			// The namespace controller removes the finalizer.
-			{"delete", "namespace", "short-lived", "--timeout=1m"},
+			{"delete", "namespace", "short-lived", "--timeout=10m"},
 		} {
 			if _, _, err := kubectl.Run(ctx, args...); err != nil {
 				t.Error(err)

@@ -187,7 +187,7 @@ func start(t *testing.T, script string) *process.Process {
 
 func withTimeout(t *testing.T) context.Context {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), await.Limit(time.Minute))
 	t.Cleanup(cancel)
 	return ctx
 }

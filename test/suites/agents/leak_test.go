@@ -70,7 +70,7 @@ func openAndClose(t *testing.T, ours *rest.Config, watches int) {
 		secrets := clients.HsmV1alpha1().HSMSecrets("default")
 		readers.Go(func() {
 			for n := range watches / leakAtOnce {
-				ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+				ctx, cancel := context.WithTimeout(t.Context(), await.Limit(time.Minute))
 				w, err := secrets.Watch(ctx, metav1.ListOptions{AllowWatchBookmarks: n%3 == 0})
 				if err != nil {
 					t.Error(err)

@@ -28,7 +28,10 @@ import (
 	"j5t.io/hsm/test/framework/suite"
 )
 
-// patience is how long is waited for what should happen soon: the machine may be slow.
+// clientLimitVerbosity is that at which client-go logs that a request waits for its limit.
+const clientLimitVerbosity = 3
+
+// patience is how long is waited for what should happen soon.
 const patience = 45 * time.Second
 
 var (
@@ -43,7 +46,7 @@ func TestMain(m *testing.M) { suite.Main(m, setUp) }
 
 func setUp(ctx context.Context, s *suite.Suite) error {
 	var err error
-	if hsm, err = s.StartCluster(ctx, cluster.Options{Pools: true, Races: true, Verbosity: 2}); err != nil {
+	if hsm, err = s.StartCluster(ctx, cluster.Options{Pools: true, Races: true, Verbosity: clientLimitVerbosity}); err != nil {
 		return err
 	}
 	config := rest.CopyConfig(hsm.Admin)

@@ -31,7 +31,7 @@ func startAnother(t *testing.T) (serial, address string) {
 	must(t, err)
 	spec.Args = append(spec.Args, "--provision")
 	spec.Ready = other.AgentServes
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), await.Limit(time.Minute))
 	defer cancel()
 	p, err := process.Start(ctx, spec)
 	must(t, err)

@@ -117,7 +117,7 @@ func BenchmarkBackSync(b *testing.B) {
 // seen waits for an event with an object that is right.
 func seen(b *testing.B, events watch.Interface, right func(object any) bool) {
 	b.Helper()
-	deadline := time.After(30 * time.Second)
+	deadline := time.After(await.Limit(30 * time.Second))
 	for {
 		select {
 		case event, open := <-events.ResultChan():
@@ -128,7 +128,7 @@ func seen(b *testing.B, events watch.Interface, right func(object any) bool) {
 				return
 			}
 		case <-deadline:
-			b.Fatal("not seen within 30 s")
+			b.Fatal("not seen")
 		}
 	}
 }

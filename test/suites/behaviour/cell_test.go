@@ -259,14 +259,14 @@ func (c cell) holds(name, state string) {
 	})
 }
 
-// dressedRight waits until all that the Secret is besides its data is right.
-func (c cell) dressedRight() {
+// metadataCurrent waits until all that the Secret is besides its data is right.
+func (c cell) metadataCurrent() {
 	c.Helper()
-	c.await(time.Minute, c.undressed)
+	c.await(time.Minute, c.outdated)
 }
 
-// undressed says what is not right.
-func (c cell) undressed() error {
+// outdated says what is not right.
+func (c cell) outdated() error {
 	h, err := secrets.HsmV1alpha1().HSMSecrets(c.namespace).Get(c.Context(), c.name, metav1.GetOptions{})
 	if err != nil {
 		return err
@@ -314,10 +314,10 @@ func (c cell) untouched() {
 
 func (c cell) adoptionOver() {
 	c.Helper()
-	c.dressedRight()
+	c.metadataCurrent()
 	secret := c.secret(c.name)
 	if _, still := secret.Annotations[projection.AdoptAnnotation]; still {
-		c.Errorf("%s: the leave to adopt is still there", c.name)
+		c.Errorf("%s: the permission to adopt is still there", c.name)
 	}
 	if secret.Labels["app"] != "theirs" {
 		c.Errorf("%s: labels of others are gone: %v", c.name, secret.Labels)

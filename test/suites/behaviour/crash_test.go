@@ -101,7 +101,7 @@ func crashAt(t *testing.T, n int, carriedOut, again bool) bool {
 			reached = true
 		default:
 		}
-		return reached || stateOn(t, namespace) == "s2"
+		return reached || backSynced(t, namespace, deployment.Generation)
 	})
 	if reached {
 		projector.proxy.interrupt(nil)
@@ -159,10 +159,28 @@ func stateOn(t *testing.T, namespace string) string {
 	return stateOf(h.Data)
 }
 
-// settleTime is how long nothing happens when all is done.
+// backSynced says whether all that follows an edit is done: the token has it, the
+// workload was restarted for it, and the note that it is to be is gone.
+func backSynced(t *testing.T, namespace string, generation int64) bool {
+	t.Helper()
+	if stateOn(t, namespace) != "s2" {
+		return false
+	}
+	secret, err := core.CoreV1().Secrets(namespace).Get(t.Context(), "db", metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	deployment, err := core.AppsV1().Deployments(namespace).Get(t.Context(), "web", metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return deployment.Generation > generation && secret.Annotations["hsm.j5t.io/restart"] == ""
+}
+
+// settleTime is how long nothing happens, at least, when all is done.
 const settleTime = 700 * time.Millisecond
 
-// settled waits until a count has not changed for settleTime.
+// settled waits until a count has not changed for as long as quietTime says.
 func settled(t *testing.T, count func() int) {
 	t.Helper()
 	settledWith(t, count, func() bool { return true })
@@ -175,7 +193,7 @@ func settledWith(t *testing.T, count func() int, also func() bool) {
 		if now := count(); now != last || !also() {
 			last, since = now, time.Now()
 		}
-		if time.Since(since) < settleTime {
+		if time.Since(since) < projector.proxy.quietTime(settleTime) {
 			return errors.New("it goes on")
 		}
 		return nil

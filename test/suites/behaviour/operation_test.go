@@ -61,7 +61,7 @@ func TestReplicas(t *testing.T) {
 	if err := replicas[leader].again(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), await.Limit(10*time.Second))
 	defer cancel()
 	began := time.Now()
 	if err := replicas[other].Stop(ctx); err != nil {

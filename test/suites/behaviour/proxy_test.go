@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"time"
 
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
@@ -29,6 +30,8 @@ type proxy struct {
 
 	mu    sync.Mutex
 	calls map[call]int
+	// slow is about what the slowest of the last requests took.
+	slow  time.Duration
 	cutIn func(call, http.ResponseWriter, *http.Request, http.Handler)
 }
 
@@ -71,11 +74,15 @@ func newProxy(dir, kubeconfig string) (*proxy, error) {
 		p.calls[c]++
 		cutIn := p.cutIn
 		p.mu.Unlock()
+		began := time.Now()
 		if cutIn != nil {
 			cutIn(c, w, r, forward)
-			return
+		} else {
+			forward.ServeHTTP(w, r)
 		}
-		forward.ServeHTTP(w, r)
+		if c.method != "WATCH" {
+			p.took(time.Since(began))
+		}
 	}))
 	p.kubeconfig = filepath.Join(dir, "proxy-"+filepath.Base(kubeconfig))
 	err = clientcmd.WriteToFile(clientcmdapi.Config{
@@ -90,6 +97,20 @@ func (p *proxy) stop() {
 	p.server.CloseClientConnections()
 	p.server.Close()
 	_ = os.Remove(p.kubeconfig)
+}
+
+func (p *proxy) took(d time.Duration) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.slow = max(d, p.slow-p.slow/50)
+}
+
+// quietTime is for how long there has to be no request until all is taken to be done: at
+// least so long, and much longer than a request takes on this machine.
+func (p *proxy) quietTime(least time.Duration) time.Duration {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return max(least, 5*p.slow)
 }
 
 // interrupt has a function handle all requests; nil passes them on again.

@@ -89,7 +89,7 @@ func revision(t testing.TB) uint64 {
 
 // steadyWindow is the variable that says for how long nothing happens: 35s if it is
 // not set, which are three rounds of the safety net at its shortest interval. make
-// soak waits for 5 minutes.
+// soak waits for 5 minutes. It is longer where two rounds take longer.
 const steadyWindow = "STEADY_WINDOW"
 
 // TestSteady watches 200 objects to which nothing happens.
@@ -116,6 +116,22 @@ func TestSteady(t *testing.T) {
 	readsBefore, writesBefore := tokenCalls(t, namespace)
 	began := time.Now()
 	<-time.After(window) // This is the thing measured.
+	rounds := func() int {
+		gets := func(c call) bool { return inNamespace(c) && c.resource == "hsmsecrets" && c.method == "GET" }
+		n := projector.proxy.count(gets)
+		for c, earlier := range before {
+			if gets(c) {
+				n -= earlier
+			}
+		}
+		return n / objects
+	}
+	await.NoError(t, time.Minute, func(context.Context) error {
+		if n := rounds(); n < 2 {
+			return fmt.Errorf("the safety net is not there: %d rounds", n)
+		}
+		return nil
+	})
 	seconds := time.Since(began).Seconds()
 	reads, writes := tokenCalls(t, namespace)
 	reads, writes = reads-readsBefore, writes-writesBefore
@@ -143,9 +159,6 @@ func TestSteady(t *testing.T) {
 	// Each object is due once in 10 s, or a little later.
 	if most := int(float64(objects) * (seconds/interval + 1)); gets > most || reads > gets {
 		t.Errorf("%d GETs and %d reads of the token in %.0f s, want at most %d", gets, reads, seconds, most)
-	}
-	if least := objects * 2; gets < least {
-		t.Errorf("%d GETs: the safety net is not there", gets)
 	}
 	fmt.Printf("figure: steady-seconds %.0f\n", seconds)
 	fmt.Printf("figure: steady-token-writes %d\n", writes)
@@ -220,7 +233,7 @@ func nothingWritten(t *testing.T, namespace string, objects int) {
 	}
 }
 
-// quiet waits until a count has not changed for three seconds.
+// quiet waits until a count has not changed for three seconds, or longer on a slow machine.
 func quiet(t testing.TB, count func() int) {
 	t.Helper()
 	last, since := count(), time.Now()
@@ -228,7 +241,7 @@ func quiet(t testing.TB, count func() int) {
 		if now := count(); now != last {
 			last, since = now, time.Now()
 		}
-		if time.Since(since) < 3*time.Second {
+		if time.Since(since) < projector.proxy.quietTime(3*time.Second) {
 			return errors.New("it goes on")
 		}
 		return nil

@@ -112,7 +112,7 @@ const (
 )
 
 var scenarios = []scenario{
-	{name: "created", want: always(inStep), also: cell.dressedRight},
+	{name: "created", want: always(inStep), also: cell.metadataCurrent},
 	{name: "token changed", act: cell.changeToken,
 		want: byConfig("t2 t2 InSync NoConflict", "t2 t2 InSync NoConflict", "t2 v1"+leftAlone, "t2 v1"+leftAlone)},
 	{name: "Secret edited", act: cell.editSecret,
@@ -139,7 +139,7 @@ var scenarios = []scenario{
 	{name: "foreign Secret, adopted", before: cell.createForeign, projected: "v1 foreign SecretExists SecretExists",
 		act: cell.adopt, want: always(inStep), limit: 30 * time.Second, also: cell.adoptionOver},
 	{name: "foreign Secret of another type, adopted", before: cell.createForeignTLS, projected: "v1 foreign SecretExists SecretExists",
-		act: cell.adopt, want: always(inStep), limit: 30 * time.Second, also: cell.dressedRight},
+		act: cell.adopt, want: always(inStep), limit: 30 * time.Second, also: cell.metadataCurrent},
 	{name: "foreign Secret appears, Secret gone", while: paused, act: func(c cell) { c.deleteSecret(); c.createForeign() },
 		want: always("v1 foreign SecretExists SecretExists"), also: cell.untouched},
 
@@ -169,9 +169,9 @@ var scenarios = []scenario{
 		c.patchSecret(`{"immutable":true}`)
 		c.changeToken()
 	}, want: byConfig("t2 t2 InSync NoConflict", "t2 t2 InSync NoConflict", "t2 v1"+leftAlone, "t2 v1"+leftAlone)},
-	{name: "Secret undressed", act: func(c cell) {
+	{name: "labels and annotations removed", act: func(c cell) {
 		c.patchSecret(`{"metadata":{"labels":{"` + projection.ManagedByLabel + `":null},"annotations":{"` + projection.ChecksumAnnotation + `":null}}}`)
-	}, want: always(inStep), also: cell.dressedRight},
+	}, want: always(inStep), also: cell.metadataCurrent},
 
 	// The statuses of all other objects are restored with theirs.
 	{name: "token away", while: agentAway, want: always(inStep), meanwhile: always("? v1 ? ?"), limit: 60 * time.Second},

@@ -15,6 +15,8 @@ import (
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/watch"
+
+	"j5t.io/hsm/test/framework/await"
 )
 
 const (
@@ -81,7 +83,7 @@ func BenchmarkMemory(b *testing.B) {
 // awaitSeen waits until so many events were seen, all together.
 func awaitSeen(b *testing.B, seen *atomic.Int64, want int64) {
 	b.Helper()
-	for deadline := time.Now().Add(2 * time.Minute); seen.Load() < want; <-time.After(time.Millisecond) {
+	for deadline := time.Now().Add(await.Limit(2 * time.Minute)); seen.Load() < want; <-time.After(time.Millisecond) {
 		if time.Now().After(deadline) {
 			b.Fatalf("%d of %d events were seen", seen.Load(), want)
 		}

@@ -56,7 +56,7 @@ type answer struct {
 var headers = []string{"Content-Type", "Content-Encoding", "Retry-After", "Warning", "Cache-Control", "Allow"}
 
 // watchDeadline is when a watch that has not shown what it should is given up.
-const watchDeadline = 30 * time.Second
+const watchDeadline = 5 * time.Minute
 
 func (s *session) mustDo(t *testing.T, c call) answer {
 	t.Helper()

@@ -81,7 +81,7 @@ func newWorldOf(ctx context.Context, t *testing.T, o controlplane.Options, manif
 	}
 	w.kubectl(ctx, t, w.manifests(ctx, t, manifests), "apply", "--server-side", "-f", "-")
 	w.route(ctx, t)
-	w.kubectl(ctx, t, "", "wait", "--for=condition=Available", "--timeout=2m", "apiservice/v1alpha1.hsm.j5t.io")
+	w.kubectl(ctx, t, "", "wait", "--for=condition=Available", "--timeout=20m", "apiservice/v1alpha1.hsm.j5t.io")
 	return w
 }
 
@@ -213,7 +213,7 @@ func eventually(ctx context.Context, t *testing.T, what string, condition func(c
 	t.Helper()
 	began := time.Now()
 	if err := await.Poll(ctx, 2*time.Minute, condition); err != nil {
-		t.Fatalf("%s: not within 2 minutes: %v", what, err)
+		t.Fatalf("%s: not in time: %v", what, err)
 	}
 	return time.Since(began)
 }

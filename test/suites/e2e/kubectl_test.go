@@ -176,7 +176,7 @@ func TestKubectl(t *testing.T) {
 			u.apply(db("db", "one"))
 			done := make(chan error, 1)
 			go func() {
-				_, _, err := u.try("wait", "--for=delete", "hsmsecret/db", "--timeout=50s")
+				_, _, err := u.try("wait", "--for=delete", "hsmsecret/db", "--timeout=8m")
 				done <- err
 			}()
 			u.run("delete", "hsmsecret", "db", "--wait=false")
@@ -186,7 +186,7 @@ func TestKubectl(t *testing.T) {
 		}},
 		{"wait --for=jsonpath", func(u user) {
 			u.apply(db("db", "one"))
-			u.run("wait", "--for=jsonpath={.spec.secretType}=Opaque", "hsmsecret/db", "--timeout=50s")
+			u.run("wait", "--for=jsonpath={.spec.secretType}=Opaque", "hsmsecret/db", "--timeout=8m")
 		}},
 		{"delete", func(u user) {
 			u.apply(db("db", "one"))
@@ -200,7 +200,7 @@ func TestKubectl(t *testing.T) {
 		}},
 		{"delete namespace", func(u user) {
 			u.apply(db("db", "one"))
-			u.run("delete", "namespace", u.namespace, "--timeout=50s")
+			u.run("delete", "namespace", u.namespace, "--timeout=8m")
 		}},
 	}
 	for _, verb := range verbs {
@@ -225,7 +225,7 @@ func (u user) out(args ...string) string {
 // testWatch starts a watch and sees each change come, in order.
 func testWatch(u user) {
 	u.apply(db("db", "one"), "--server-side")
-	ctx, cancel := context.WithTimeout(u.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(u.Context(), await.Limit(time.Minute))
 	defer cancel()
 	cmd := exec.CommandContext(ctx, u.kubectl.Path, "--namespace="+u.namespace, "get", "hsmsecret", "--watch", "--output-watch-events",
 		"-o", `jsonpath={.type} {.object.metadata.name} {.object.data.password}{"\n"}`)

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"j5t.io/hsm/test/framework/await"
 	"j5t.io/hsm/test/framework/cluster"
 	"j5t.io/hsm/test/framework/controlplane"
 	"j5t.io/hsm/test/framework/suite"
@@ -62,7 +63,7 @@ func (u user) fail(args ...string) string {
 }
 
 func (u user) try(args ...string) (stdout, stderr string, err error) {
-	ctx, cancel := context.WithTimeout(u.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(u.Context(), await.Limit(time.Minute))
 	defer cancel()
 	return u.kubectl.Run(ctx, append([]string{"--namespace=" + u.namespace}, args...)...)
 }

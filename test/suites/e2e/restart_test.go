@@ -118,6 +118,10 @@ func startAPIServer(t *testing.T) {
 func TestAgentStopped(t *testing.T) {
 	u := admin(t)
 	u.apply(db("db", "one"), "--server-side")
+	// What kubectl takes on this machine when all is well.
+	start := time.Now()
+	u.run("get", "hsmsecret", "db")
+	limit := 5*time.Second + 5*time.Since(start)
 	hsm.Agent.Kill()
 	t.Cleanup(func() {
 		if t.Failed() {
@@ -137,8 +141,8 @@ func TestAgentStopped(t *testing.T) {
 		if strings.Contains(said, "NotFound") {
 			t.Errorf("kubectl %v: an unavailable object is called not found", args)
 		}
-		if took := time.Since(start); took > 5*time.Second {
-			t.Errorf("kubectl %v took %s, want at most 5 s", args, took)
+		if took := time.Since(start); took > limit {
+			t.Errorf("kubectl %v took %s, want at most %s", args, took, limit)
 		}
 	}
 	u.run("get", "pods")

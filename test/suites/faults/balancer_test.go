@@ -17,8 +17,9 @@ import (
 )
 
 // drainTime is for how long a replica that was told to stop serves on. The
-// balancer takes less to notice; Services of a real cluster take seconds.
-const drainTime = time.Second
+// balancer takes less to notice, on a slow machine too; Services of a real
+// cluster take seconds.
+const drainTime = 5 * time.Second
 
 // replica is one of the API servers behind the balancer.
 type replica struct {

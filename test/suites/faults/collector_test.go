@@ -19,6 +19,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"j5t.io/hsm/pkg/apis/hsm/v1alpha1"
+	"j5t.io/hsm/test/framework/await"
 )
 
 const (
@@ -51,7 +52,7 @@ func TestGarbageCollector(t *testing.T) {
 	if err := hsm.Restart(soon(t), controllerManager); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, 90*time.Second, func(context.Context) error {
+	await.NoError(t, 90*time.Second, func(context.Context) error {
 		if attempts := log.count("error syncing item", string(owner.UID)); attempts < collectorAttempts {
 			return fmt.Errorf("the garbage collector has looked for the owner %d times", attempts)
 		}
@@ -67,7 +68,7 @@ func TestGarbageCollector(t *testing.T) {
 	if err := secrets.HSMSecrets(namespace).Delete(t.Context(), owner.Name, metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, 90*time.Second, func(ctx context.Context) error {
+	await.NoError(t, 90*time.Second, func(ctx context.Context) error {
 		_, err := core.CoreV1().Secrets(namespace).Get(ctx, created.Name, metav1.GetOptions{})
 		if apierrors.IsNotFound(err) {
 			return nil

@@ -14,6 +14,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/watch"
+
+	"j5t.io/hsm/test/framework/await"
 )
 
 const (
@@ -97,7 +99,7 @@ func kubectlWait(ctx context.Context, namespace string, n int) <-chan error {
 	result := make(chan error, 1)
 	go func() {
 		_, _, err := hsm.Kubectl(hsm.AdminKubeconfig).Run(ctx, "wait", "hsmsecret/"+lastObject, "--namespace="+namespace,
-			fmt.Sprintf("--for=jsonpath={.metadata.annotations.%s}=%d", turn, n), "--timeout=3m")
+			fmt.Sprintf("--for=jsonpath={.metadata.annotations.%s}=%d", turn, n), "--timeout=1h")
 		result <- err
 	}()
 	return result
@@ -112,7 +114,7 @@ func takeTurn(ctx context.Context, namespace string, n int, waiting <-chan error
 	select {
 	case err := <-waiting:
 		return err
-	case <-time.After(time.Minute):
+	case <-time.After(await.Limit(time.Minute)):
 		return fmt.Errorf("kubectl wait has not learned of turn %d", n)
 	}
 }

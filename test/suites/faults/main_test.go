@@ -7,7 +7,6 @@ package faults
 
 import (
 	"context"
-	"fmt"
 	"testing"
 	"time"
 
@@ -22,6 +21,7 @@ import (
 	"j5t.io/hsm/pkg/apis/hsm/v1alpha1"
 	"j5t.io/hsm/pkg/generated/clientset/versioned"
 	hsmclient "j5t.io/hsm/pkg/generated/clientset/versioned/typed/hsm/v1alpha1"
+	"j5t.io/hsm/test/framework/await"
 	"j5t.io/hsm/test/framework/cluster"
 	"j5t.io/hsm/test/framework/suite"
 )
@@ -104,41 +104,15 @@ func createSecret(t *testing.T, namespace, name string) *v1alpha1.HSMSecret {
 // soon bounds the start of a process.
 func soon(t *testing.T) context.Context {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), await.Limit(time.Minute))
 	t.Cleanup(cancel)
 	return ctx
-}
-
-// eventually waits until the condition returns nil.
-func eventually(t *testing.T, timeout time.Duration, condition func(context.Context) error) {
-	t.Helper()
-	if err := poll(t.Context(), timeout, condition); err != nil {
-		t.Fatal(err)
-	}
-}
-
-func poll(ctx context.Context, timeout time.Duration, condition func(context.Context) error) error {
-	ctx, cancel := context.WithTimeout(ctx, timeout)
-	defer cancel()
-	ticker := time.NewTicker(50 * time.Millisecond)
-	defer ticker.Stop()
-	for {
-		err := condition(ctx)
-		if err == nil {
-			return nil
-		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("not within %s: %w", timeout, err)
-		case <-ticker.C:
-		}
-	}
 }
 
 // served waits until HSMSecrets can be read again.
 func served(t *testing.T) {
 	t.Helper()
-	eventually(t, 30*time.Second, func(ctx context.Context) error {
+	await.NoError(t, 30*time.Second, func(ctx context.Context) error {
 		_, err := secrets.HSMSecrets(metav1.NamespaceAll).List(ctx, metav1.ListOptions{})
 		return err
 	})

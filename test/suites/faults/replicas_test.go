@@ -15,6 +15,8 @@ import (
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+
+	"j5t.io/hsm/test/framework/await"
 )
 
 const (
@@ -24,13 +26,10 @@ const (
 	// goes on for minutes.
 	replicaRestarts = "REPLICA_RESTARTS"
 	replicaWriters  = 4
-	// noticed is how long it takes until a killed process is known to be dead by
-	// those who were connected to it: what they send meanwhile is under way on it.
-	noticed = 300 * time.Millisecond
 	// caughtUp is how long a reflector may take to know everything: after many
 	// errors it waits for up to a minute before it tries again (client-go,
 	// backoffManager of a Reflector: 30 s and as much jitter).
-	caughtUp = 2 * time.Minute
+	caughtUp = time.Minute + 30*time.Second
 )
 
 // TestReplicas restarts two API servers in turn under load: told to stop, they
@@ -76,23 +75,22 @@ func TestReplicas(t *testing.T) {
 		}
 		r := b.replicas[i%2]
 		at := l.count()
-		eventually(t, 20*time.Second, func(context.Context) error { // Load on both sides of the restart.
+		await.NoError(t, 20*time.Second, func(context.Context) error { // Load on both sides of the restart.
 			if done := l.count() - at; done < 40 {
 				return fmt.Errorf("%d requests since the last restart", done)
 			}
 			return nil
 		})
-		stopped := time.Now()
+		if !gracefully {
+			l.kill()
+		}
 		if err := r.stop(soon(t), gracefully); err != nil {
 			t.Error(err)
-		}
-		if !gracefully {
-			l.killed(stopped)
 		}
 		if err := r.start(soon(t)); err != nil {
 			t.Fatal(err)
 		}
-		eventually(t, 10*time.Second, func(context.Context) error {
+		await.NoError(t, 10*time.Second, func(context.Context) error {
 			if !r.isReady() {
 				return fmt.Errorf("the balancer does not see it")
 			}
@@ -108,7 +106,7 @@ func TestReplicas(t *testing.T) {
 
 	l.check()
 	for _, o := range observers {
-		err := poll(t.Context(), caughtUp, func(context.Context) error {
+		err := await.Poll(t.Context(), caughtUp, func(context.Context) error {
 			for name, h := range l.histories {
 				if faults := o.faults(name, *h); len(faults) > 0 {
 					return fmt.Errorf("%s: %v, told %v, done %+v", name, faults, o.of(name), h)
@@ -142,18 +140,28 @@ type load struct {
 	requests  int
 	histories map[string]*history
 	failures  []failure
-	kills     []time.Time
+	kills     []*kill
+}
+
+// kill is that of a process. Those who were connected to it do not notice at once: what
+// they send meanwhile is under way on it. They have, once requests succeed that were
+// begun after it.
+type kill struct {
+	at      time.Time
+	later   int       // Requests begun after it that have succeeded.
+	noticed time.Time // Zero until then.
+}
+
+// covers says whether a failed request may have been under way on the process.
+func (k *kill) covers(f failure) bool {
+	return f.end.After(k.at) && (k.noticed.IsZero() || f.begun.Before(k.noticed))
 }
 
 type failure struct {
-	what string
-	err  error
-	period
+	what       string
+	err        error
+	begun, end time.Time
 }
-
-type period struct{ begun, end time.Time }
-
-func (p period) meets(q period) bool { return p.begun.Before(q.end) && q.begun.Before(p.end) }
 
 func (l *load) count() int {
 	l.mu.Lock()
@@ -161,10 +169,25 @@ func (l *load) count() int {
 	return l.requests
 }
 
-func (l *load) killed(at time.Time) {
+// kill notes that a process is about to be killed.
+func (l *load) kill() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.kills = append(l.kills, at)
+	l.kills = append(l.kills, &kill{at: time.Now()})
+}
+
+// succeeded notes a request that has, and when each writer can know of the last kill.
+func (l *load) succeeded(begun time.Time) {
+	if len(l.kills) == 0 {
+		return
+	}
+	last := l.kills[len(l.kills)-1]
+	if begun.Before(last.at) {
+		return
+	}
+	if last.later++; last.later == 2*replicaWriters {
+		last.noticed = time.Now()
+	}
 }
 
 // do makes a request. A failure makes the history unsure.
@@ -177,9 +200,12 @@ func (l *load) do(ctx context.Context, what string, h *history, request func(con
 	switch {
 	case err != nil:
 		h.unsure = true
-		l.failures = append(l.failures, failure{what, err, period{begun, time.Now()}})
-	case version != "":
-		h.versions = append(h.versions, version)
+		l.failures = append(l.failures, failure{what, err, begun, time.Now()})
+	default:
+		l.succeeded(begun)
+		if version != "" {
+			h.versions = append(h.versions, version)
+		}
 	}
 	return err == nil
 }
@@ -226,7 +252,7 @@ func (l *load) write(ctx context.Context, writer int) {
 func (l *load) check() {
 	l.t.Helper()
 	for _, f := range l.failures {
-		if !slices.ContainsFunc(l.kills, func(kill time.Time) bool { return f.meets(period{kill, kill.Add(noticed)}) }) {
+		if !slices.ContainsFunc(l.kills, func(k *kill) bool { return k.covers(f) }) {
 			l.t.Errorf("%s failed after %s: %v", f.what, f.end.Sub(f.begun), f.err)
 		}
 	}

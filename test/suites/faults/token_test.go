@@ -13,6 +13,7 @@ import (
 	"time"
 
 	agentv1 "j5t.io/hsm/pkg/agent/api/v1"
+	"j5t.io/hsm/test/framework/await"
 	"j5t.io/hsm/test/framework/process"
 )
 
@@ -157,7 +158,7 @@ func startAgent(t *testing.T, reason agentv1.Reason, change func(*process.Spec))
 
 func waitForReason(t *testing.T, reason agentv1.Reason) {
 	t.Helper()
-	eventually(t, 30*time.Second, func(ctx context.Context) error {
+	await.NoError(t, 30*time.Second, func(ctx context.Context) error {
 		status, err := hsm.AgentStatus(ctx, hsm.AgentAddress)
 		if err != nil {
 			return err

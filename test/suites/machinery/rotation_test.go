@@ -144,7 +144,7 @@ func shows(t *testing.T, address, certFile string) error {
 	t.Helper()
 	pair, err := tls.LoadX509KeyPair(certFile, strings.TrimSuffix(certFile, ".crt")+".key")
 	must(t, err)
-	dialer := &tls.Dialer{NetDialer: &net.Dialer{Timeout: 5 * time.Second}, Config: &tls.Config{InsecureSkipVerify: true}}
+	dialer := &tls.Dialer{NetDialer: &net.Dialer{Timeout: await.Limit(5 * time.Second)}, Config: &tls.Config{InsecureSkipVerify: true}}
 	conn, err := dialer.DialContext(t.Context(), "tcp", address)
 	if err != nil {
 		return err

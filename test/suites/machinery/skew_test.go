@@ -92,7 +92,7 @@ func use(t *testing.T, config *rest.Config, ns string) {
 		if seen, ok := event.Object.(metav1.Object); !ok || seen.GetResourceVersion() != patched.ResourceVersion {
 			t.Errorf("the watch saw %v", event)
 		}
-	case <-time.After(30 * time.Second):
+	case <-time.After(await.Limit(30 * time.Second)):
 		t.Error("the watch saw nothing")
 	}
 	read, err := client.Get(t.Context(), "db", metav1.GetOptions{})
