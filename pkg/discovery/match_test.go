@@ -130,31 +130,71 @@ func access(tokens []inventory.Token) (names []string) {
 	return names
 }
 
-func TestMatch(t *testing.T) {
+// matchCase is what is found on a node for HSMDevices.
+type matchCase struct {
+	devices    []sysfstest.USB
+	hsmDevices []*v1alpha1.HSMDevice
+	last       []report.Entry
+	want       []string
+}
+
+func (test matchCase) run(t *testing.T) {
 	t.Parallel()
-	null, err := os.Stat("/dev/null")
-	must(t, err)
-	nullPermissions := fmt.Sprintf("%04o", sysfs.Permissions(null.Mode()))
-	created := func(name string, age int, spec v1alpha1.HSMDeviceSpec) *v1alpha1.HSMDevice {
-		device := hsmDevice(name, spec)
-		device.CreationTimestamp = metav1.NewTime(now.Add(-time.Duration(age) * time.Hour))
-		return device
+	tree := newTree(t, test.devices...)
+	must(t, tree.DeviceFile("1-1", nullNumber, "ttyACM0"))
+	matcher := newMatcher(t, sysfs.Host{Sys: tree.Sys, Dev: "/dev"})
+	labels := map[string]string{"hsm": "true", "zone": ""}
+	entries, tokens := matcher.Match(t.Context(), test.hsmDevices, labels, test.last, now)
+	var got []string
+	for _, entry := range entries {
+		got = append(got, brief(entry))
+		if entry.ReportingNode != node || entry.HSMDeviceNamespace != "hsm-system" || entry.ObservedGeneration != 7 || !entry.LastReportTime.Equal(&now) {
+			t.Errorf("got %+v", entry)
+		}
+		for _, device := range entry.DiscoveredDevices {
+			if !device.LastSeen.Equal(&now) || (device.Reason == "") != (device.Message == "") {
+				t.Errorf("got %+v", device)
+			}
+		}
 	}
+	if !slices.Equal(got, test.want) {
+		t.Errorf("got\n  %s\nwant\n  %s", strings.Join(got, "\n  "), strings.Join(test.want, "\n  "))
+	}
+	if got, want := access(tokens), usable(entries); !slices.Equal(got, want) {
+		t.Errorf("gives access to %q, and reports as usable %q", got, want)
+	}
+	if value, err := report.Encode(entries); err != nil {
+		t.Error(err)
+	} else if _, err := report.Decode(value); err != nil {
+		t.Error(err)
+	}
+	slices.Reverse(test.hsmDevices)
+	if again, _ := matcher.Match(t.Context(), test.hsmDevices, labels, test.last, now); !report.Same(again, entries) {
+		t.Error("the order in which HSMDevices are listed matters")
+	}
+}
+
+func runMatches(t *testing.T, tests map[string]matchCase) {
+	t.Helper()
+	for name, test := range tests {
+		t.Run(name, test.run)
+	}
+}
+
+// created is an HSMDevice that was created so many hours ago.
+func created(name string, age int, spec v1alpha1.HSMDeviceSpec) *v1alpha1.HSMDevice {
+	device := hsmDevice(name, spec)
+	device.CreationTimestamp = metav1.NewTime(now.Add(-time.Duration(age) * time.Hour))
+	return device
+}
+
+func TestMatchByIdentity(t *testing.T) {
+	t.Parallel()
 	usb := v1alpha1.HSMDeviceSpec{Discovery: byUSB("2e8a", "10fd", "")}
 	upper := v1alpha1.HSMDeviceSpec{Discovery: byUSB("2E8A", "10FD", "")}
 	odd := pico(1, "E1")
 	odd.BusNumber = ""
-	unnamed := nitrokey(3, "N3")
-	unnamed.Product = ""
-	reader := pico(4, "R1")
-	reader.VendorID, reader.ProductID = "08e6", "3437"
-
-	for name, test := range map[string]struct {
-		devices    []sysfstest.USB
-		hsmDevices []*v1alpha1.HSMDevice
-		last       []report.Entry
-		want       []string
-	}{
+	runMatches(t, map[string]matchCase{
 		"nothing asked for": {devices: []sysfstest.USB{pico(1, "E1")}, want: nil},
 		"nothing there":     {hsmDevices: []*v1alpha1.HSMDevice{hsmDevice("a", usb)}, want: []string{"a:"}},
 		"by ids": {
@@ -186,6 +226,18 @@ func TestMatch(t *testing.T) {
 			hsmDevices: []*v1alpha1.HSMDevice{hsmDevice("a", usb)},
 			want:       []string{"a: E1@!PathUnknown"},
 		},
+	})
+}
+
+// TestMatchTheRightOne is of devices that more than one HSMDevice could have.
+func TestMatchTheRightOne(t *testing.T) {
+	t.Parallel()
+	usb := v1alpha1.HSMDeviceSpec{Discovery: byUSB("2e8a", "10fd", "")}
+	unnamed := nitrokey(3, "N3")
+	unnamed.Product = ""
+	reader := pico(4, "R1")
+	reader.VendorID, reader.ProductID = "08e6", "3437"
+	runMatches(t, map[string]matchCase{
 		"known tokens by type": {
 			devices: []sysfstest.USB{pico(1, "E1"), nitrokey(2, "N2"), unnamed, reader},
 			hsmDevices: []*v1alpha1.HSMDevice{
@@ -225,6 +277,16 @@ func TestMatch(t *testing.T) {
 			},
 			want: []string{"a: not selected", "b: E1@/dev/bus/usb/001/001"},
 		},
+	})
+}
+
+func TestMatchLimits(t *testing.T) {
+	t.Parallel()
+	null, err := os.Stat("/dev/null")
+	must(t, err)
+	nullPermissions := fmt.Sprintf("%04o", sysfs.Permissions(null.Mode()))
+	usb := v1alpha1.HSMDeviceSpec{Discovery: byUSB("2e8a", "10fd", "")}
+	runMatches(t, map[string]matchCase{
 		"maxDevices": {
 			devices:    []sysfstest.USB{pico(1, "E1"), pico(2, "E2"), pico(3, "E3"), pico(4, "")},
 			hsmDevices: []*v1alpha1.HSMDevice{hsmDevice("a", v1alpha1.HSMDeviceSpec{Discovery: byUSB("2e8a", "10fd", ""), MaxDevices: 2})},
@@ -265,43 +327,7 @@ func TestMatch(t *testing.T) {
 			},
 			want: []string{"a: error", "b: error", "c: error", "d: error", "e: E1@/dev/bus/usb/001/001"},
 		},
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			tree := newTree(t, test.devices...)
-			must(t, tree.DeviceFile("1-1", nullNumber, "ttyACM0"))
-			matcher := newMatcher(t, sysfs.Host{Sys: tree.Sys, Dev: "/dev"})
-			labels := map[string]string{"hsm": "true", "zone": ""}
-			entries, tokens := matcher.Match(t.Context(), test.hsmDevices, labels, test.last, now)
-			var got []string
-			for _, entry := range entries {
-				got = append(got, brief(entry))
-				if entry.ReportingNode != node || entry.HSMDeviceNamespace != "hsm-system" || entry.ObservedGeneration != 7 || !entry.LastReportTime.Equal(&now) {
-					t.Errorf("got %+v", entry)
-				}
-				for _, device := range entry.DiscoveredDevices {
-					if !device.LastSeen.Equal(&now) || (device.Reason == "") != (device.Message == "") {
-						t.Errorf("got %+v", device)
-					}
-				}
-			}
-			if !slices.Equal(got, test.want) {
-				t.Errorf("got\n  %s\nwant\n  %s", strings.Join(got, "\n  "), strings.Join(test.want, "\n  "))
-			}
-			if got, want := access(tokens), usable(entries); !slices.Equal(got, want) {
-				t.Errorf("gives access to %q, and reports as usable %q", got, want)
-			}
-			if value, err := report.Encode(entries); err != nil {
-				t.Error(err)
-			} else if _, err := report.Decode(value); err != nil {
-				t.Error(err)
-			}
-			slices.Reverse(test.hsmDevices)
-			if again, _ := matcher.Match(t.Context(), test.hsmDevices, labels, test.last, now); !report.Same(again, entries) {
-				t.Error("the order in which HSMDevices are listed matters")
-			}
-		})
-	}
+	})
 }
 
 // TestMatchUnknown: what cannot be seen is not reported as gone.

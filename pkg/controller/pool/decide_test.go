@@ -12,9 +12,20 @@ import (
 	"j5t.io/hsm/pkg/apis/hsm/v1alpha1"
 )
 
-func TestStory(t *testing.T) {
+// runStories runs each as a test of its name.
+func runStories(t *testing.T, stories map[string]func(*testing.T)) {
+	t.Helper()
+	for name, story := range stories {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			story(t)
+		})
+	}
+}
+
+func TestPhases(t *testing.T) {
 	t.Parallel()
-	for name, story := range map[string]func(*testing.T){
+	runStories(t, map[string]func(*testing.T){
 		"phases of a new pool": func(t *testing.T) {
 			w := newWorld(t, 3, "pico")
 			w.pool("pico").CreationTimestamp = metav1.NewTime(w.now)
@@ -63,6 +74,12 @@ func TestStory(t *testing.T) {
 			w.report(w.found("pico", "node-1", "A"))
 			w.want("pico", "Ready 1/1 1/1 A@1")
 		},
+	})
+}
+
+func TestDevicesMove(t *testing.T) {
+	t.Parallel()
+	runStories(t, map[string]func(*testing.T){
 		"unplugged, plugged in elsewhere": func(t *testing.T) {
 			w := newWorld(t, 2, "pico")
 			w.report(w.found("pico", "node-1", "A", "B"))
@@ -104,6 +121,12 @@ func TestStory(t *testing.T) {
 			w.report(entry)
 			w.want("pico", "Ready 1/1 1/1 A@1")
 		},
+	})
+}
+
+func TestNodesLeave(t *testing.T) {
+	t.Parallel()
+	runStories(t, map[string]func(*testing.T){
 		"node down": func(t *testing.T) {
 			w := newWorld(t, 2, "pico")
 			w.report(w.found("pico", "node-1", "A"))
@@ -170,6 +193,12 @@ func TestStory(t *testing.T) {
 			w.pass(10 * grace)
 			w.want("pico", "Error 0/1 0/0 A@1!NodeNotReporting")
 		},
+	})
+}
+
+func TestSerialsAndSeats(t *testing.T) {
+	t.Parallel()
+	runStories(t, map[string]func(*testing.T){
 		"the same serial number on two nodes": func(t *testing.T) {
 			w := newWorld(t, 2, "pico").served()
 			w.report(w.found("pico", "node-1", "A"))
@@ -236,6 +265,12 @@ func TestStory(t *testing.T) {
 			w.devices = nil
 			w.want("pico", "Error 0/0 0/0")
 		},
+	})
+}
+
+func TestAgentStates(t *testing.T) {
+	t.Parallel()
+	runStories(t, map[string]func(*testing.T){
 		"states of an agent": func(t *testing.T) {
 			w := newWorld(t, 1, "pico").served()
 			w.report(w.found("pico", "node-1", "A"))
@@ -297,10 +332,5 @@ func TestStory(t *testing.T) {
 			w.agent("A", "node-2", nil)
 			w.want("pico", "Aggregating 1/1 2/2 A@2 | A@2:Starting")
 		},
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			story(t)
-		})
-	}
+	})
 }

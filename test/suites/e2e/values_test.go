@@ -52,185 +52,38 @@ func (u user) waitUntilMay(args ...string) {
 
 const allVerbs = "get,list,watch,create,update,patch,delete,deletecollection"
 
+// missing is the right that a blind user lacks, as errors say it.
+const missing = "hsmsecrets/data"
+
+// path is that of the HSMSecrets of the user's namespace.
+func (u user) path() string {
+	return "/apis/hsm.j5t.io/v1alpha1/namespaces/" + u.namespace + "/hsmsecrets"
+}
+
 // TestValues is of a user who may do everything with HSMSecrets but see values.
 func TestValues(t *testing.T) {
 	t.Parallel()
 	u := admin(t)
 	blind := u.as("blind", allVerbs, false)
-	const missing = "hsmsecrets/data"
-	path := "/apis/hsm.j5t.io/v1alpha1/namespaces/" + u.namespace + "/hsmsecrets"
-
-	tests := []struct {
+	for _, test := range []struct {
 		name string
 		// test has the HSMSecret of its name, made by u with the value "one".
 		test func(u, blind user, name string)
 		// changes tells that the value is another one afterwards, or gone.
 		changes bool
 	}{
-		{"get", func(u, blind user, name string) {
-			shown := blind.run("get", "hsmsecret", name, "-o", "yaml")
-			contains(u.T, shown, `password: ""`, "name: "+name)
-			hides(u.T, shown)
-			hides(u.T, blind.run("get", "hsmsecret", name, "--subresource=status", "-o", "yaml"))
-			hides(u.T, blind.run("describe", "hsmsecret", name))
-			hides(u.T, blind.run("get", "--raw", path+"/"+name))
-		}, false},
-		{"list", func(u, blind user, name string) {
-			shown := blind.run("get", "hsmsecret", "-l", "app="+name, "-o", "json")
-			contains(u.T, shown, `"password": ""`)
-			hides(u.T, shown)
-			table := blind.run("get", "--raw", path+"?includeObject=Object")
-			contains(u.T, table, `"password":""`)
-			hides(u.T, table)
-		}, false},
-		{"watch", func(u, blind user, name string) {
-			watch := path + "?watch=true&timeoutSeconds=1&allowWatchBookmarks=true&fieldSelector=metadata.name=" + name
-			for _, query := range []string{"", "&sendInitialEvents=true&resourceVersionMatch=NotOlderThan"} {
-				shown := blind.run("get", "--raw", watch+query)
-				contains(u.T, shown, `"ADDED"`, `"password":""`)
-				hides(u.T, shown)
-			}
-			before := u.resourceVersion(name)
-			u.run("label", "hsmsecret", name, "team=blue")
-			shown := blind.run("get", "--raw", watch+"&resourceVersion="+before)
-			contains(u.T, shown, `"MODIFIED"`, `"password":""`)
-			hides(u.T, shown)
-		}, false},
-		{"edit", func(u, blind user, name string) {
-			contains(u.T, blind.env("EDITOR=sed -i s/app:.*/app:\\ edited/").run("edit", "hsmsecret", name), "edited")
-			u.expect("label", u.run("get", "hsmsecret", name, "-o", "jsonpath={.metadata.labels.app}"), "edited")
-			contains(u.T, blind.env("EDITOR=sed -i s/password:.*/password:\\ dHdv/").fail("edit", "hsmsecret", name), "forbidden", "data[password]", missing)
-			contains(u.T, blind.env("EDITOR=sed -i /password:/d").fail("edit", "hsmsecret", name), "forbidden", "data[password]", missing)
-		}, false},
-		{"apply-server-side", func(u, blind user, name string) {
-			u.with(db(name, "one")).run("apply", "--server-side", "--field-manager=shared", "-f", "-")
-			apply := func(manifest string, args ...string) (stdout, stderr string, err error) {
-				return blind.with(manifest).try(append([]string{"apply", "--server-side", "-o", "yaml", "-f", "-"}, args...)...)
-			}
-			header, _, _ := strings.Cut(db(name, ""), "data:\n  password")
-			for what, manifest := range map[string]string{
-				"no data":                 header + "spec:\n  syncInterval: 60\n",
-				"an empty value":          blank(name),
-				"an empty value, as text": header + "stringData:\n  password: \"\"\n",
-			} {
-				stdout, _, err := apply(manifest)
-				if err != nil {
-					u.Errorf("applying %s: %v", what, err)
-				}
-				hides(u.T, stdout)
-			}
-			var versions [2]string
-			for i := range versions {
-				if _, _, err := apply(header + "stringData:\n  password: \"\"\n"); err != nil {
-					u.Error(err)
-				}
-				versions[i] = u.resourceVersion(name)
-			}
-			u.expect("resourceVersion after applying the same", versions[1], versions[0])
-			for what, arguments := range map[string][]string{
-				"the value":       {db(name, "one"), "--force-conflicts"},
-				"another value":   {db(name, "two"), "--force-conflicts"},
-				"a value as text": {header + "stringData:\n  password: two\n", "--force-conflicts"},
-				"a key more":      {blank(name) + "  user: \"\"\n"},
-				"a key less":      {header, "--field-manager=shared"},
-			} {
-				_, stderr, err := apply(arguments[0], arguments[1:]...)
-				if what == "a key less" {
-					// It is kept while another manager owns it.
-					_, _, _ = apply(header)
-					_, stderr, err = apply(arguments[0], arguments[1:]...)
-				}
-				if err == nil {
-					u.Errorf("applying %s is allowed", what)
-				}
-				contains(u.T, stderr, "forbidden", "data[", missing)
-			}
-			// The value cannot be found out from conflicts.
-			_, right, _ := apply(db(name, "one"))
-			_, wrong, _ := apply(db(name, "two"))
-			contains(u.T, right, "conflict")
-			u.expect("answer to the right value", right, wrong)
-		}, false},
-		{"patch", func(u, blind user, name string) {
-			patch := func(args ...string) string {
-				return blind.fail(append([]string{"patch", "hsmsecret", name}, args...)...)
-			}
-			for _, subresource := range []string{"", "status"} {
-				// What tells the right value from a wrong one would tell the value.
-				guess := func(value string) string {
-					return patch("--subresource="+subresource, "--type=json", `-p=[{"op":"test","path":"/data/password","value":"`+value+`"}]`)
-				}
-				u.expect("answer to the right value", guess("b25l"), guess("dHdv"))
-				hides(u.T, patch("--subresource="+subresource, "--type=json", `-p=[{"op":"replace","path":"/spec","value":"x"}]`))
-				blind.run("patch", "hsmsecret", name, "--subresource="+subresource, "--type=json", `-p=[{"op":"test","path":"/data/password","value":""}]`)
-				hides(u.T, blind.run("patch", "hsmsecret", name, "--subresource="+subresource, "--type=merge", `-p={"status":{"lastError":"none"}}`, "-o", "yaml"))
-				copied := blind.run("patch", "hsmsecret", name, "--subresource="+subresource, "--type=json",
-					`-p=[{"op":"add","path":"/metadata/annotations","value":{}},{"op":"copy","from":"/data/password","path":"/metadata/annotations/stolen"}]`, "-o", "yaml")
-				hides(u.T, copied)
-			}
-			hides(u.T, blind.run("patch", "hsmsecret", name, "--type=merge", `-p={"spec":{"autoSync":false}}`, "-o", "yaml"))
-			for _, args := range [][]string{
-				{"--type=merge", `-p={"data":{"password":"dHdv"}}`},
-				{"--type=merge", `-p={"data":{"password":null}}`},
-				{"--type=merge", `-p={"data":null}`},
-				{"--type=merge", `-p={"stringData":{"password":"two"}}`},
-				{"--type=merge", `-p={"stringData":{"user":""}}`},
-				{"--type=json", `-p=[{"op":"remove","path":"/data/password"}]`},
-				{"--type=json", `-p=[{"op":"move","from":"/data/password","path":"/data/user"}]`},
-				{"--type=merge", "--dry-run=server", `-p={"data":{"password":"b25l"}}`},
-			} {
-				contains(u.T, patch(args...), "forbidden", "data[", missing)
-			}
-		}, false},
-		{"replace", func(u, blind user, name string) {
-			shown := blind.run("get", "hsmsecret", name, "-o", "yaml")
-			before := u.resourceVersion(name)
-			blind.with(shown).run("replace", "-f", "-")
-			u.expect("resourceVersion after replacing it by itself", u.resourceVersion(name), before)
-			hides(u.T, blind.with(strings.Replace(shown, "app: "+name, "app: replaced", 1)).run("replace", "-o", "yaml", "-f", "-"))
-			u.expect("label", u.run("get", "hsmsecret", name, "-o", "jsonpath={.metadata.labels.app}"), "replaced")
-			contains(u.T, blind.with(strings.Replace(shown, "app: "+name, "app: again", 1)).fail("replace", "-f", "-"), "Conflict")
-			contains(u.T, blind.with(db(name, "one")).fail("replace", "-f", "-"), "forbidden", "data[password]", missing)
-		}, false},
-		{"apply", func(u, blind user, name string) {
-			u.apply(db(name, "one"))
-			shown := blind.run("get", "hsmsecret", name, "-o", "yaml")
-			blind.apply(strings.Replace(shown, "app: "+name, "app: applied", 1))
-			blind.apply(blank(name))
-			blind.with(blank(name)).run("diff", "-f", "-")
-			contains(u.T, blind.with(db(name, "one")).fail("apply", "-f", "-"), "forbidden", "data[password]", missing)
-			contains(u.T, blind.with(strings.Replace(blank(name), "password:", "passphrase:", 1)).fail("apply", "-f", "-"), "forbidden", "data[pass", missing)
-			hides(u.T, blind.run("apply", "view-last-applied", "hsmsecret", name))
-		}, false},
-		{"create", func(u, blind user, name string) {
-			hides(u.T, blind.with(db(name+"-new", "one")).run("create", "-o", "yaml", "-f", "-"))
-			u.expect("value", u.value(name+"-new"), "one")
-			hides(u.T, blind.with(db(name+"-dry", "one")).run("create", "--dry-run=server", "-o", "yaml", "-f", "-"))
-			hides(u.T, blind.with(db(name+"-applied", "one")).run("apply", "--server-side", "-o", "yaml", "-f", "-"))
-			u.expect("value", u.value(name+"-applied"), "one")
-			hides(u.T, blind.with(db(name, "one")).fail("create", "-f", "-"))
-		}, false},
-		{"delete", func(u, blind user, name string) {
-			u.run("patch", "hsmsecret", name, "--type=merge", `-p={"metadata":{"finalizers":["example.com/a"]}}`)
-			for _, query := range []string{"?dryRun=All", "", ""} {
-				shown := blind.run("delete", "--raw", path+"/"+name+query)
-				hides(u.T, shown)
-			}
-			shown := blind.run("patch", "hsmsecret", name, "--type=merge", `-p={"metadata":{"finalizers":null}}`, "-o", "yaml")
-			contains(u.T, shown, `password: ""`)
-			hides(u.T, shown)
-			contains(u.T, u.fail("get", "hsmsecret", name), "NotFound")
-		}, true},
-		{"delete-all", func(u, blind user, name string) {
-			for _, query := range []string{"&dryRun=All", ""} {
-				shown := blind.run("delete", "--raw", path+"?labelSelector=app%3D"+name+query)
-				contains(u.T, shown, `"password":""`)
-				hides(u.T, shown)
-			}
-			contains(u.T, u.fail("get", "hsmsecret", name), "NotFound")
-		}, true},
-	}
-	for _, test := range tests {
+		{name: "get", test: blindGet},
+		{name: "list", test: blindList},
+		{name: "watch", test: blindWatch},
+		{name: "edit", test: blindEdit},
+		{name: "apply-server-side", test: blindApplyServerSide},
+		{name: "patch", test: blindPatch},
+		{name: "replace", test: blindReplace},
+		{name: "apply", test: blindApply},
+		{name: "create", test: blindCreate},
+		{name: "delete", test: blindDelete, changes: true},
+		{name: "delete-all", test: blindDeleteAll, changes: true},
+	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
 			u, blind := u, blind
@@ -242,6 +95,194 @@ func TestValues(t *testing.T) {
 			}
 		})
 	}
+}
+
+// blindGet reads one object, in each form.
+func blindGet(u, blind user, name string) {
+	shown := blind.run("get", "hsmsecret", name, "-o", "yaml")
+	contains(u.T, shown, `password: ""`, "name: "+name)
+	hides(u.T, shown)
+	hides(u.T, blind.run("get", "hsmsecret", name, "--subresource=status", "-o", "yaml"))
+	hides(u.T, blind.run("describe", "hsmsecret", name))
+	hides(u.T, blind.run("get", "--raw", u.path()+"/"+name))
+}
+
+// blindList lists.
+func blindList(u, blind user, name string) {
+	shown := blind.run("get", "hsmsecret", "-l", "app="+name, "-o", "json")
+	contains(u.T, shown, `"password": ""`)
+	hides(u.T, shown)
+	table := blind.run("get", "--raw", u.path()+"?includeObject=Object")
+	contains(u.T, table, `"password":""`)
+	hides(u.T, table)
+}
+
+// blindWatch watches, from now and from a version.
+func blindWatch(u, blind user, name string) {
+	// watch shows what comes within a second, or within more where that is too short.
+	watch := func(query, want string) {
+		shown := ""
+		for seconds := 1; seconds < 100 && !strings.Contains(shown, want); seconds *= 2 {
+			shown = blind.run("get", "--raw", fmt.Sprintf("%s?watch=true&timeoutSeconds=%d&allowWatchBookmarks=true&fieldSelector=metadata.name=%s%s", u.path(), seconds, name, query))
+		}
+		contains(u.T, shown, want, `"password":""`)
+		hides(u.T, shown)
+	}
+	for _, query := range []string{"", "&sendInitialEvents=true&resourceVersionMatch=NotOlderThan"} {
+		watch(query, `"ADDED"`)
+	}
+	before := u.resourceVersion(name)
+	u.run("label", "hsmsecret", name, "team=blue")
+	watch("&resourceVersion="+before, `"MODIFIED"`)
+}
+
+// blindEdit edits all but the value.
+func blindEdit(u, blind user, name string) {
+	contains(u.T, blind.env("EDITOR=sed -i s/app:.*/app:\\ edited/").run("edit", "hsmsecret", name), "edited")
+	u.expect("label", u.run("get", "hsmsecret", name, "-o", "jsonpath={.metadata.labels.app}"), "edited")
+	contains(u.T, blind.env("EDITOR=sed -i s/password:.*/password:\\ dHdv/").fail("edit", "hsmsecret", name), "forbidden", "data[password]", missing)
+	contains(u.T, blind.env("EDITOR=sed -i /password:/d").fail("edit", "hsmsecret", name), "forbidden", "data[password]", missing)
+}
+
+// blindApplyServerSide applies on the server all but the value, and cannot find it out by conflicts.
+func blindApplyServerSide(u, blind user, name string) {
+	u.with(db(name, "one")).run("apply", "--server-side", "--field-manager=shared", "-f", "-")
+	apply := func(manifest string, args ...string) (stdout, stderr string, err error) {
+		return blind.with(manifest).try(append([]string{"apply", "--server-side", "-o", "yaml", "-f", "-"}, args...)...)
+	}
+	header, _, _ := strings.Cut(db(name, ""), "data:\n  password")
+	for what, manifest := range map[string]string{
+		"no data":                 header + "spec:\n  syncInterval: 60\n",
+		"an empty value":          blank(name),
+		"an empty value, as text": header + "stringData:\n  password: \"\"\n",
+	} {
+		stdout, _, err := apply(manifest)
+		if err != nil {
+			u.Errorf("applying %s: %v", what, err)
+		}
+		hides(u.T, stdout)
+	}
+	var versions [2]string
+	for i := range versions {
+		if _, _, err := apply(header + "stringData:\n  password: \"\"\n"); err != nil {
+			u.Error(err)
+		}
+		versions[i] = u.resourceVersion(name)
+	}
+	u.expect("resourceVersion after applying the same", versions[1], versions[0])
+	for what, arguments := range map[string][]string{
+		"the value":       {db(name, "one"), "--force-conflicts"},
+		"another value":   {db(name, "two"), "--force-conflicts"},
+		"a value as text": {header + "stringData:\n  password: two\n", "--force-conflicts"},
+		"a key more":      {blank(name) + "  user: \"\"\n"},
+		"a key less":      {header, "--field-manager=shared"},
+	} {
+		_, stderr, err := apply(arguments[0], arguments[1:]...)
+		if what == "a key less" {
+			// It is kept while another manager owns it.
+			_, _, _ = apply(header)
+			_, stderr, err = apply(arguments[0], arguments[1:]...)
+		}
+		if err == nil {
+			u.Errorf("applying %s is allowed", what)
+		}
+		contains(u.T, stderr, "forbidden", "data[", missing)
+	}
+	// The value cannot be found out from conflicts.
+	_, right, _ := apply(db(name, "one"))
+	_, wrong, _ := apply(db(name, "two"))
+	contains(u.T, right, "conflict")
+	u.expect("answer to the right value", right, wrong)
+}
+
+// blindPatch patches all but the value, and cannot test or copy it.
+func blindPatch(u, blind user, name string) {
+	patch := func(args ...string) string {
+		return blind.fail(append([]string{"patch", "hsmsecret", name}, args...)...)
+	}
+	for _, subresource := range []string{"", "status"} {
+		// What tells the right value from a wrong one would tell the value.
+		guess := func(value string) string {
+			return patch("--subresource="+subresource, "--type=json", `-p=[{"op":"test","path":"/data/password","value":"`+value+`"}]`)
+		}
+		u.expect("answer to the right value", guess("b25l"), guess("dHdv"))
+		hides(u.T, patch("--subresource="+subresource, "--type=json", `-p=[{"op":"replace","path":"/spec","value":"x"}]`))
+		blind.run("patch", "hsmsecret", name, "--subresource="+subresource, "--type=json", `-p=[{"op":"test","path":"/data/password","value":""}]`)
+		hides(u.T, blind.run("patch", "hsmsecret", name, "--subresource="+subresource, "--type=merge", `-p={"status":{"lastError":"none"}}`, "-o", "yaml"))
+		copied := blind.run("patch", "hsmsecret", name, "--subresource="+subresource, "--type=json",
+			`-p=[{"op":"add","path":"/metadata/annotations","value":{}},{"op":"copy","from":"/data/password","path":"/metadata/annotations/stolen"}]`, "-o", "yaml")
+		hides(u.T, copied)
+	}
+	hides(u.T, blind.run("patch", "hsmsecret", name, "--type=merge", `-p={"spec":{"autoSync":false}}`, "-o", "yaml"))
+	for _, args := range [][]string{
+		{"--type=merge", `-p={"data":{"password":"dHdv"}}`},
+		{"--type=merge", `-p={"data":{"password":null}}`},
+		{"--type=merge", `-p={"data":null}`},
+		{"--type=merge", `-p={"stringData":{"password":"two"}}`},
+		{"--type=merge", `-p={"stringData":{"user":""}}`},
+		{"--type=json", `-p=[{"op":"remove","path":"/data/password"}]`},
+		{"--type=json", `-p=[{"op":"move","from":"/data/password","path":"/data/user"}]`},
+		{"--type=merge", "--dry-run=server", `-p={"data":{"password":"b25l"}}`},
+	} {
+		contains(u.T, patch(args...), "forbidden", "data[", missing)
+	}
+}
+
+// blindReplace replaces all but the value.
+func blindReplace(u, blind user, name string) {
+	shown := blind.run("get", "hsmsecret", name, "-o", "yaml")
+	before := u.resourceVersion(name)
+	blind.with(shown).run("replace", "-f", "-")
+	u.expect("resourceVersion after replacing it by itself", u.resourceVersion(name), before)
+	hides(u.T, blind.with(strings.Replace(shown, "app: "+name, "app: replaced", 1)).run("replace", "-o", "yaml", "-f", "-"))
+	u.expect("label", u.run("get", "hsmsecret", name, "-o", "jsonpath={.metadata.labels.app}"), "replaced")
+	contains(u.T, blind.with(strings.Replace(shown, "app: "+name, "app: again", 1)).fail("replace", "-f", "-"), "Conflict")
+	contains(u.T, blind.with(db(name, "one")).fail("replace", "-f", "-"), "forbidden", "data[password]", missing)
+}
+
+// blindApply applies all but the value.
+func blindApply(u, blind user, name string) {
+	u.apply(db(name, "one"))
+	shown := blind.run("get", "hsmsecret", name, "-o", "yaml")
+	blind.apply(strings.Replace(shown, "app: "+name, "app: applied", 1))
+	blind.apply(blank(name))
+	blind.with(blank(name)).run("diff", "-f", "-")
+	contains(u.T, blind.with(db(name, "one")).fail("apply", "-f", "-"), "forbidden", "data[password]", missing)
+	contains(u.T, blind.with(strings.Replace(blank(name), "password:", "passphrase:", 1)).fail("apply", "-f", "-"), "forbidden", "data[pass", missing)
+	hides(u.T, blind.run("apply", "view-last-applied", "hsmsecret", name))
+}
+
+// blindCreate creates, and is shown no value then.
+func blindCreate(u, blind user, name string) {
+	hides(u.T, blind.with(db(name+"-new", "one")).run("create", "-o", "yaml", "-f", "-"))
+	u.expect("value", u.value(name+"-new"), "one")
+	hides(u.T, blind.with(db(name+"-dry", "one")).run("create", "--dry-run=server", "-o", "yaml", "-f", "-"))
+	hides(u.T, blind.with(db(name+"-applied", "one")).run("apply", "--server-side", "-o", "yaml", "-f", "-"))
+	u.expect("value", u.value(name+"-applied"), "one")
+	hides(u.T, blind.with(db(name, "one")).fail("create", "-f", "-"))
+}
+
+// blindDelete deletes, and is shown no value then.
+func blindDelete(u, blind user, name string) {
+	u.run("patch", "hsmsecret", name, "--type=merge", `-p={"metadata":{"finalizers":["example.com/a"]}}`)
+	for _, query := range []string{"?dryRun=All", "", ""} {
+		shown := blind.run("delete", "--raw", u.path()+"/"+name+query)
+		hides(u.T, shown)
+	}
+	shown := blind.run("patch", "hsmsecret", name, "--type=merge", `-p={"metadata":{"finalizers":null}}`, "-o", "yaml")
+	contains(u.T, shown, `password: ""`)
+	hides(u.T, shown)
+	contains(u.T, u.fail("get", "hsmsecret", name), "NotFound")
+}
+
+// blindDeleteAll deletes many, and is shown no value then.
+func blindDeleteAll(u, blind user, name string) {
+	for _, query := range []string{"&dryRun=All", ""} {
+		shown := blind.run("delete", "--raw", u.path()+"?labelSelector=app%3D"+name+query)
+		contains(u.T, shown, `"password":""`)
+		hides(u.T, shown)
+	}
+	contains(u.T, u.fail("get", "hsmsecret", name), "NotFound")
 }
 
 // blank is the manifest of db with an empty value.
