@@ -1,0 +1,249 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package docs tests that the pages tell of things that exist: links, files, names in
+// files, packages, targets of make, tests and figures. It reads only, and starts nothing.
+package docs
+
+import (
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"unicode"
+)
+
+const root = "../../.."
+
+// page is a Markdown file, by its path in the repository.
+type page struct{ path, text string }
+
+func pages(t *testing.T) []page {
+	t.Helper()
+	paths, err := filepath.Glob(filepath.Join(root, "docs", "*.md"))
+	if err != nil || len(paths) == 0 {
+		t.Fatalf("no page in docs: %v", err)
+	}
+	var all []page
+	for _, path := range append(paths, filepath.Join(root, "README.md")) {
+		path, err := filepath.Rel(root, path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, page{path, read(t, path)})
+	}
+	return all
+}
+
+func read(t *testing.T, path string) string {
+	t.Helper()
+	content, err := os.ReadFile(filepath.Join(root, path))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(content)
+}
+
+func exists(pattern string) bool {
+	found, err := filepath.Glob(filepath.Join(root, pattern))
+	return err == nil && len(found) > 0
+}
+
+var (
+	link    = regexp.MustCompile(`\]\(([^)]+)\)`)
+	heading = regexp.MustCompile(`(?m)^#+ (.+)$`)
+	fence   = regexp.MustCompile("(?ms)^ *```.*?^ *```$")
+)
+
+// TestLinks follows each link of a page that stays in the repository.
+func TestLinks(t *testing.T) {
+	t.Parallel()
+	found := 0
+	for _, p := range pages(t) {
+		for _, match := range link.FindAllStringSubmatch(fence.ReplaceAllString(p.text, ""), -1) {
+			target, anchor, _ := strings.Cut(match[1], "#")
+			if strings.Contains(target, "://") {
+				continue
+			}
+			found++
+			path := p.path
+			if target != "" {
+				path = filepath.Join(filepath.Dir(p.path), target)
+			}
+			switch {
+			case !exists(path):
+				t.Errorf("%s: %s does not exist", p.path, match[1])
+			case anchor != "" && !slices.Contains(anchors(read(t, path)), anchor):
+				t.Errorf("%s: %s has no heading #%s", p.path, path, anchor)
+			}
+		}
+	}
+	if found == 0 {
+		t.Error("no page has a link")
+	}
+}
+
+// anchors are those that GitHub gives to the headings of a page.
+func anchors(text string) []string {
+	var all []string
+	for _, match := range heading.FindAllStringSubmatch(fence.ReplaceAllString(text, ""), -1) {
+		all = append(all, strings.Map(func(r rune) rune {
+			switch {
+			case r == ' ':
+				return '-'
+			case unicode.IsLetter(r), unicode.IsDigit(r), r == '-', r == '_':
+				return unicode.ToLower(r)
+			}
+			return -1
+		}, match[1]))
+	}
+	return all
+}
+
+// TestIndex finds every page in docs/README.md.
+func TestIndex(t *testing.T) {
+	t.Parallel()
+	index := read(t, "docs/README.md")
+	for _, p := range pages(t) {
+		if name := filepath.Base(p.path); name != "README.md" && !strings.Contains(index, "("+name+")") {
+			t.Errorf("docs/README.md does not list %s", name)
+		}
+	}
+}
+
+const developmentPage = "docs/development.md"
+
+// named is a path of the repository on the page, which may be a pattern, and names that
+// follow it in parentheses and have to be in that file: `pkg/a/b.go` (`name`, `other`).
+var (
+	named = regexp.MustCompile("`((?:cmd|pkg|test|hack|docs|artifacts)/[^` ]*)`(?:\\s+\\(((?:`[^`]+`(?:,\\s+)?)+)\\))?")
+	name  = regexp.MustCompile("`([^`]+)`")
+)
+
+// TestPaths finds each path of docs/development.md, and in it each name given with it.
+func TestPaths(t *testing.T) {
+	t.Parallel()
+	found := 0
+	for _, match := range named.FindAllStringSubmatch(fence.ReplaceAllString(read(t, developmentPage), ""), -1) {
+		path := strings.TrimSuffix(match[1], "/")
+		if strings.Contains(path, "<") {
+			continue // It stands for many.
+		}
+		found++
+		if !exists(path) {
+			t.Errorf("%s does not exist", path)
+			continue
+		}
+		for _, symbol := range name.FindAllStringSubmatch(match[2], -1) {
+			if !regexp.MustCompile(`\b` + regexp.QuoteMeta(symbol[1]) + `\b`).MatchString(read(t, path)) {
+				t.Errorf("there is no %q in %s", symbol[1], path)
+			}
+		}
+	}
+	if found == 0 {
+		t.Error("the page names no path")
+	}
+}
+
+// notOnTheMap are folders whose packages are explained with the one above them.
+var notOnTheMap = []string{"pkg/generated", "pkg/apis/hsm", "pkg/registry/hsm", "pkg/discovery", "test/framework/controlplane"}
+
+// TestMap finds every package on the map of docs/development.md.
+func TestMap(t *testing.T) {
+	t.Parallel()
+	text := read(t, developmentPage)
+	for _, top := range []string{"cmd", "pkg", "test"} {
+		err := filepath.WalkDir(filepath.Join(root, top), func(path string, entry fs.DirEntry, err error) error {
+			if err != nil || !entry.IsDir() {
+				return err
+			}
+			path, err = filepath.Rel(root, path)
+			if err != nil {
+				return err
+			}
+			covered := slices.ContainsFunc(notOnTheMap, func(folder string) bool { return strings.HasPrefix(path, folder+"/") })
+			if !covered && exists(filepath.Join(path, "*.go")) && !strings.Contains(text, "`"+path+"`") {
+				t.Errorf("%s is not on the map", path)
+			}
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+var (
+	makeTarget = regexp.MustCompile("(?m)(?:^(?:    )?|`)make ([a-z]+)")
+	testRun    = regexp.MustCompile(`go test[^\n]*-run[ =]'?\^?(Test[A-Za-z]+)[^\n]* \./([a-z0-9/]+)`)
+)
+
+// TestCommands finds each target of make on the pages, and each test that a page runs.
+func TestCommands(t *testing.T) {
+	t.Parallel()
+	makefile := read(t, "Makefile")
+	targets, tests := 0, 0
+	for _, p := range pages(t) {
+		for _, match := range makeTarget.FindAllStringSubmatch(p.text, -1) {
+			targets++
+			if !strings.Contains(makefile, "\n"+match[1]+":") {
+				t.Errorf("%s: there is no make %s", p.path, match[1])
+			}
+		}
+		for _, match := range testRun.FindAllStringSubmatch(p.text, -1) {
+			tests++
+			if !grep(t, match[2], "_test.go", "func "+match[1]+"(") {
+				t.Errorf("%s: there is no %s in %s", p.path, match[1], match[2])
+			}
+		}
+	}
+	if targets == 0 || tests == 0 {
+		t.Errorf("the pages have %d targets of make and %d commands that run a test", targets, tests)
+	}
+}
+
+// TestFigures finds each figure of docs/figures.md in a test that prints it.
+func TestFigures(t *testing.T) {
+	t.Parallel()
+	text, _, _ := strings.Cut(read(t, "docs/figures.md"), "## `make bench`")
+	found := 0
+	for line := range strings.Lines(text) {
+		cells := strings.Split(line, "|")
+		if len(cells) < 4 || strings.Contains(cells[1], "---") || strings.TrimSpace(cells[1]) == "figure" {
+			continue
+		}
+		for _, figure := range strings.Split(cells[1], ",") {
+			found++
+			if figure = strings.TrimSpace(figure); !slices.ContainsFunc([]string{"artifacts", "cmd", "pkg", "test/suites"}, func(folder string) bool {
+				return grep(t, folder, "_test.go", "figure: "+figure+" ")
+			}) {
+				t.Errorf("no test prints the figure %s", figure)
+			}
+		}
+	}
+	if found == 0 {
+		t.Error("the page has no figure")
+	}
+}
+
+// grep reports whether a file below a folder, whose name ends so, has a text.
+func grep(t *testing.T, folder, end, text string) bool {
+	t.Helper()
+	found := false
+	err := filepath.WalkDir(filepath.Join(root, folder), func(path string, entry fs.DirEntry, err error) error {
+		if err != nil || entry.IsDir() || !strings.HasSuffix(path, end) {
+			return err
+		}
+		content, err := os.ReadFile(path)
+		if found = found || strings.Contains(string(content), text); found {
+			return fs.SkipAll
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return found
+}
