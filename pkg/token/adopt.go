@@ -6,6 +6,9 @@ import (
 	"bytes"
 	"fmt"
 	"slices"
+
+	"j5t.io/hsm/pkg/pkcs11"
+	"j5t.io/hsm/pkg/token/format"
 )
 
 // Adoption makes the store that is on a token into another one: that of the
@@ -15,7 +18,7 @@ import (
 // foreign: a store never has two owners.
 //
 // It is what a person asks for, by the id of the store. To see before what it
-// would strip, open the token with Options.StoreID set to that id and no Shadow,
+// would strip, open the token with Options.StoreID set to that id and no Log,
 // which changes nothing, and call Strip for all Records.
 type Adoption struct {
 	// From is the id of the store to adopt, in hex. Options.StoreID is the id that
@@ -32,7 +35,7 @@ type Adoption struct {
 // adopt strips the records by ordinary commits, then names the store anew.
 // Stopped anywhere, the next Open with the same options goes on.
 func (s *Store) adopt(o Options) error {
-	id, err := parseStoreID(o.StoreID)
+	id, err := format.ParseStoreID(o.StoreID)
 	if err != nil {
 		return &Error{Reason: Invalid, Message: fmt.Sprintf("store %s cannot be adopted", o.Adopt.From), Err: err}
 	}
@@ -57,7 +60,7 @@ func (s *Store) adopt(o Options) error {
 	return s.rename(id)
 }
 
-// replace commits a record, and makes room for it and for the next one.
+// replace commits a record, and makes space for it and for the next one.
 func (s *Store) replace(r Record, a *Adoption) error {
 	revision := func() uint64 { return a.Revision(s.attempted) }
 	for {
@@ -66,14 +69,14 @@ func (s *Store) replace(r Record, a *Adoption) error {
 		if err != nil && ReasonOf(err) != Full {
 			return err
 		}
-		packed := false
-		for more := true; more; packed = packed || more {
+		compacted := false
+		for more := true; more; compacted = compacted || more {
 			var failure error
 			if more, failure = s.compactStep(revision); failure != nil {
 				return failure
 			}
 		}
-		if err == nil || !packed {
+		if err == nil || !compacted {
 			return err
 		}
 	}
@@ -81,22 +84,31 @@ func (s *Store) replace(r Record, a *Adoption) error {
 
 // rename makes the keyring of the store's new name: with the keys that it had,
 // for the segments that there are, and a new one for those to come.
-func (s *Store) rename(id storeID) error {
-	pair, err := s.dev.KeyPair(keyPairLabel)
+func (s *Store) rename(id format.StoreID) error {
+	pair, err := s.dev.KeyPair(format.KeyPairLabel)
 	if err != nil {
-		return fmt.Errorf("looking for the key pair %q: %w", keyPairLabel, err)
+		return fmt.Errorf("looking for the key pair %q: %w", format.KeyPairLabel, err)
 	}
-	old, err := decodeKeyring(s.keyring)
+	old, err := format.DecodeKeyring(s.keyring)
 	if err != nil {
 		return orInternal(err, "decoding the store's own keyring")
 	}
 	keys, err := openFor(pair, old)
-	if err != nil {
-		return orInternal(err, "opening the keyring")
+	switch {
+	case pkcs11.ClassOf(err) != pkcs11.ClassNone:
+		return fmt.Errorf("opening the keyring: %w", err)
+	case err != nil:
+		return corruptObject(format.KeyringLabel(old.Generation), err)
 	}
-	key, err := s.newStoreKey(keys[len(keys)-1].id + 1)
+	key, err := newStoreKey(s.dev, keys[len(keys)-1].ID+1)
 	if err != nil {
 		return err
 	}
-	return s.createKeyring(&keyring{generation: old.generation + 1, store: id}, pair, append(keys, key))
+	renamed, err := createKeyring(s.dev, s.log, &format.Keyring{Generation: old.Generation + 1, Store: id}, pair, append(keys, key))
+	if err != nil {
+		return err
+	}
+	s.space = s.space.add(space{1, len(renamed.keyring)})
+	s.sealer, s.keyring = renamed.sealer, renamed.keyring
+	return nil
 }

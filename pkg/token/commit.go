@@ -9,29 +9,62 @@ import (
 	"slices"
 
 	"j5t.io/hsm/pkg/pkcs11"
+	"j5t.io/hsm/pkg/token/format"
+	"j5t.io/hsm/pkg/token/wal"
 )
 
+// maxSuperseded limits the list of superseded commits in a commit.
+const maxSuperseded = 64
+
+// commitState is how far a commit has come:
+//
+//	drafted ────► logged ────► written ────► made
+//	   │            │
+//	   ├────────────┼────► failed        it was not made, and never will be
+//	   └────────────┴────► unresolved    the next recovery decides
+//
+// Each state but the last three is left by one step, and in this order: a commit is
+// on the disk before the token is touched, and nobody can read it before it is on the
+// token. What is told to the caller of a commit that failed or is unresolved is on
+// the disk before it is told.
+type commitState int
+
 const (
-	// maxKeyBytes limits keys and addresses.
-	maxKeyBytes  = 1024
-	maxMetaBytes = maxDescriptionBytes - 2*(maxKeyBytes+2)
-	// maxSuperseded limits the list of superseded units in a commit.
-	maxSuperseded = 64
-	// graveyardSize is how many of the last destroyed units the list goes on
-	// naming: a power cut undoes the last destroys only.
-	graveyardSize = 16
+	// drafted: it is encoded and sealed. Nobody knows of it.
+	drafted commitState = iota
+	// logged: the log holds it. Recovery would make it.
+	logged
+	// written: the token holds it, and so it is durable.
+	written
+	// made: the index has its records.
+	made
+	// failed: the log or the token refused it. If it was logged, so is its failure.
+	failed
+	// unresolved: it may be on the token, or in the log, or not. The store is stale.
+	unresolved
 )
+
+// pendingCommit is a commit on its way.
+type pendingCommit struct {
+	state      commitState
+	err        error // why it failed, or is unresolved
+	commit     *commit
+	segments   [][]byte
+	superseded []*commit
+	records    []format.LocatedRecord
+}
 
 // Commit makes changes durable, all or none. Their revisions are strictly
 // ascending, above Reserved as it was when the store was opened and above those of
-// earlier calls, failed ones included; the last one is the id of the commit. It costs one create, and more only if
+// all earlier calls, failed ones included. The last one is the id of the commit.
+// Its cost is one create on the token, and more only if
 // the changes together are longer than a segment.
 //
-// TooLarge, Full, LogFailed Invalid and Internal are found before the token
-// is touched. After Full there may be room once CollectGarbage and Compact have nothing more
-// to do. After OutcomeUnknown or an error of the device every call fails until
-// the store is opened again; an error of the device means that nothing was
-// changed.
+// TooLarge, Full, LogFailed, Invalid and Internal are found before the token
+// is touched. After Full there may be space once CollectGarbage and Compact have
+// nothing more to do. After OutcomeUnknown or an error of the device every call
+// fails until the store is opened again; an error of the device means that nothing
+// was changed.
 func (s *Store) Commit(changes []Change) error {
 	if s.stale != nil {
 		return s.staleError()
@@ -39,90 +72,33 @@ func (s *Store) Commit(changes []Change) error {
 	if len(changes) == 0 {
 		return nil
 	}
-	if err := s.check(changes); err != nil {
+	if err := s.validate(changes); err != nil {
 		return err
 	}
-	d, err := s.draft(changes[len(changes)-1].Record.Revision, changes)
+	p, err := s.draft(changes[len(changes)-1].Record.Revision, changes)
 	if err != nil {
 		return err
 	}
-	if err := s.checkRoom(s.demandOf(changes, d.unit)); err != nil {
+	if err := s.reserveSpace(s.reservationFor(changes, p.commit)); err != nil {
 		return err
 	}
-	if err := s.make(d); err != nil {
+	if err := s.make(p); err != nil {
 		return err
 	}
-	s.plan, s.wanted = nil, demand{}
+	s.compaction = compaction{}
 	return nil
 }
 
-// draft is a commit before it is made.
-type draft struct {
-	unit       *unit
-	segments   [][]byte
-	superseded []*unit
-	records    []placed
-}
-
-// draft encodes and seals a commit.
-func (s *Store) draft(id uint64, changes []Change) (*draft, error) {
-	superseded := s.idle()
-	p := s.outline(changes, superseded)
-	pieces := p.encode(id, s.profile.SegmentBytes-sealOverhead)
-	for _, r := range p.records {
-		if r.length > s.profile.RecordBytes {
-			return nil, s.tooLarge(r.Record.Key, r.length)
-		}
-	}
-	if len(pieces) > maxParts {
-		return nil, errorf(TooLarge, "the change takes %d objects, and the format allows %d", len(pieces), maxParts)
-	}
-	u := &unit{id: id}
-	var segments [][]byte
-	u.unit, segments = s.keys.seal(id, pieces)
-	start := 0
-	for i, piece := range pieces {
-		o := object{pkcs11.Object{Label: segmentLabel(id, uint16(i)), Application: application}, len(segments[i])}
-		u.parts = append(u.parts, part{o, start, len(piece)})
-		start += len(piece)
-		clear(piece)
-	}
-	return &draft{u, segments, superseded, p.records}, nil
-}
-
-// make writes a commit, to the shadow and then to the token, and enters it.
-func (s *Store) make(d *draft) error {
-	u := d.unit
-	if err := s.noteUnit(u, d.segments); err != nil {
-		return err
-	}
-	s.reserved = max(s.reserved, u.id)
-	if err := s.write(u, d.segments); err != nil {
-		return err
-	}
-	for _, old := range d.superseded {
-		s.supersede(old)
-	}
-	s.units = append(s.units, u)
-	for _, r := range d.records {
-		s.place(u, r)
-	}
-	for _, r := range d.records {
-		s.settle(r.Record.Key)
-	}
-	return nil
-}
-
-// check finds what is wrong with changes by themselves.
-func (s *Store) check(changes []Change) error {
+// validate finds what is wrong with changes by themselves.
+func (s *Store) validate(changes []Change) error {
 	last := s.attempted
 	for _, c := range changes {
 		r := c.Record
 		switch {
 		case r.Revision <= last:
 			return errorf(Internal, "revision %d of record %q is not above %d", r.Revision, r.Key, last)
-		case r.Key == "" || len(r.Key) > maxKeyBytes || len(r.Address) > maxKeyBytes:
-			return errorf(Invalid, "record %q: its key and address may have 1 to %d bytes", r.Key, maxKeyBytes)
+		case r.Key == "" || len(r.Key) > format.MaxKeyBytes || len(r.Address) > format.MaxKeyBytes:
+			return errorf(Invalid, "record %q: its key and address may have 1 to %d bytes", r.Key, format.MaxKeyBytes)
 		case r.DataRevision > r.Revision:
 			return errorf(Internal, "record %q: its data revision %d is above its revision %d", r.Key, r.DataRevision, r.Revision)
 		}
@@ -130,8 +106,8 @@ func (s *Store) check(changes []Change) error {
 		if length := len(r.Data); length > s.profile.RecordBytes {
 			return s.tooLarge(r.Key, length)
 		}
-		if len(r.Meta) > maxMetaBytes {
-			return errorf(TooLarge, "record %q has %d bytes of metadata, and the format allows %d", r.Key, len(r.Meta), maxMetaBytes)
+		if len(r.Meta) > format.MaxMetaBytes {
+			return errorf(TooLarge, "record %q has %d bytes of metadata, and the format allows %d", r.Key, len(r.Meta), format.MaxMetaBytes)
 		}
 	}
 	return nil
@@ -141,126 +117,177 @@ func (s *Store) tooLarge(key string, length int) error {
 	return errorf(TooLarge, "record %q takes %d bytes, and a token of profile %s holds at most %d in one record", key, length, s.profile.Name, s.profile.RecordBytes)
 }
 
-// idle are the units without a live record that no commit lists yet, as many
-// as the next one may list. They could be listed by the very commit that takes
-// their last record; but tokens lose the last create, and then the old record is
-// better than none.
-func (s *Store) idle() []*unit {
-	free := maxSuperseded - len(s.graveyard)
-	for _, w := range s.waste {
-		if w.superseded {
-			free--
+// draft encodes and seals a commit.
+func (s *Store) draft(id uint64, changes []Change) (*pendingCommit, error) {
+	superseded := s.supersedable()
+	payload := s.payloadOf(changes, superseded)
+	pieces := payload.Encode(id, s.profile.SegmentBytes-format.SealOverhead)
+	for _, r := range payload.Records {
+		if r.Length > s.profile.RecordBytes {
+			return nil, s.tooLarge(r.Record.Key, r.Length)
 		}
 	}
-	var idle []*unit
-	for _, u := range s.units {
-		if u.live == 0 && len(idle) < free {
-			idle = append(idle, u)
-		}
+	if len(pieces) > format.MaxParts {
+		return nil, errorf(TooLarge, "the change takes %d objects, and the format allows %d", len(pieces), format.MaxParts)
 	}
-	return idle
+	nonce, segments := s.sealer.Seal(id, pieces)
+	c := &commit{id: id, nonce: nonce}
+	start := 0
+	for i, piece := range pieces {
+		o := object{pkcs11.Object{Label: format.SegmentLabel(id, uint16(i)), Application: format.Application}, len(segments[i])}
+		c.parts = append(c.parts, part{o, start, len(piece)})
+		start += len(piece)
+		clear(piece)
+	}
+	return &pendingCommit{commit: c, segments: segments, superseded: superseded, records: payload.Records}, nil
 }
 
-// outline is the payload of a commit with which these units are superseded.
-func (s *Store) outline(changes []Change, superseded []*unit) *payload {
-	remaining := slices.DeleteFunc(slices.Clone(s.units), func(u *unit) bool { return slices.Contains(superseded, u) })
-	p := &payload{live: uint64(len(remaining)), digest: digestOf(idsOf(remaining))}
-	p.superseded = append(idsOf(superseded), s.graveyard...)
-	for _, w := range s.waste {
-		if w.superseded {
-			p.superseded = append(p.superseded, w.id)
+// supersedable are the dead commits that no commit lists yet, as many as the next
+// one may list. They could be listed by the very commit that takes their last
+// record; but tokens lose the last create, and then the old record is better than
+// none.
+func (s *Store) supersedable() []*commit {
+	free := maxSuperseded - len(s.garbage.superseded())
+	var dead []*commit
+	for _, c := range s.index.commits {
+		if c.dead() && len(dead) < free {
+			dead = append(dead, c)
 		}
 	}
-	slices.SortFunc(p.superseded, func(a, b uint64) int { return cmp.Compare(b, a) })
+	return dead
+}
+
+// payloadOf is the payload of a commit by which these others are superseded.
+func (s *Store) payloadOf(changes []Change, superseded []*commit) *format.Payload {
+	remaining := slices.DeleteFunc(slices.Clone(s.index.commits), func(c *commit) bool { return slices.Contains(superseded, c) })
+	p := &format.Payload{Live: uint64(len(remaining)), Digest: format.DigestOf(idsOf(remaining))}
+	p.Superseded = append(idsOf(superseded), s.garbage.superseded()...)
+	slices.SortFunc(p.Superseded, func(a, b uint64) int { return cmp.Compare(b, a) })
 	for _, c := range changes {
-		p.records = append(p.records, placed{Change: c})
+		p.Records = append(p.Records, format.LocatedRecord{Change: c})
 	}
 	return p
 }
 
-// write creates the objects of a unit. The commit segment is the last one, and
-// its creation the commit.
-func (s *Store) write(u *unit, segments [][]byte) error {
-	s.attempted = u.id
-	for i := len(segments) - 1; i >= 0; i-- {
-		p := &u.parts[i]
-		handle, err := s.dev.Create(p.Label, p.Application, segments[i])
-		if err != nil {
-			handle, err = s.resolve(u, i, err)
+// make takes a commit through its states to the end.
+func (s *Store) make(p *pendingCommit) error {
+	for {
+		switch p.state {
+		case drafted:
+			s.writeLog(p)
+		case logged:
+			s.writeToken(p)
+		case written:
+			s.enter(p)
+		default:
+			return p.err
 		}
-		if err != nil {
-			return err
-		}
-		p.Handle = handle
-		s.objects++
-		s.count(p.bytes)
 	}
-	return nil
 }
 
-// resolve finds out what became of a part whose creation failed.
+// writeLog: drafted → logged, failed, unresolved.
+func (s *Store) writeLog(p *pendingCommit) {
+	err := s.logCommit(p.commit, p.segments)
+	switch {
+	case err == nil:
+		p.state = logged
+		s.reserved = max(s.reserved, p.commit.id)
+	case ReasonOf(err) == OutcomeUnknown:
+		p.state, p.err = unresolved, err
+		s.stale = err
+	default:
+		p.state, p.err = failed, err
+	}
+}
+
+// writeToken: logged → written, failed, unresolved. The commit segment is the last
+// one to be created, and its creation the commit.
+func (s *Store) writeToken(p *pendingCommit) {
+	c := p.commit
+	s.attempted = c.id
+	for i := len(p.segments) - 1; i >= 0; i-- {
+		o := &c.parts[i]
+		handle, err := s.dev.Create(o.Label, o.Application, p.segments[i])
+		if err != nil {
+			if handle, err = s.resolve(p, i, err); err != nil {
+				p.err = err
+				return
+			}
+		}
+		o.Handle = handle
+		s.space = s.space.add(space{1, o.bytes})
+	}
+	p.state = written
+}
+
+// enter: written → made.
+func (s *Store) enter(p *pendingCommit) {
+	for _, c := range p.superseded {
+		s.index.drop(c)
+		s.garbage.add(c, 0)
+	}
+	s.index.put(p.commit, p.records)
+	p.state = made
+}
+
+// resolve finds out what became of a part whose creation failed: its handle, or the
+// commit's last state and the error of that.
 //
 // A listing that shows the object is proof. One that does not is none, for some
 // modules list from memory; unless the token refused the object for its size.
-// Then the commit was not made; its id goes on the list of superseded units, so
+// Then the commit was not made; its id goes on the list of superseded commits, so
 // that it never will be.
-func (s *Store) resolve(u *unit, i int, failure error) (pkcs11.Handle, error) {
-	p := u.parts[i]
+func (s *Store) resolve(p *pendingCommit, i int, failure error) (pkcs11.Handle, error) {
+	c, o := p.commit, p.commit.parts[i]
 	class := pkcs11.ClassOf(failure)
 	if class != pkcs11.ClassReconnect && class != pkcs11.ClassRelogin {
 		objects, err := s.dev.Objects()
-		if handle, ok := s.find(objects, p.Label); ok {
+		if handle, ok := s.findNew(objects, o.Label); ok {
 			return handle, nil
 		}
 		reason := map[pkcs11.Class]Reason{pkcs11.ClassFull: Full, pkcs11.ClassTooLarge: TooLarge}[class]
 		if err == nil && reason != 0 {
-			if err := s.noteFate(u, entryFailed); err != nil {
-				return 0, s.unknown(u, errors.Join(failure, err))
-			}
-			s.giveUp(u, i)
-			return 0, &Error{Reason: reason, Message: fmt.Sprintf("the token refused object %q of %d bytes, which fits profile %s: it holds less than that. Choose a smaller profile", p.Label, p.bytes, s.profile.Name), Err: failure}
+			return 0, s.abort(p, failure, func() error {
+				s.garbage.add(c, i+1)
+				return &Error{Reason: reason, Message: fmt.Sprintf("the token refused object %q of %d bytes, which fits profile %s: it holds less than that. Choose a smaller profile", o.Label, o.bytes, s.profile.Name), Err: failure}
+			})
 		}
 	}
 	if i > 0 {
-		if err := s.noteFate(u, entryFailed); err != nil {
-			return 0, s.unknown(u, errors.Join(failure, err))
-		}
-		s.stale = failure
-		return 0, fmt.Errorf("nothing was changed: creating object %q: %w", p.Label, failure)
+		return 0, s.abort(p, failure, func() error {
+			s.stale = failure
+			return fmt.Errorf("nothing was changed: creating object %q: %w", o.Label, failure)
+		})
 	}
-	if err := s.noteFate(u, entryUnsettled); err != nil {
+	if err := appendToLog(s.log, wal.Unresolved(c.name())); err != nil {
 		// Then recovery makes the commit, if the token has not.
 		failure = errors.Join(failure, err)
 	}
-	return 0, s.unknown(u, failure)
+	return 0, s.leaveUnresolved(p, failure)
 }
 
-func (s *Store) unknown(u *unit, failure error) error {
-	s.stale = failure
-	return &Error{Reason: OutcomeUnknown, Message: fmt.Sprintf("it is not known whether commit %016x was made", u.id), Err: failure}
-}
-
-// find looks for an object that the store has just tried to create.
-func (s *Store) find(objects []pkcs11.Object, label string) (pkcs11.Handle, bool) {
-	known := map[pkcs11.Handle]bool{}
-	for _, w := range s.waste {
-		for _, o := range w.objects {
-			known[o.Handle] = true
-		}
+// abort: logged → failed, or unresolved if that cannot be noted. then does what is
+// left to do then, and returns the error.
+func (s *Store) abort(p *pendingCommit, failure error, then func() error) error {
+	if err := appendToLog(s.log, wal.Failed(p.commit.name())); err != nil {
+		return s.leaveUnresolved(p, errors.Join(failure, err))
 	}
+	p.state = failed
+	return then()
+}
+
+func (s *Store) leaveUnresolved(p *pendingCommit, failure error) error {
+	p.state = unresolved
+	s.stale = failure
+	return &Error{Reason: OutcomeUnknown, Message: fmt.Sprintf("it is not known whether commit %016x was made", p.commit.id), Err: failure}
+}
+
+// findNew looks for an object that the store has just tried to create.
+func (s *Store) findNew(objects []pkcs11.Object, label string) (pkcs11.Handle, bool) {
 	for _, o := range objects {
-		if o.Label == label && o.Application == application && !known[o.Handle] {
+		if o.Label == label && o.Application == format.Application && !s.garbage.holds(o.Handle) {
 			return o.Handle, true
 		}
 	}
 	return 0, false
-}
-
-// giveUp leaves the parts after i of a commit that was not made to CollectGarbage.
-func (s *Store) giveUp(u *unit, i int) {
-	w := waste{id: u.id, superseded: true}
-	for _, p := range u.parts[i+1:] {
-		w.objects = append(w.objects, p.object)
-	}
-	s.waste = append(s.waste, w)
 }

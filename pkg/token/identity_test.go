@@ -65,7 +65,7 @@ type vectorFile struct {
 
 func vector(t *testing.T) vectorFile {
 	t.Helper()
-	raw, err := os.ReadFile("testdata/format-1.json")
+	raw, err := os.ReadFile("format/testdata/format-1.json")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -3,68 +3,98 @@
 package token
 
 import (
-	"fmt"
 	"maps"
 	"slices"
 
-	"j5t.io/hsm/pkg/pkcs11"
+	"j5t.io/hsm/pkg/token/format"
 	"j5t.io/hsm/pkg/token/wal"
 )
 
-// recovery reads a store from the token, and from the shadow what the token
-// lacks. Nothing is changed before all of the store is known.
+// recovery reads a store from the token, and from the log what the token
+// lacks. It changes nothing: what is to be done then is in damage.
 type recovery struct {
-	*Store
-	inv *inventory
-	mem *memory // nothing, if there is no shadow or the token has moved past it
-	// sealed is the values of the parts of units.
-	sealed map[*unit][][]byte
-	// lost is the parts that the token does not hold, or not whole.
-	lost map[*unit][]int
-	// replaced is the objects whose parts are lost.
-	replaced []numberedObject
-	// refused is what the token holds of commits that were reported as not made.
-	refused []waste
-	// settled is what turns out to have come of commits of unknown outcome.
-	settled []wal.Entry
+	*opener
+	sealer  *format.Sealer
+	commits []*commit // that count
+	records map[*commit][]format.LocatedRecord
+	damage  *damage
 	// doubtful is what could not be read, and may not be of the store.
 	doubtful []doubt
 }
 
 type doubt struct {
-	objects []numberedObject
+	objects []segmentObject
 	err     error
 }
 
-// current tells whether the shadow knows of the last commit on the token. If not,
+// recover finds the whole store, on the token and in the log together, and what is
+// to be repaired before it is used.
+func (p *opener) recover(id *identity) (*Store, *damage, error) {
+	r := &recovery{
+		opener: p, sealer: id.sealer, records: map[*commit][]format.LocatedRecord{},
+		damage: &damage{lostKeyring: id.lost, sealed: map[*commit][][]byte{}, lost: map[*commit][]int{}},
+	}
+	if err := r.judgeLog(); err != nil {
+		return nil, nil, err
+	}
+	if err := r.readCommits(); err != nil {
+		return nil, nil, err
+	}
+	r.damage.replay = r.replay
+	r.report.Superseded = r.garbage.space().objects
+	return r.store(id, newIndex(r.commits, r.records)), r.damage, nil
+}
+
+// judgeLog drops a log that is of another store, or that the token has moved past.
+func (r *recovery) judgeLog() error {
+	if r.report.Log != LogCurrent {
+		return nil
+	}
+	current, err := r.logIsCurrent()
+	switch {
+	case err != nil:
+		return err
+	case r.replay.Store != r.sealer.Store():
+		r.report.Log = LogForeign
+	case !current:
+		r.report.Log = LogStale
+	default:
+		return nil
+	}
+	r.replay = r.replay.Forget()
+	return nil
+}
+
+// logIsCurrent reports whether the log knows of the last commit on the token. If not,
 // the token has lived elsewhere since. Of a commit segment that is damaged, the id
 // decides.
-func (r *recovery) current() (bool, error) {
-	for _, id := range slices.Backward(slices.Sorted(maps.Keys(r.inv.units))) {
-		if !committed(r.inv.units[id]) {
+func (r *recovery) logIsCurrent() (bool, error) {
+	for _, id := range slices.Backward(slices.Sorted(maps.Keys(r.listing.commits))) {
+		objects := r.listing.commits[id]
+		if !hasCommitSegment(objects) {
 			continue
 		}
-		known := r.mem.ids[id]
-		for _, o := range r.inv.units[id] {
+		known := r.replay.Names(id)
+		for _, o := range objects {
 			name, authentic, err := r.nameOf(id, o)
 			if err != nil {
 				return false, err
 			}
 			if o.part == 0 && authentic {
-				if known = r.mem.fates[name] != 0; known {
+				if known = r.replay.Outcomes[name] != 0; known {
 					break
 				}
 			}
 		}
-		return known || r.supersedes(id), nil
+		return known || r.logSupersedes(id), nil
 	}
 	return true, nil
 }
 
-// supersedes tells whether a unit in the shadow names a commit as one that it has
-// superseded: a shadow that was begun later does not hold that one itself.
-func (r *recovery) supersedes(id uint64) bool {
-	for later := range r.mem.units {
+// logSupersedes reports whether a commit in the log names another as one that it has
+// superseded: a log that was begun later does not hold that one itself.
+func (r *recovery) logSupersedes(id uint64) bool {
+	for later := range r.replay.Commits {
 		if later > id && slices.Contains(r.supersededBy(later), id) {
 			return true
 		}
@@ -72,8 +102,8 @@ func (r *recovery) supersedes(id uint64) bool {
 	return false
 }
 
-// nameOf is the unit that an object is of, unless it is damaged.
-func (r *recovery) nameOf(id uint64, o numberedObject) (name unitName, authentic bool, err error) {
+// nameOf is the commit that an object is of, unless it is damaged.
+func (r *recovery) nameOf(id uint64, o segmentObject) (name wal.CommitName, authentic bool, err error) {
 	value, err := r.values.of(o.Object)
 	if ReasonOf(err) == Corrupt {
 		return name, false, nil
@@ -81,23 +111,22 @@ func (r *recovery) nameOf(id uint64, o numberedObject) (name unitName, authentic
 	if err != nil {
 		return name, false, err
 	}
-	h, piece, err := r.keys.open(value)
+	h, piece, err := r.sealer.Open(value)
 	clear(piece)
-	return unitName{id, h.unit}, err == nil && h.commit == id, nil
+	return wal.CommitName{ID: id, Nonce: h.Nonce}, err == nil && h.Commit == id, nil
 }
 
-// run reads the units from the newest to the oldest. The newest one says which of
-// the others have been superseded, and of which the store is made up; any
+// readCommits reads the commits from the newest to the oldest. The newest one says
+// which of the others have been superseded, and of which the store is made up; any
 // difference to what was found is an error.
-func (r *recovery) run() error {
-	var head *payload
+func (r *recovery) readCommits() error {
+	var head *format.Payload
 	superseded, gone := map[uint64]bool{}, map[uint64]bool{}
-	records := map[*unit][]placed{}
 	for _, id := range r.ids() {
-		objects := r.inv.units[id]
+		objects := r.listing.commits[id]
 		if superseded[id] {
 			if len(objects) > 0 {
-				r.discard(id, true, objects)
+				r.discard(id, true, objects...)
 				delete(gone, id)
 			}
 			for _, id := range r.supersededBy(id) {
@@ -105,20 +134,19 @@ func (r *recovery) run() error {
 			}
 			continue
 		}
-		backup, skip, err := r.backup(id, objects)
-		if err != nil {
+		logged, failed, err := r.logged(id, objects)
+		switch {
+		case err != nil:
 			return err
-		}
-		if skip {
+		case failed:
 			continue
-		}
-		if backup == nil && !committed(objects) {
-			if err := r.leftover(id, objects, head != nil); err != nil {
+		case logged == nil && !hasCommitSegment(objects):
+			if err := r.orphans(id, objects, head != nil); err != nil {
 				return err
 			}
 			continue
 		}
-		u, p, err := r.readUnit(id, objects, backup)
+		c, p, err := r.readCommit(id, objects, logged)
 		if err != nil {
 			if head == nil || ReasonOf(err) != Corrupt {
 				return err
@@ -128,86 +156,74 @@ func (r *recovery) run() error {
 		}
 		if head == nil {
 			head = p
-			for _, id := range p.superseded {
+			for _, id := range p.Superseded {
 				gone[id] = true
 			}
 		}
-		for _, id := range p.superseded {
+		for _, id := range p.Superseded {
 			superseded[id] = true
 		}
-		r.units = append(r.units, u)
-		records[u] = p.records
+		r.commits = append(r.commits, c)
+		r.records[c] = p.Records
 	}
-	slices.Reverse(r.units)
-	slices.Reverse(r.waste)
-	r.inherit(slices.Sorted(maps.Keys(gone)))
-	r.attempted = max(r.Head(), r.mem.highest())
+	slices.Reverse(r.commits)
+	slices.Reverse(r.garbage.obsolete)
+	r.garbage.inherit(slices.Sorted(maps.Keys(gone)))
 	if head == nil {
 		return nil
 	}
-	if err := r.checkWhole(head); err != nil {
-		return err
-	}
-	for _, u := range r.units {
-		for _, placed := range records[u] {
-			r.place(u, placed)
-		}
-	}
-	for key := range maps.Clone(r.index) {
-		r.settle(key)
-	}
-	return nil
+	return r.checkWhole(head)
 }
 
-// ids are all commit ids on the token and in the shadow, the newest first.
+// ids are all commit ids on the token and in the log, the newest first.
 func (r *recovery) ids() []uint64 {
-	ids := slices.AppendSeq(slices.Collect(maps.Keys(r.inv.units)), maps.Keys(r.mem.units))
+	ids := slices.AppendSeq(slices.Collect(maps.Keys(r.listing.commits)), maps.Keys(r.replay.Commits))
 	slices.Sort(ids)
 	slices.Reverse(ids)
 	return slices.Compact(ids)
 }
 
-// supersededBy is the list of a unit in the shadow, which keeps units for longer
+// supersededBy is the list of a commit in the log, which keeps commits for longer
 // than later lists name them.
 func (r *recovery) supersededBy(id uint64) []uint64 {
-	b := r.mem.units[id]
-	if b == nil {
+	logged := r.replay.Commits[id]
+	if logged == nil {
 		return nil
 	}
 	var content []byte
-	for _, value := range b.parts {
-		if _, piece, err := r.keys.open(value); err == nil {
+	for _, value := range logged.Segments {
+		if _, piece, err := r.sealer.Open(value); err == nil {
 			content = append(content, piece...)
 			clear(piece)
 		}
 	}
-	p, err := decodePayload(id, content)
+	p, err := format.DecodePayload(id, content)
 	clear(content)
 	if err != nil {
 		return nil // Then the head's digest tells whether anything is wrong.
 	}
-	return p.superseded
+	return p.Superseded
 }
 
-// backup is the shadow's copy of a unit, nil if there is none that counts. skip
-// tells that the unit was reported as not made.
-func (r *recovery) backup(id uint64, objects []numberedObject) (b *backup, skip bool, err error) {
-	b = r.mem.units[id]
-	if b != nil && r.mem.fates[b.name] == entryUnsettled {
-		e := wal.Entry{Kind: entryMade, Body: b.name.encode()}
-		if !committed(objects) {
-			e.Kind, b = entryFailed, nil
+// logged is the log's copy of a commit, nil if there is none that counts. failed
+// reports whether the commit was reported as not made.
+func (r *recovery) logged(id uint64, objects []segmentObject) (logged *wal.Commit, failed bool, err error) {
+	logged = r.replay.Commits[id]
+	if logged != nil && r.replay.Outcomes[logged.Name] == wal.KindUnresolved {
+		outcome := wal.Made(logged.Name)
+		if !hasCommitSegment(objects) {
+			outcome, logged = wal.Failed(logged.Name), nil
 		}
-		r.settled = append(r.settled, e)
+		r.damage.resolved = append(r.damage.resolved, outcome)
 	}
-	if b != nil || len(objects) == 0 {
-		return b, b == nil, nil
+	if logged != nil || len(objects) == 0 {
+		return logged, logged == nil, nil
 	}
 	name, authentic, err := r.nameOf(id, objects[0])
-	if err == nil && (authentic && r.mem.fates[name] == entryFailed || !authentic && r.mem.failed(id)) {
-		r.discard(id, true, objects)
-		last := len(r.waste) - 1
-		r.refused, r.waste = append(r.refused, r.waste[last]), r.waste[:last]
+	if err == nil && (authentic && r.replay.Outcomes[name] == wal.KindFailed || !authentic && r.replay.Failed(id)) {
+		refused := newObsolete(id, true, objects, r.profile)
+		r.space.bytes += refused.bytes()
+		r.damage.refused = append(r.damage.refused, refused)
 		return nil, true, nil
 	}
 	return nil, false, err
@@ -215,14 +231,15 @@ func (r *recovery) backup(id uint64, objects []numberedObject) (b *backup, skip 
 
 // checkWhole compares what was read with what the head says there has to be.
 // Then all else that is older than the head is not of the store.
-func (r *recovery) checkWhole(head *payload) error {
-	earlier := r.units[:len(r.units)-1]
-	if head.live != uint64(len(earlier)) || head.digest != digestOf(idsOf(earlier)) {
+func (r *recovery) checkWhole(head *format.Payload) error {
+	last := len(r.commits) - 1
+	earlier := r.commits[:last]
+	if head.Live != uint64(len(earlier)) || head.Digest != format.DigestOf(idsOf(earlier)) {
 		if len(r.doubtful) > 0 {
 			return r.doubtful[0].err
 		}
 		return errorf(Corrupt, "the token holds %d earlier commits, and commit %016x was made with %d: some were lost, or came back. Nothing was changed; restore them from the shadow or a mirror",
-			len(earlier), r.Head(), head.live)
+			len(earlier), r.commits[last].id, head.Live)
 	}
 	for _, d := range r.doubtful {
 		for _, o := range d.objects {
@@ -232,123 +249,17 @@ func (r *recovery) checkWhole(head *payload) error {
 	return nil
 }
 
-// segmentCopy is an object that holds an authentic segment of the unit.
-type segmentCopy struct {
-	numberedObject
-	value, piece []byte
-}
-
-// readUnit reads and authenticates all objects of a unit. Parts that the token
-// does not hold whole are taken from the backup, if there is one.
-func (r *recovery) readUnit(id uint64, objects []numberedObject, b *backup) (*unit, *payload, error) {
-	u := &unit{id: id}
-	parts := -1
-	if b != nil {
-		u.unit, parts = b.name.unit, len(b.parts)
-	}
-	copies := map[uint16]segmentCopy{}
-	var extra, torn []numberedObject
-	var failure error
-	for _, o := range objects {
-		value, err := r.values.of(o.Object)
-		if err != nil && ReasonOf(err) != Corrupt {
-			return nil, nil, err
-		}
-		var h header
-		var piece []byte
-		if err == nil {
-			h, piece, err = r.keys.open(value)
-		}
-		if err == nil && (h.commit != id || h.part != o.part) {
-			err = fmt.Errorf("it holds part %d of commit %016x", h.part, h.commit)
-		}
-		if err != nil {
-			torn = append(torn, o)
-			if failure == nil {
-				failure = corruptObject(o.Label, err)
-			}
-			continue
-		}
-		if parts < 0 {
-			u.unit, parts = h.unit, int(h.parts)
-		}
-		if b == nil && o.part == 0 && h.unit != u.unit {
-			return nil, nil, corruptObject(o.Label, fmt.Errorf("there are two different commits %016x", id))
-		}
-		if _, twice := copies[o.part]; twice || h.unit != u.unit {
-			// The same object twice, or of a commit that was given up.
-			clear(piece)
-			extra = append(extra, o)
-			continue
-		}
-		copies[o.part] = segmentCopy{o, value, piece}
-	}
-	if _, ok := copies[0]; b == nil && !ok {
-		return nil, nil, failure // its commit segment is not whole
-	}
-	content, err := r.assemble(u, parts, copies, b)
-	if err != nil {
-		if failure != nil {
-			err = failure
-		}
-		return nil, nil, err
-	}
-	p, err := decodePayload(id, content)
-	clear(content)
-	if err != nil {
-		return nil, nil, corruptObject(u.parts[0].Label, err)
-	}
-	if len(extra) > 0 {
-		r.discard(id, false, extra)
-	}
-	if b != nil {
-		r.replaced = append(r.replaced, torn...)
-	} else if len(torn) > 0 {
-		r.doubtful = append(r.doubtful, doubt{torn, failure})
-	}
-	return u, p, nil
-}
-
-// assemble puts the parts of a unit together.
-func (r *recovery) assemble(u *unit, parts int, copies map[uint16]segmentCopy, b *backup) (content []byte, err error) {
-	for i := range parts {
-		c, ok := copies[uint16(i)]
-		switch {
-		case ok:
-			r.count(len(c.value))
-		case b == nil:
-			return nil, errorf(Corrupt, "of the %d parts of commit %016x, number %d is missing. Nothing was changed; restore it from the shadow or a mirror", parts, u.id, i)
-		default:
-			h, piece, err := r.keys.open(b.parts[i])
-			if err == nil && (h.commit != u.id || int(h.part) != i) {
-				err = fmt.Errorf("it holds part %d of commit %016x", h.part, h.commit)
-			}
-			if err != nil {
-				return nil, corruptObject("in the shadow of "+segmentLabel(u.id, uint16(i)), err)
-			}
-			c.Object = pkcs11.Object{Label: segmentLabel(u.id, uint16(i)), Application: application}
-			c.value, c.piece = b.parts[i], piece
-			r.lost[u] = append(r.lost[u], i)
-		}
-		u.parts = append(u.parts, part{object{c.Object, len(c.value)}, len(content), len(c.piece)})
-		r.sealed[u] = append(r.sealed[u], c.value)
-		content = append(content, c.piece...)
-		clear(c.piece)
-	}
-	return content, nil
-}
-
-// leftover is parts without a commit segment, which were never acknowledged:
-// they are left to CollectGarbage, whole or not. Those of another store are not.
-func (r *recovery) leftover(id uint64, objects []numberedObject, older bool) error {
-	var ours []numberedObject
+// orphans are segments without a commit segment, which were never acknowledged:
+// they are left to the collector, whole or not. Those of another store are not.
+func (r *recovery) orphans(id uint64, objects []segmentObject, older bool) error {
+	var ours []segmentObject
 	for _, o := range objects {
 		value, err := r.values.of(o.Object)
 		if err != nil && ReasonOf(err) != Corrupt {
 			return err
 		}
-		if h, invalid := decodeHeader(value); err == nil && invalid == nil && h.store != r.keys.store {
-			if _, _, err := r.keys.open(value); err != nil {
+		if h, invalid := format.DecodeHeader(value); err == nil && invalid == nil && h.Store != r.sealer.Store() {
+			if _, _, err := r.sealer.Open(value); err != nil {
 				if !older {
 					return corruptObject(o.Label, err)
 				}
@@ -359,34 +270,7 @@ func (r *recovery) leftover(id uint64, objects []numberedObject, older bool) err
 		ours = append(ours, o)
 	}
 	if len(ours) > 0 {
-		r.discard(id, false, ours)
+		r.discard(id, false, ours...)
 	}
 	return nil
-}
-
-// discard leaves objects to CollectGarbage.
-func (s *Store) discard(id uint64, superseded bool, objects []numberedObject) {
-	w := waste{id: id, superseded: superseded}
-	for _, o := range objects {
-		w.objects = append(w.objects, object{o.Object, s.profile.SegmentBytes})
-		s.count(s.profile.SegmentBytes)
-	}
-	s.waste = append(s.waste, w)
-}
-
-// quarantine leaves an object of ours that is not of the store where it is: it
-// may be of use to a person.
-func (s *Store) quarantine(o pkcs11.Object) {
-	s.findings.Quarantined = append(s.findings.Quarantined, o.Label)
-}
-
-// count adds to the bytes of the store.
-func (s *Store) count(bytes int) { s.bytes += bytes }
-
-func idsOf(units []*unit) []uint64 {
-	ids := make([]uint64, len(units))
-	for i, u := range units {
-		ids[i] = u.id
-	}
-	return ids
 }

@@ -8,11 +8,11 @@ import (
 )
 
 // Scrub reads the whole store from the token again, through the device of a
-// new session, brings back from the shadow what is damaged or lost, and tells
+// new session, brings back from the log what is damaged or lost, and reports
 // what it found. Before it, the caller re-initialises the module, or the module
 // may answer from memory; the old session is not used any more. It costs what Open
-// costs: one read for each object of the store. After an error every call fails
-// until the store is opened again.
+// costs: one read for each object of the store. After an error, a HousekeepingError,
+// every call fails until the store is opened again.
 func (s *Store) Scrub(dev Device) (RecoveryReport, error) {
 	o := s.options
 	o.StoreID, o.Provision, o.Adopt = s.ID(), false, nil
@@ -21,22 +21,22 @@ func (s *Store) Scrub(dev Device) (RecoveryReport, error) {
 		s.stale = err
 		return RecoveryReport{}, housekeeping("scrubbing", err)
 	}
-	fresh.findings.Changed = changedKeys(s.index, fresh.index)
+	fresh.report.Changed = changedKeys(s.index, fresh.index)
 	*s = *fresh
-	return s.findings, nil
+	return s.report, nil
 }
 
 // changedKeys are the keys whose records are not of the same revision in both.
-func changedKeys(before, after map[string]*entry) []string {
-	revision := func(index map[string]*entry, key string) uint64 {
-		if e := index[key]; e != nil && !e.Delete {
+func changedKeys(before, after *index) []string {
+	revision := func(x *index, key string) uint64 {
+		if e := x.get(key); e != nil {
 			return e.Record.Revision
 		}
 		return 0
 	}
 	changed := map[string]bool{}
-	for _, index := range []map[string]*entry{before, after} {
-		for key := range index {
+	for _, x := range []*index{before, after} {
+		for key := range x.entries {
 			if revision(before, key) != revision(after, key) {
 				changed[key] = true
 			}

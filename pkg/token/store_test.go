@@ -81,7 +81,19 @@ func (s *stick) open(o token.Options) (*token.Store, error) {
 		o.Log = wal.New(s.disk, s.shadowPath())
 	}
 	o.Profile = s.profile
-	return token.Open(session, o)
+	store, err := token.Open(session, o)
+	if err == nil {
+		s.check(store)
+	}
+	return store, err
+}
+
+// check checks what always holds of a store.
+func (s *stick) check(store *token.Store) {
+	s.t.Helper()
+	if err := store.CheckInvariants(); err != nil {
+		s.t.Error(err)
+	}
 }
 
 // reopen is a fresh process.
@@ -99,6 +111,7 @@ func (s *stick) commit(changes ...token.Change) {
 	if err := s.Commit(changes); err != nil {
 		s.t.Fatal(err)
 	}
+	s.check(s.Store)
 }
 
 func (s *stick) tidy() {
@@ -108,6 +121,7 @@ func (s *stick) tidy() {
 		if more, err = s.CollectGarbage(); err != nil {
 			s.t.Fatal(err)
 		}
+		s.check(s.Store)
 	}
 }
 
@@ -119,6 +133,7 @@ func (s *stick) pack() {
 		if more, err = s.Compact(s.next); err != nil {
 			s.t.Fatal(err)
 		}
+		s.check(s.Store)
 	}
 }
 

@@ -99,6 +99,7 @@ func (w *world) reopen() {
 }
 
 func (w *world) compare() {
+	w.must(w.store.CheckInvariants())
 	got, err := readAll(w.store)
 	if err != nil || !got.equal(w.want) {
 		w.t.Fatalf("the store holds %v (%v), expected %v", got, err, w.want)

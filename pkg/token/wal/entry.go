@@ -4,69 +4,84 @@ package wal
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
-	"hash/crc32"
+
+	"j5t.io/hsm/pkg/token/format"
 )
 
-// Entry is one thing that the log remembers.
+// Kind is what an entry says. The numbers are part of the file's format.
+type Kind byte
+
+const (
+	// KindKeyring: a keyring, as on the token. The last one counts, and names the store.
+	KindKeyring Kind = 1
+	// KindSegment: a segment, as on the token.
+	KindSegment Kind = 2
+	// KindFailed: the name of a commit that was reported as not made. It never counts.
+	KindFailed Kind = 3
+	// KindUnresolved: the name of a commit whose outcome was reported as unknown. The
+	// token decides. (docs/token-format.md calls it unresolved, too.)
+	KindUnresolved Kind = 4
+	// KindMade: the name of a commit that was made: its outcome was unknown before, or
+	// its segments were dropped from the log when it was superseded.
+	KindMade Kind = 5
+	// KindReserved: a revision. No higher one was given to anything that is not in
+	// the log.
+	KindReserved Kind = 6
+)
+
+// Entry is one thing that the log says. Make it with one of the functions below.
 type Entry struct {
-	Kind byte
+	Kind Kind
 	Body []byte
 }
 
-const (
-	magic   = "J5TS"
-	version = 1
+// Keyring is the entry of a keyring.
+func Keyring(value []byte) Entry { return Entry{KindKeyring, value} }
 
-	fileHeaderBytes = 8 // magic, version, three zero bytes
-	entryOverhead   = 1 + 4 + 4
-)
+// Segment is the entry of a segment. The segments of a commit are appended at once.
+func Segment(value []byte) Entry { return Entry{KindSegment, value} }
 
-var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+// Failed is the entry of a commit that is going to be reported as not made.
+func Failed(c CommitName) Entry { return Entry{KindFailed, c.encode()} }
 
-func fileHeader() []byte { return append([]byte(magic), version, 0, 0, 0) }
+// Unresolved is the entry of a commit whose outcome is going to be reported as unknown.
+func Unresolved(c CommitName) Entry { return Entry{KindUnresolved, c.encode()} }
 
-// append encodes an entry: kind, length, body, and CRC-32C of all three.
-func (e Entry) append(b []byte) []byte {
-	begin := len(b)
-	b = append(b, e.Kind)
-	b = binary.BigEndian.AppendUint32(b, uint32(len(e.Body)))
-	b = append(b, e.Body...)
-	return binary.BigEndian.AppendUint32(b, crc32.Checksum(b[begin:], castagnoli))
+// Made is the entry of a commit that was made, and whose segments are not in the log
+// or do not tell that.
+func Made(c CommitName) Entry { return Entry{KindMade, c.encode()} }
+
+// Reserved is the entry of a revision up to which any may be given.
+func Reserved(revision uint64) Entry {
+	return Entry{KindReserved, binary.BigEndian.AppendUint64(nil, revision)}
 }
 
-func encode(b []byte, entries []Entry) []byte {
-	for _, e := range entries {
-		b = e.append(b)
-	}
-	return b
+// CommitName names a commit among all others, also one of the same id.
+type CommitName struct {
+	ID    uint64
+	Nonce format.Nonce
 }
 
-// decode reads entries up to the first one that is not whole; whole is the
-// number of bytes up to there. Only the tail can be torn without damage to the
-// disk: an entry is on disk before the next one is written.
-func decode(b []byte) (entries []Entry, whole int, err error) {
-	if len(b) == 0 {
-		return nil, 0, nil
+const commitNameBytes = 8 + format.NonceBytes
+
+func (n CommitName) encode() []byte {
+	return append(binary.BigEndian.AppendUint64(make([]byte, 0, commitNameBytes), n.ID), n.Nonce[:]...)
+}
+
+func decodeCommitName(b []byte) (n CommitName, err error) {
+	if len(b) != commitNameBytes {
+		return n, fmt.Errorf("a commit's name has %d bytes", len(b))
 	}
-	if len(b) < fileHeaderBytes || string(b[:len(magic)]) != magic {
-		return nil, 0, fmt.Errorf("it is no shadow of a token")
+	n.ID = binary.BigEndian.Uint64(b)
+	copy(n.Nonce[:], b[8:])
+	return n, nil
+}
+
+func decodeRevision(b []byte) (uint64, error) {
+	if len(b) != 8 {
+		return 0, errors.New("a revision does not have 8 bytes")
 	}
-	if header := fileHeader(); string(b[:fileHeaderBytes]) != string(header) {
-		return nil, 0, fmt.Errorf("it is of version %d, and this is version %d", b[len(magic)], version)
-	}
-	whole = fileHeaderBytes
-	for rest := b[whole:]; len(rest) >= entryOverhead; rest = b[whole:] {
-		length := binary.BigEndian.Uint32(rest[1:])
-		if uint64(length) > uint64(len(rest)-entryOverhead) {
-			break
-		}
-		end := 5 + int(length)
-		if crc32.Checksum(rest[:end], castagnoli) != binary.BigEndian.Uint32(rest[end:]) {
-			break
-		}
-		entries = append(entries, Entry{Kind: rest[0], Body: rest[5:end:end]})
-		whole += end + 4
-	}
-	return entries, whole, nil
+	return binary.BigEndian.Uint64(b), nil
 }

@@ -1,8 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package wal owns the file in which an agent notes, before it touches its
-// token, what the token is going to hold: a log of entries with checksums.
-// It never opens what is sealed, and never decides what an entry is worth.
+// Package wal owns the write-ahead log beside a token: the file (its name is
+// "shadow") in which an agent notes what the token is going to hold, before it
+// touches the token. The segments in it are sealed as on the token; together they
+// are a copy of the store.
+//
+// The log is entries with checksums. Kind says what there is; ReplayOf makes one
+// Replay of them. The package never opens what is sealed, and never decides whether
+// the log or the token is right.
 package wal
 
 import (
@@ -37,7 +42,7 @@ func (e UncertainError) Unwrap() error { return e.error }
 func (l *Log) Read() ([]Entry, error) {
 	content, err := os.ReadFile(l.path)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("reading the token's shadow: %w", err)
+		return nil, fmt.Errorf("reading the token's write-ahead log: %w", err)
 	}
 	entries, whole, err := decode(content)
 	if err != nil {
@@ -47,7 +52,16 @@ func (l *Log) Read() ([]Entry, error) {
 	return entries, nil
 }
 
-// Torn tells whether there is more in the file than Read returned.
+// Replay reads the log and says what is in it.
+func (l *Log) Replay() (*Replay, error) {
+	entries, err := l.Read()
+	if err != nil {
+		return nil, err
+	}
+	return ReplayOf(entries)
+}
+
+// Torn reports whether there is more in the file than Read returned.
 func (l *Log) Torn() bool { return l.torn }
 
 // Size is the length of the file in bytes.
@@ -62,7 +76,7 @@ func (l *Log) Append(entries ...Entry) error {
 	}
 	if err := atomicfile.Append(l.fs, l.path, added); err != nil {
 		l.torn = true
-		err = fmt.Errorf("writing the token's shadow: %w", err)
+		err = fmt.Errorf("writing the token's write-ahead log: %w", err)
 		if again := l.rewrite(nil); again != nil {
 			return UncertainError{errors.Join(err, again)}
 		}
@@ -78,7 +92,7 @@ func (l *Log) rewrite(added []byte) error {
 	if l.whole > 0 {
 		old, err := os.ReadFile(l.path)
 		if err != nil {
-			return UncertainError{fmt.Errorf("reading the token's shadow: %w", err)}
+			return UncertainError{fmt.Errorf("reading the token's write-ahead log: %w", err)}
 		}
 		content = old[:min(l.whole, len(old))]
 	}
@@ -90,7 +104,7 @@ func (l *Log) Replace(entries []Entry) error { return l.replace(encode(fileHeade
 
 func (l *Log) replace(content []byte) error {
 	if err := atomicfile.Replace(l.fs, l.path, content); err != nil {
-		return UncertainError{fmt.Errorf("writing the token's shadow: %w", err)}
+		return UncertainError{fmt.Errorf("writing the token's write-ahead log: %w", err)}
 	}
 	l.whole, l.torn = len(content), false
 	return nil

@@ -15,7 +15,7 @@ import (
 	"j5t.io/hsm/test/framework/faultfs"
 )
 
-func entry(kind byte, body string) Entry { return Entry{Kind: kind, Body: []byte(body)} }
+func entry(kind Kind, body string) Entry { return Entry{Kind: kind, Body: []byte(body)} }
 
 func equal(a, b []Entry) bool {
 	return slices.EqualFunc(a, b, func(a, b Entry) bool { return a.Kind == b.Kind && bytes.Equal(a.Body, b.Body) })
@@ -39,7 +39,7 @@ func TestEntriesComeBack(t *testing.T) {
 		t.Fatalf("no file was read as %v, %v", got, err)
 	}
 	for i := range 5 {
-		added := []Entry{entry(byte(i), fmt.Sprint("body ", i)), entry(0xff, "")}
+		added := []Entry{entry(Kind(i), fmt.Sprint("body ", i)), entry(0xff, "")}
 		if err := f.Append(added...); err != nil {
 			t.Fatal(err)
 		}

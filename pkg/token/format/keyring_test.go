@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package token
+package format
 
 import (
 	"bytes"
@@ -9,40 +9,40 @@ import (
 	"testing"
 )
 
-func sampleKeyring(t testing.TB) (encoded []byte, pairs []*ecdh.PrivateKey, keys []storeKey) {
+func sampleKeyring(t testing.TB) (encoded []byte, pairs []*ecdh.PrivateKey, keys []StoreKey) {
 	t.Helper()
-	k := &keyring{generation: 3, store: storeID{4, 5, 6}}
-	keys = []storeKey{
-		{id: 1, secret: bytes.Repeat([]byte{1}, storeKeyBytes)},
-		{id: 2, secret: bytes.Repeat([]byte{2}, storeKeyBytes)},
+	k := &Keyring{Generation: 3, Store: StoreID{4, 5, 6}}
+	keys = []StoreKey{
+		{ID: 1, Secret: bytes.Repeat([]byte{1}, StoreKeyBytes)},
+		{ID: 2, Secret: bytes.Repeat([]byte{2}, StoreKeyBytes)},
 	}
 	for range 2 {
 		pair, err := ecdh.P256().GenerateKey(rand.Reader)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := k.add(recipientToken, pair.PublicKey(), keys); err != nil {
+		if err := k.Add(RecipientToken, pair.PublicKey(), keys); err != nil {
 			t.Fatal(err)
 		}
 		pairs = append(pairs, pair)
 	}
-	encoded, err := k.encode(keys)
+	encoded, err := k.Encode(keys)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return encoded, pairs, keys
 }
 
-func openKeyring(encoded []byte, pair *ecdh.PrivateKey) ([]storeKey, error) {
-	k, err := decodeKeyring(encoded)
+func openKeyring(encoded []byte, pair *ecdh.PrivateKey) ([]StoreKey, error) {
+	k, err := DecodeKeyring(encoded)
 	if err != nil {
 		return nil, err
 	}
-	r, ok := k.recipient(pair.PublicKey())
+	r, ok := k.Recipient(pair.PublicKey())
 	if !ok {
 		return nil, errShort
 	}
-	return k.open(r, pair)
+	return k.Open(r, pair)
 }
 
 func TestKeyringOpensForEachRecipient(t *testing.T) {
@@ -54,17 +54,17 @@ func TestKeyringOpensForEachRecipient(t *testing.T) {
 			t.Fatalf("opening gave %d keys, %v", len(keys), err)
 		}
 		for i := range keys {
-			if keys[i].id != want[i].id || !bytes.Equal(keys[i].secret, want[i].secret) {
+			if keys[i].ID != want[i].ID || !bytes.Equal(keys[i].Secret, want[i].Secret) {
 				t.Errorf("key %d came back changed", i)
 			}
 		}
 	}
-	stranger, err := ecdh.P256().GenerateKey(rand.Reader)
+	other, err := ecdh.P256().GenerateKey(rand.Reader)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := openKeyring(encoded, stranger); err == nil {
-		t.Error("a stranger opened the keyring")
+	if _, err := openKeyring(encoded, other); err == nil {
+		t.Error("another one opened the keyring")
 	}
 }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package token
+package format
 
 import (
 	"bytes"
@@ -23,9 +23,6 @@ type description struct {
 const (
 	encodingRaw      = 0
 	encodingDeflate1 = 1 // RFC 1951 with dictionary 1
-
-	// maxDescriptionBytes bounds what a few compressed bytes can grow to.
-	maxDescriptionBytes = 4 << 20
 )
 
 // dictionary1 is part of the format: it never changes. A better one is
@@ -113,11 +110,11 @@ func inflate(body []byte) ([]byte, error) {
 	if err := inflater.(flate.Resetter).Reset(in, dictionary1); err != nil {
 		return nil, fmt.Errorf("inflating a description: %w", err)
 	}
-	raw, err := io.ReadAll(io.LimitReader(inflater, maxDescriptionBytes+1))
+	raw, err := io.ReadAll(io.LimitReader(inflater, MaxDescriptionBytes+1))
 	switch {
 	case err != nil:
 		return nil, fmt.Errorf("inflating a description: %w", err)
-	case len(raw) > maxDescriptionBytes:
+	case len(raw) > MaxDescriptionBytes:
 		return nil, errors.New("a description inflates to more than the format allows")
 	case in.Len() > 0:
 		return nil, errors.New("bytes after a deflated description")

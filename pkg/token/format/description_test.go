@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package token
+package format
 
 import (
 	"bytes"
@@ -56,7 +56,7 @@ func TestDescriptionsShrink(t *testing.T) {
 
 func TestDescriptionsAreBounded(t *testing.T) {
 	t.Parallel()
-	bomb := deflate(bytes.Repeat([]byte{0}, maxDescriptionBytes+1))
+	bomb := deflate(bytes.Repeat([]byte{0}, MaxDescriptionBytes+1))
 	for name, body := range map[string][]byte{
 		"grows too much":  bomb,
 		"is cut short":    bomb[:len(bomb)-3],

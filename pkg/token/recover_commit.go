@@ -1,0 +1,138 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package token
+
+import (
+	"fmt"
+
+	"j5t.io/hsm/pkg/pkcs11"
+	"j5t.io/hsm/pkg/token/format"
+	"j5t.io/hsm/pkg/token/wal"
+)
+
+// segmentCopy is an authentic segment, and its piece of the commit's payload.
+type segmentCopy struct {
+	object       pkcs11.Object
+	value, piece []byte
+}
+
+// sortedSegments is what the token holds of a commit.
+type sortedSegments struct {
+	nonce  format.Nonce
+	parts  int // that the commit has
+	copies map[uint16]segmentCopy
+	// extra are segments that are there twice, or of a commit that was aborted.
+	extra []segmentObject
+	// torn are those that cannot be read or authenticated; failure is why, of the first.
+	torn    []segmentObject
+	failure error
+}
+
+// readCommit reads and authenticates all objects of a commit. Parts that the token
+// does not hold whole are taken from the log's copy, if there is one.
+func (r *recovery) readCommit(id uint64, objects []segmentObject, logged *wal.Commit) (*commit, *format.Payload, error) {
+	found, err := r.sortSegments(id, objects, logged)
+	if err != nil {
+		return nil, nil, err
+	}
+	if _, ok := found.copies[0]; logged == nil && !ok {
+		return nil, nil, found.failure // its commit segment is not whole
+	}
+	c := &commit{id: id, nonce: found.nonce}
+	content, err := r.assemble(c, found, logged)
+	if err != nil {
+		if found.failure != nil {
+			err = found.failure
+		}
+		return nil, nil, err
+	}
+	p, err := format.DecodePayload(id, content)
+	clear(content)
+	if err != nil {
+		return nil, nil, corruptObject(c.parts[0].Label, err)
+	}
+	if len(found.extra) > 0 {
+		r.discard(id, false, found.extra...)
+	}
+	if logged != nil {
+		r.damage.replaced = append(r.damage.replaced, found.torn...)
+	} else if len(found.torn) > 0 {
+		r.doubtful = append(r.doubtful, doubt{found.torn, found.failure})
+	}
+	return c, p, nil
+}
+
+// sortSegments reads the objects of a commit. The log says which commit of the id it
+// is; without it, the first object that is authentic does.
+func (r *recovery) sortSegments(id uint64, objects []segmentObject, logged *wal.Commit) (*sortedSegments, error) {
+	found := &sortedSegments{parts: -1, copies: map[uint16]segmentCopy{}}
+	if logged != nil {
+		found.nonce, found.parts = logged.Name.Nonce, len(logged.Segments)
+	}
+	for _, o := range objects {
+		value, err := r.values.of(o.Object)
+		if err != nil && ReasonOf(err) != Corrupt {
+			return nil, err
+		}
+		var h format.Header
+		var piece []byte
+		if err == nil {
+			h, piece, err = r.openAt(value, id, o.part)
+		}
+		if err != nil {
+			found.torn = append(found.torn, o)
+			if found.failure == nil {
+				found.failure = corruptObject(o.Label, err)
+			}
+			continue
+		}
+		if found.parts < 0 {
+			found.nonce, found.parts = h.Nonce, int(h.Parts)
+		}
+		if logged == nil && o.part == 0 && h.Nonce != found.nonce {
+			return nil, corruptObject(o.Label, fmt.Errorf("there are two different commits %016x", id))
+		}
+		if _, twice := found.copies[o.part]; twice || h.Nonce != found.nonce {
+			clear(piece)
+			found.extra = append(found.extra, o)
+			continue
+		}
+		found.copies[o.part] = segmentCopy{o.Object, value, piece}
+	}
+	return found, nil
+}
+
+// openAt opens a segment that has to be a part of a commit.
+func (r *recovery) openAt(value []byte, id uint64, part uint16) (format.Header, []byte, error) {
+	h, piece, err := r.sealer.Open(value)
+	if err == nil && (h.Commit != id || h.Part != part) {
+		err = misplaced(h)
+	}
+	return h, piece, err
+}
+
+// assemble puts the parts of a commit together.
+func (r *recovery) assemble(c *commit, found *sortedSegments, logged *wal.Commit) (content []byte, err error) {
+	for i := range found.parts {
+		s, ok := found.copies[uint16(i)]
+		switch {
+		case ok:
+			r.space.bytes += len(s.value)
+		case logged == nil:
+			return nil, errorf(Corrupt, "of the %d parts of commit %016x, number %d is missing. Nothing was changed; restore it from the shadow or a mirror", found.parts, c.id, i)
+		default:
+			label := format.SegmentLabel(c.id, uint16(i))
+			_, piece, err := r.openAt(logged.Segments[i], c.id, uint16(i))
+			if err != nil {
+				return nil, corruptObject("in the shadow of "+label, err)
+			}
+			s = segmentCopy{pkcs11.Object{Label: label, Application: format.Application}, logged.Segments[i], piece}
+			r.damage.lost[c] = append(r.damage.lost[c], i)
+		}
+		c.parts = append(c.parts, part{object{s.object, len(s.value)}, len(content), len(s.piece)})
+		r.damage.sealed[c] = append(r.damage.sealed[c], s.value)
+		content = append(content, s.piece...)
+		clear(s.piece)
+	}
+	return content, nil
+}
