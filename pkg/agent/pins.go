@@ -219,7 +219,7 @@ func (p *pins) note(err error) error {
 	var refused *pinlatch.RefusedError
 	p.leave = ""
 	if errors.As(err, &refused) {
-		p.leave = refused.Leave
+		p.leave = refused.PermissionFile
 	}
 	return err
 }

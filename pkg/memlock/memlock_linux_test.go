@@ -14,7 +14,7 @@ import (
 	"j5t.io/hsm/pkg/memlock"
 )
 
-// locked tells whether an address is in a mapping that is locked (proc(5), smaps).
+// locked reports whether an address is in a mapping that is locked (proc(5), smaps).
 func locked(t *testing.T, address uintptr) bool {
 	t.Helper()
 	maps, err := os.Open("/proc/self/smaps")

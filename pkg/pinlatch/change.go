@@ -31,7 +31,7 @@ type change struct {
 }
 
 // after is what is left of a change when a PIN was accepted.
-func (c *change) after(k *knowledge, accepted tag) *change {
+func (c *change) after(k *pinRecord, accepted tag) *change {
 	if c == nil || accepted != c.To {
 		return nil
 	}
@@ -69,13 +69,13 @@ func (l *Latch) Login(pin, next []byte, info func() (pkcs11.TokenInfo, error), l
 // choose returns the PIN to send: next if the token got it, or must have got
 // it, for it rejected pin.
 func (l *Latch) choose(pin, next []byte, token pkcs11.TokenInfo) ([]byte, error) {
-	memory, err := l.load()
+	file, err := l.load()
 	if err != nil {
 		return nil, err
 	}
-	known := memory.of(token.Serial)
+	known := file.of(token.Serial)
 	c := known.Change
-	if c == nil || next == nil || memory.tag(pin) != c.From || memory.tag(next) != c.To {
+	if c == nil || next == nil || file.tag(pin) != c.From || file.tag(next) != c.To {
 		return pin, nil
 	}
 	// Of a login that was cut off, a low count of tries tells what came of it.
@@ -92,23 +92,23 @@ func (l *Latch) choose(pin, next []byte, token pkcs11.TokenInfo) ([]byte, error)
 // of ClassPINUnfit, the token does not take the new PIN and has the old one; of
 // another class than that and those of a rejected PIN, it has either of them.
 func (l *Latch) Change(from, to []byte, token pkcs11.TokenInfo, set func(from, to []byte) error) error {
-	memory, err := l.load()
+	file, err := l.load()
 	if err != nil {
 		return err
 	}
-	known, old := memory.of(token.Serial), memory.tag(from)
-	if memory.tag(to) == old {
+	known, old := file.of(token.Serial), file.tag(from)
+	if file.tag(to) == old {
 		return errors.New("the new PIN is the old one, or cannot be told from it: choose another one")
 	}
 	known.settle(token)
 	if reason := known.refuse(old, token); reason != 0 {
-		return &RefusedError{Reason: reason, Serial: token.Serial, Leave: filepath.Join(l.dir, leaveName)}
+		return &RefusedError{Reason: reason, Serial: token.Serial, PermissionFile: filepath.Join(l.dir, permissionName)}
 	}
 	known.Last = &attempt{PIN: old, UnderWay: true}
-	known.Change = &change{From: old, To: memory.tag(to)}
+	known.Change = &change{From: old, To: file.tag(to)}
 	// Whatever the token said of it before: it is to be the right one.
 	known.Rejected = without(known.Rejected, known.Change.To)
-	if err := l.save(memory); err != nil {
+	if err := l.save(file); err != nil {
 		return err
 	}
 	err = set(from, to)
@@ -125,5 +125,5 @@ func (l *Latch) Change(from, to []byte, token pkcs11.TokenInfo, set func(from, t
 	default:
 		return fmt.Errorf("it is not known whether token %q has its new PIN: %w", token.Serial, err)
 	}
-	return errors.Join(err, l.save(memory))
+	return errors.Join(err, l.save(file))
 }

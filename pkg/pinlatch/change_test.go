@@ -155,7 +155,7 @@ func TestNewPINIsNoCandidate(t *testing.T) {
 // before and after, then restarts the agent again and again with the same
 // files. No wrong PIN reaches the token twice, and one of the two files always
 // holds the right one. A token that reports its tries gets its new PIN without
-// a person; one that does not may need a person's leave, and then gets it.
+// a person; one that does not may need a person's permission, and then gets it.
 func TestChangeCrash(t *testing.T) {
 	t.Parallel()
 	points := 0
@@ -210,7 +210,7 @@ func changeCrash(t *testing.T, fs *faultfs.FS, when string, reporting bool) {
 		err = k.restart(dir, right, next)
 		check()
 		if reason(err) == pinlatch.ReasonOutcomeUnknown && !reporting {
-			leave(k, dir)
+			permit(k, dir)
 		}
 	}
 	if err != nil || k.pin != next {

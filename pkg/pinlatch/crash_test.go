@@ -85,18 +85,18 @@ func crashOnce(t *testing.T, fs *faultfs.FS, when string, reporting bool, pin st
 	}
 }
 
-// TestLeaveCrash stops the attempt that a person gave leave for: the leave is
+// TestPermissionCrash stops the attempt that a person gave permission for: the permission is
 // good for one login at most.
-func TestLeaveCrash(t *testing.T) {
+func TestPermissionCrash(t *testing.T) {
 	t.Parallel()
-	const calls = 2 + 2*3 // Remove the leave; two times replace the latch file.
+	const calls = 2 + 2*3 // Remove the permission; two times replace the latch file.
 	for at := 1; at <= calls; at++ {
 		for _, moment := range moments {
 			dir, k := t.TempDir(), newToken(false)
 			if err := k.try(dir, wrong); pkcs11.ClassOf(err) != pkcs11.ClassPINRejected {
 				t.Fatal(err)
 			}
-			leave(k, dir)
+			permit(k, dir)
 			fs := faultfs.New(at, moment)
 			err := pinlatch.New(dir, fs).Attempt([]byte(wrong), k.read(), k.login)
 			if !errors.Is(err, faultfs.ErrStopped) {
@@ -106,7 +106,7 @@ func TestLeaveCrash(t *testing.T) {
 				_ = k.try(dir, wrong) // Whatever it says, the token counts.
 			}
 			if k.rejected[wrong] > 2 {
-				t.Errorf("stop at call %d, moment %d: the wrong PIN reached the token %d times with one leave", at, moment, k.rejected[wrong])
+				t.Errorf("stop at call %d, moment %d: the wrong PIN reached the token %d times with one permission", at, moment, k.rejected[wrong])
 			}
 		}
 	}

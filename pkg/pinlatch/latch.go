@@ -13,7 +13,7 @@
 //	                 └───────────► under way   a crash, or the token went away
 //
 //	free ─────────────────────────► held       the token reports a wrong PIN that was not ours
-//	held, under way ──► under way              the PIN file holds another PIN, or a person gave leave
+//	held, under way ──► under way              the PIN file holds another PIN, or a person gave permission
 //	held ─────────────────────────► free       the token reports a full count of tries
 //	under way ────────────────────► free       the same, of a token that is known to report them
 //
@@ -35,8 +35,8 @@ import (
 const (
 	// fileName holds what is known of PINs.
 	fileName = "pin-latch.json"
-	// leaveName is the file by which a person allows one login.
-	leaveName = "allow-login"
+	// permissionName is the file by which a person allows one login.
+	permissionName = "allow-login"
 )
 
 // Latch stands before the logins of one agent. Its directory has one user.
@@ -67,13 +67,13 @@ const (
 
 // RefusedError says that no login was made, why, and what to do.
 type RefusedError struct {
-	Reason Reason
-	Serial string // Of the token.
-	Leave  string // Path of the file by which a person allows one login.
+	Reason         Reason
+	Serial         string // Of the token.
+	PermissionFile string // Path of the file by which a person allows one login.
 }
 
 func (e *RefusedError) Error() string {
-	correct := fmt.Sprintf("correct the PIN file, or create %s to have the PIN in it sent once more", e.Leave)
+	correct := fmt.Sprintf("correct the PIN file, or create %s to have the PIN in it sent once more", e.PermissionFile)
 	switch e.Reason {
 	case ReasonRejected:
 		return fmt.Sprintf("token %q rejected this PIN, so it is not sent again: %s", e.Serial, correct)
@@ -82,7 +82,7 @@ func (e *RefusedError) Error() string {
 	case ReasonCountLow:
 		return fmt.Sprintf("token %q reports that a wrong PIN was sent to it, so no other is: %s", e.Serial, correct)
 	case ReasonFinalTry:
-		return fmt.Sprintf("one more wrong PIN locks token %q, so none is sent: check the PIN file, and create %s to have the PIN in it sent", e.Serial, e.Leave)
+		return fmt.Sprintf("one more wrong PIN locks token %q, so none is sent: check the PIN file, and create %s to have the PIN in it sent", e.Serial, e.PermissionFile)
 	default:
 		return fmt.Sprintf("token %q is locked: unblock it with its SO PIN", e.Serial)
 	}
@@ -93,29 +93,29 @@ func (e *RefusedError) Error() string {
 // error is a *RefusedError when login was not called for a reason that lies with
 // the PIN; login's own error is in the chain when it was called.
 func (l *Latch) Attempt(pin []byte, token pkcs11.TokenInfo, login func(pin []byte) error) error {
-	memory, err := l.load()
+	file, err := l.load()
 	if err != nil {
 		return err
 	}
-	known, tag := memory.of(token.Serial), memory.tag(pin)
+	known, tag := file.of(token.Serial), file.tag(pin)
 	known.settle(token)
 	if reason := known.refuse(tag, token); reason != 0 {
-		refused := &RefusedError{Reason: reason, Serial: token.Serial, Leave: filepath.Join(l.dir, leaveName)}
+		refused := &RefusedError{Reason: reason, Serial: token.Serial, PermissionFile: filepath.Join(l.dir, permissionName)}
 		if reason == ReasonLocked {
 			return refused
 		}
-		switch allowed, err := l.takeLeave(refused.Leave); {
+		switch allowed, err := l.takePermission(refused.PermissionFile); {
 		case err != nil:
 			return err
 		case !allowed && reason == ReasonCountLow && known.Last == nil:
-			return errors.Join(refused, l.hold(memory, known, tag))
+			return errors.Join(refused, l.noteCountLow(file, known, tag))
 		case !allowed:
 			return refused
 		}
 	}
 
 	known.Last = &attempt{PIN: tag, UnderWay: true}
-	if err := l.save(memory); err != nil {
+	if err := l.save(file); err != nil {
 		return err
 	}
 	err = login(pin)
@@ -128,18 +128,18 @@ func (l *Latch) Attempt(pin []byte, token pkcs11.TokenInfo, login func(pin []byt
 	default:
 		return err // The token may have seen the PIN: still under way.
 	}
-	return errors.Join(err, l.save(memory))
+	return errors.Join(err, l.save(file))
 }
 
-// hold remembers the PIN that stood in the file when a low count was first seen,
+// noteCountLow remembers the PIN that stood in the file when a low count was first seen,
 // so that another one is known for another.
-func (l *Latch) hold(m *memory, k *knowledge, pin tag) error {
+func (l *Latch) noteCountLow(m *latchFile, k *pinRecord, pin tag) error {
 	k.Last = &attempt{PIN: pin}
 	return l.save(m)
 }
 
-// takeLeave uses up a person's leave to log in once.
-func (l *Latch) takeLeave(path string) (bool, error) {
+// takePermission uses up a person's permission to log in once.
+func (l *Latch) takePermission(path string) (bool, error) {
 	err := atomicfile.Remove(l.fs, path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, nil

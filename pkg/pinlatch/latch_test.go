@@ -87,7 +87,7 @@ type step struct {
 	sent   bool
 }
 
-func leave(_ *token, dir string) {
+func permit(_ *token, dir string) {
 	if err := os.WriteFile(filepath.Join(dir, "allow-login"), nil, 0o600); err != nil {
 		panic(err)
 	}
@@ -137,13 +137,13 @@ func TestAttempt(t *testing.T) {
 			{pin: wrong, reason: pinlatch.ReasonRejected},
 			{pin: right, reason: pinlatch.ReasonFinalTry},
 			{pin: right, reason: pinlatch.ReasonFinalTry},
-			{event: leave, pin: right, sent: true},
+			{event: permit, pin: right, sent: true},
 			ok,
 		}},
 		{"low count of somebody else", true, []step{
 			{event: failed(1), pin: right, reason: pinlatch.ReasonCountLow},
 			{pin: right, reason: pinlatch.ReasonCountLow},
-			{event: leave, pin: right, sent: true},
+			{event: permit, pin: right, sent: true},
 			{event: failed(1), pin: right, reason: pinlatch.ReasonCountLow},
 		}},
 		{"low count of somebody else, who then logs in", true, []step{
@@ -161,26 +161,26 @@ func TestAttempt(t *testing.T) {
 		{"final try of somebody else", true, []step{
 			{event: failed(2), pin: right, reason: pinlatch.ReasonFinalTry},
 			{pin: typo, reason: pinlatch.ReasonFinalTry},
-			{event: leave, pin: right, sent: true},
+			{event: permit, pin: right, sent: true},
 		}},
 		{"locked", true, []step{
 			{event: failed(3), pin: right, reason: pinlatch.ReasonLocked},
-			{event: leave, pin: right, reason: pinlatch.ReasonLocked},
+			{event: permit, pin: right, reason: pinlatch.ReasonLocked},
 			{event: failed(0), pin: right, sent: true},
 		}},
 		{"locked, silent token", false, []step{
 			{event: failed(3), pin: typo, class: pkcs11.ClassPINLocked, sent: true},
 			{pin: typo, reason: pinlatch.ReasonRejected},
 		}},
-		{"leave is for one login", true, []step{
+		{"permission is for one login", true, []step{
 			wrongOnce,
-			{event: leave, pin: wrong, class: pkcs11.ClassPINRejected, sent: true},
+			{event: permit, pin: wrong, class: pkcs11.ClassPINRejected, sent: true},
 			{pin: wrong, reason: pinlatch.ReasonRejected},
 		}},
-		{"leave, because the token's PIN was changed to the rejected one", false, []step{
+		{"permission, because the token's PIN was changed to the rejected one", false, []step{
 			{event: failed(3), pin: right, class: pkcs11.ClassPINLocked, sent: true},
 			{event: failed(0), pin: right, reason: pinlatch.ReasonRejected},
-			{event: leave, pin: right, sent: true},
+			{event: permit, pin: right, sent: true},
 			ok,
 		}},
 		{"token goes away meanwhile", true, []step{
@@ -234,12 +234,12 @@ func TestErrorsTellWhatToDo(t *testing.T) {
 	for _, r := range []pinlatch.Reason{
 		pinlatch.ReasonRejected, pinlatch.ReasonOutcomeUnknown, pinlatch.ReasonCountLow, pinlatch.ReasonFinalTry,
 	} {
-		text := (&pinlatch.RefusedError{Reason: r, Serial: "s1", Leave: "/state/allow-login"}).Error()
+		text := (&pinlatch.RefusedError{Reason: r, Serial: "s1", PermissionFile: "/state/allow-login"}).Error()
 		if !strings.Contains(text, "/state/allow-login") || !strings.Contains(text, "s1") {
 			t.Errorf("reason %d: %s", r, text)
 		}
 	}
-	text := (&pinlatch.RefusedError{Reason: pinlatch.ReasonLocked, Serial: "s1", Leave: "/state/allow-login"}).Error()
+	text := (&pinlatch.RefusedError{Reason: pinlatch.ReasonLocked, Serial: "s1", PermissionFile: "/state/allow-login"}).Error()
 	if strings.Contains(text, "allow-login") || !strings.Contains(text, "SO PIN") {
 		t.Errorf("locked: %s", text)
 	}

@@ -49,7 +49,7 @@ func sameButStripped(got, want content, stripped bool) bool {
 
 func ownedStore(t *testing.T, p faulttoken.Profile) (*stick, content) {
 	t.Helper()
-	s := provisionWithShadow(t, p)
+	s := provisionWithLog(t, p)
 	s.token.Put(others)
 	s.commit(owned("ns/a", 10, 10), put("ns/b", 11, 20))
 	s.commit(owned("ns/c", 12, 3000))
@@ -107,7 +107,7 @@ func TestAdoption(t *testing.T) {
 		want = want.apply([]token.Change{c})
 		for range 2 {
 			next.reopen()
-			next.pack()
+			next.compact()
 			if got := read(t, next.Store); !sameButStripped(got, want, true) {
 				t.Errorf("after a restart the adopted store holds %v", got)
 			}
@@ -115,11 +115,11 @@ func TestAdoption(t *testing.T) {
 		if next.Usage().Quarantined != 0 || next.Usage().Objects != len(next.token.Flash()) {
 			t.Errorf("usage is %+v", next.Usage())
 		}
-		if p.Name == faulttoken.Pico66.Name { // Without the shadow, too.
+		if p.Name == faulttoken.Pico66.Name { // Without the log, too.
 			next.expectWhole("adopted", read(t, next.Store))
 		}
 
-		// The old cluster has lost it, though its shadow holds everything.
+		// The old cluster has lost it, though its log holds everything.
 		before = old.token.Flash()
 		if _, err := old.open(token.Options{StoreID: old.id}); token.ReasonOf(err) != token.Foreign || !sameFlash(before, old.token.Flash()) {
 			t.Errorf("the old cluster got %v", err)
@@ -136,7 +136,7 @@ func TestAdoption(t *testing.T) {
 	})
 }
 
-// TestAdoptionOfAFullToken makes room while it strips.
+// TestAdoptionOfAFullToken makes space while it strips.
 func TestAdoptionOfAFullToken(t *testing.T) {
 	t.Parallel()
 	s := provision(t, faulttoken.Pico66)
@@ -151,7 +151,7 @@ func TestAdoptionOfAFullToken(t *testing.T) {
 			t.Fatal(err)
 		}
 		want = want.apply([]token.Change{c})
-		s.pack()
+		s.compact()
 	}
 	s.dir = t.TempDir()
 	store, err := s.open(adoption(s.id, token.NewStoreID()))
@@ -193,9 +193,9 @@ func TestAdoptionCrashPoints(t *testing.T) {
 				disk := &machine{FS: faultfs.New(at.call, at.moment), token: s.token, whole: sc.machine}
 				o := adoption(origin.id, id)
 				adopter := &stick{t: t, token: s.token, id: id}
-				if sc.shadow {
+				if sc.log {
 					adopter.dir = t.TempDir()
-					o.Log = wal.New(disk, adopter.shadowPath())
+					o.Log = wal.New(disk, adopter.logPath())
 				}
 				session, err := s.token.Open()
 				if err != nil {
@@ -217,7 +217,7 @@ func TestAdoptionCrashPoints(t *testing.T) {
 						return fmt.Sprintf("%sit was adopted, and now: %v", what, foreign)
 					}
 					_, lost := (&stick{t: t, token: s.token}).open(token.Options{StoreID: origin.id})
-					// What the token lost is in the shadow of the new cluster alone.
+					// What the token lost is in the log of the new cluster alone.
 					torn := sc.forgets.Creates > 0 && token.ReasonOf(lost) == token.Corrupt
 					if foreign == nil && token.ReasonOf(lost) != token.Foreign || foreign != nil && lost != nil && !torn {
 						return fmt.Sprintf("%snew cluster: %v; old cluster: %v", what, foreign, lost)

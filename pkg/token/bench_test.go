@@ -82,7 +82,7 @@ func BenchmarkCommit(b *testing.B) {
 	}
 }
 
-// BenchmarkCompact fills a small token, deletes half of it, and makes room.
+// BenchmarkCompact fills a small token, deletes half of it, and makes space.
 func BenchmarkCompact(b *testing.B) {
 	profile := token.Profile{Name: "small", Objects: 90, Reserve: 24, SegmentBytes: 3900, RecordBytes: 5000}
 	b.ReportAllocs()

@@ -27,7 +27,7 @@ func TestFull(t *testing.T) {
 				if err == nil {
 					want = want.apply(c)
 				}
-				s.tidy()
+				s.collect()
 				return err
 			}
 			create := func(n int) error {

@@ -46,8 +46,8 @@ func TestCosts(t *testing.T) {
 	expect("get without data", map[string]int{faulttoken.Read: 1}, get("ns/f"))
 	expect("get of three segments", map[string]int{faulttoken.Read: 3}, get("ns/long"))
 	expect("no change", nil, func() { s.commit() })
-	expect("tidying", map[string]int{faulttoken.Destroy: 1}, s.tidy) // commit 1
-	expect("tidying again", nil, s.tidy)
+	expect("collecting", map[string]int{faulttoken.Destroy: 1}, s.collect) // commit 1
+	expect("collecting again", nil, s.collect)
 	expect("opening", map[string]int{
 		faulttoken.Login: 1, faulttoken.Derive: 1, faulttoken.Read: len(s.token.Flash()), faulttoken.Find: 2, // objects, key pair
 	}, s.reopen)
@@ -130,7 +130,7 @@ func TestUnknownOutcome(t *testing.T) {
 						s.commit(put("ns/c", 4, 1))
 						before = before.apply([]token.Change{put("ns/c", 4, 1)})
 						s.expect(before)
-						s.tidy()
+						s.collect()
 					} else if err != nil {
 						if err := s.Commit([]token.Change{put("ns/c", 4, 1)}); token.ReasonOf(err) != token.Stale {
 							t.Errorf("%s: the next commit gave %v", name, err)
@@ -139,7 +139,7 @@ func TestUnknownOutcome(t *testing.T) {
 							t.Errorf("%s: the next read gave %v", name, err)
 						}
 						if _, err := s.CollectGarbage(); token.ReasonOf(err) != token.Stale {
-							t.Errorf("%s: the next tidying gave %v", name, err)
+							t.Errorf("%s: the next collection gave %v", name, err)
 						}
 					}
 					s.reopen()
@@ -153,7 +153,7 @@ func TestUnknownOutcome(t *testing.T) {
 					s.expect(want)
 					s.commit(put("ns/d", 5, 1))
 					want = want.apply([]token.Change{put("ns/d", 5, 1)})
-					s.tidy()
+					s.collect()
 					s.reopen()
 					s.expect(want)
 				}
@@ -184,7 +184,7 @@ func TestFailedCalls(t *testing.T) {
 	if more, err := s.CollectGarbage(); !more || pkcs11.ClassOf(err) != pkcs11.ClassReconnect {
 		t.Errorf("a failed destroy gave %v, %v", more, err)
 	}
-	s.tidy()
+	s.collect()
 	s.token.Remove()
 	if _, err = s.Data("ns/a"); pkcs11.ClassOf(err) != pkcs11.ClassReconnect || token.ReasonOf(err) != 0 {
 		t.Errorf("a read of a removed token gave %v", err)

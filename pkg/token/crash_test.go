@@ -47,7 +47,7 @@ func TestMain(m *testing.M) {
 // scenario is how things go down, and what is left then.
 type scenario struct {
 	name    string
-	shadow  bool
+	log     bool
 	machine bool // The agent goes down with the token, and the token with the agent.
 	forgets faulttoken.Forgets
 }
@@ -55,13 +55,13 @@ type scenario struct {
 // scenarios are all, or one where the race detector has each take eight times as long.
 func scenarios() []scenario {
 	all := []scenario{
-		{name: "token alone, no shadow"},
-		{name: "token alone, no shadow, destroys undone", forgets: faulttoken.Forgets{Destroys: 2}},
-		{name: "token alone, no shadow, destroys half undone", forgets: faulttoken.Forgets{Destroys: 2, Broken: true}},
-		{name: "token alone", shadow: true},
-		{name: "token alone, last calls undone", shadow: true, forgets: faulttoken.Forgets{Creates: 2, Destroys: 2, Broken: true}},
-		{name: "machine", shadow: true, machine: true},
-		{name: "machine, last calls undone", shadow: true, machine: true, forgets: faulttoken.Forgets{Creates: 1, Destroys: 2}},
+		{name: "token alone, no log"},
+		{name: "token alone, no log, destroys undone", forgets: faulttoken.Forgets{Destroys: 2}},
+		{name: "token alone, no log, destroys half undone", forgets: faulttoken.Forgets{Destroys: 2, Broken: true}},
+		{name: "token alone", log: true},
+		{name: "token alone, last calls undone", log: true, forgets: faulttoken.Forgets{Creates: 2, Destroys: 2, Broken: true}},
+		{name: "machine", log: true, machine: true},
+		{name: "machine, last calls undone", log: true, machine: true, forgets: faulttoken.Forgets{Creates: 1, Destroys: 2}},
 	}
 	if testing.Short() {
 		return all[len(all)-1:]
@@ -81,7 +81,7 @@ func TestCrashPoints(t *testing.T) {
 		for _, op := range operations(p) {
 			filled, states := op.fill(t, p)
 			for _, sc := range scenarios() {
-				if op.damage != nil && !sc.shadow {
+				if op.damage != nil && !sc.log {
 					continue
 				}
 				whole := crash{t: t, p: p, op: op, filled: filled, states: states, scenario: sc}
@@ -135,7 +135,7 @@ type crash struct {
 func (c *crash) run(at stop) (steps, calls int) {
 	s := c.filled.clone()
 	s.profile = c.op.profile
-	if !c.shadow {
+	if !c.log {
 		s.dir = ""
 	}
 	s.token.Forget(c.forgets)
@@ -202,8 +202,8 @@ func (m *machine) SyncDir(dir string) error {
 // were acknowledged, and the id of one whose outcome is unknown.
 func (c *crash) operate(s *stick, disk *machine, session token.Device) (acknowledged int, unknown uint64) {
 	o := token.Options{StoreID: s.id, Profile: c.op.profile}
-	if c.shadow {
-		o.Log = wal.New(disk, s.shadowPath())
+	if c.log {
+		o.Log = wal.New(disk, s.logPath())
 	}
 	store, err := token.Open(session, o)
 	if err == nil && c.op.scrub && !s.token.Cut() {
@@ -255,16 +255,16 @@ func (c *crash) check(s *stick, acknowledged int, unknown uint64) (failure strin
 		if round != 1 {
 			continue
 		}
-		if err := packAll(store); err != nil {
-			return fmt.Sprintf("packing: %v", err)
+		if err := compactAll(store); err != nil {
+			return fmt.Sprintf("compaction: %v", err)
 		}
 		changes := []token.Change{put("ns/again", store.Reserved()+1, 7), del("ns/b", store.Reserved()+2)}
 		if err := store.Commit(changes); err != nil {
 			return fmt.Sprintf("the next commit: %v", err)
 		}
 		want = want.apply(changes)
-		if err := packAll(store); err != nil {
-			return fmt.Sprintf("packing after it: %v", err)
+		if err := compactAll(store); err != nil {
+			return fmt.Sprintf("compaction after it: %v", err)
 		}
 	}
 	return ""
@@ -279,9 +279,9 @@ func TestProvisioningCrashPoints(t *testing.T) {
 				s := &stick{t: t, token: faulttoken.New(p)}
 				o := token.Options{Provision: true}
 				disk := &machine{FS: faultfs.New(at.call, at.moment), token: s.token, whole: sc.machine}
-				if sc.shadow {
+				if sc.log {
 					s.dir = t.TempDir()
-					o.Log = wal.New(disk, s.shadowPath())
+					o.Log = wal.New(disk, s.logPath())
 				}
 				s.token.Put(others)
 				session, err := s.token.Open()
@@ -323,7 +323,7 @@ func TestProvisioningCrashPoints(t *testing.T) {
 }
 
 // TestLostCreates: some tokens lose, by a power cut, what they said was created.
-// Nobody but a shadow can bring that back. But what is served is a state that
+// Nobody but a log can bring that back. But what is served is a state that
 // was once acknowledged, or nothing is.
 func TestLostCreates(t *testing.T) {
 	t.Parallel()
@@ -337,7 +337,7 @@ func TestLostCreates(t *testing.T) {
 			s.reopen()
 			for _, changes := range append(slices.Clone(op.prepare), op.commits...) {
 				s.commit(changes...)
-				s.tidy()
+				s.collect()
 				states = append(states, states[len(states)-1].apply(changes))
 			}
 			s.token.PowerCut()

@@ -12,7 +12,7 @@ import (
 // fault-injecting token of the tests is the other.
 //
 // A Device is used by one goroutine at a time. Its errors are *pkcs11.Error;
-// pkcs11.ClassOf tells what they mean for the caller.
+// pkcs11.ClassOf says what they mean for the caller.
 type Device interface {
 	// Info is what the token said of itself when the session was opened.
 	Info() pkcs11.TokenInfo

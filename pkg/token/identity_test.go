@@ -169,7 +169,7 @@ func TestIdentity(t *testing.T) {
 }
 
 // otherKeyring is one that the same token could open, of a store that was
-// given up while it was made.
+// aborted while it was made.
 func otherKeyring(s *stick) faulttoken.Object {
 	c := s.token.Clone()
 	for _, o := range c.Flash() {
@@ -182,10 +182,10 @@ func otherKeyring(s *stick) faulttoken.Object {
 }
 
 // TestNothingInTheClear looks for names and values in what the token keeps, and in
-// its shadow.
+// its log.
 func TestNothingInTheClear(t *testing.T) {
 	t.Parallel()
-	s := provisionWithShadow(t, faulttoken.Pico66)
+	s := provisionWithLog(t, faulttoken.Pico66)
 	const canary = "canary-7f3a"
 	s.commit(token.Change{Record: token.Record{Key: canary, Address: canary, Meta: []byte(canary), Data: []byte(canary), Revision: 1, DataRevision: 1}})
 	for _, o := range s.token.Flash() {
@@ -193,8 +193,8 @@ func TestNothingInTheClear(t *testing.T) {
 			t.Errorf("object %q shows what it holds", o.Label)
 		}
 	}
-	content, err := os.ReadFile(s.shadowPath())
+	content, err := os.ReadFile(s.logPath())
 	if err != nil || len(content) < 300 || strings.Contains(string(content), canary) {
-		t.Errorf("the shadow of %d bytes shows what it holds: %v", len(content), err)
+		t.Errorf("the log of %d bytes shows what it holds: %v", len(content), err)
 	}
 }

@@ -51,7 +51,7 @@ func TestLegacy(t *testing.T) {
 		if _, err := s.try(secret(i%50, 300)); err != nil {
 			t.Fatal(err)
 		}
-		s.pack()
+		s.compact()
 	}
 	left := slices.DeleteFunc(tok.Flash(), func(o faulttoken.Object) bool { return o.Application == application })
 	if !sameFlash(left, before) {

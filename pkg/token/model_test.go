@@ -62,8 +62,8 @@ func TestModel(t *testing.T) {
 				"group commit": w.group,
 				"large":        w.large,
 				"status":       w.status,
-				"tidy":         w.tidy,
-				"pack":         w.pack,
+				"collect":      w.collect,
+				"compact":      w.compact,
 				"scrub":        w.scrub,
 				"kill":         w.kill,
 				"power cut":    w.powerCut,
@@ -133,12 +133,12 @@ func (w *world) status(*rapid.T) {
 	w.seen(revision)
 }
 
-func (w *world) tidy(*rapid.T) {
+func (w *world) collect(*rapid.T) {
 	_, err := w.store.CollectGarbage()
 	w.must(err)
 }
 
-func (w *world) packStep() (bool, error) {
+func (w *world) compactStep() (bool, error) {
 	more, err := w.store.Compact(w.next)
 	if err == nil {
 		w.seen(w.store.Head())
@@ -146,9 +146,9 @@ func (w *world) packStep() (bool, error) {
 	return more, err
 }
 
-func (w *world) pack(t *rapid.T) {
+func (w *world) compact(t *rapid.T) {
 	for range rapid.IntRange(1, 12).Draw(t, "steps") {
-		more, err := w.packStep()
+		more, err := w.compactStep()
 		w.must(err)
 		if !more {
 			return
@@ -182,7 +182,7 @@ func (w *world) scrub(*rapid.T) {
 // kill is kill -9: what was written stays.
 func (w *world) kill(*rapid.T) { w.reopen() }
 
-// forgets draws what a power cut undoes. Creates that are lost without a shadow
+// forgets draws what a power cut undoes. Creates that are lost without a log
 // are lost for good.
 func (w *world) forgets(t *rapid.T) {
 	f := faulttoken.Forgets{Destroys: rapid.IntRange(0, 3).Draw(t, "destroys"), Broken: rapid.Bool().Draw(t, "broken")}
@@ -216,7 +216,7 @@ func (w *world) failedCall(t *rapid.T) {
 	}
 	f := faulttoken.Fault{Code: rapid.SampledFrom(failures).Draw(t, "code"), Done: rapid.Bool().Draw(t, "done")}
 	if class := pkcs11.ClassOf(&pkcs11.Error{Code: f.Code}); w.at.dir == "" && (class == pkcs11.ClassFull || class == pkcs11.ClassTooLarge) {
-		f.Done = false // Only a shadow, or the next commit, can keep down what was refused and hidden.
+		f.Done = false // Only a log, or the next commit, can keep down what was refused and hidden.
 	}
 	w.token.Fail(faulttoken.Create, f)
 	change := put(w.key(t), 4, rapid.SampledFrom([]int{10, 2000}).Draw(t, "size"))
@@ -228,7 +228,7 @@ func (w *world) failedCall(t *rapid.T) {
 	w.reopen()
 }
 
-// cutOff takes the power at some step of a commit, or of packing.
+// cutOff takes the power at some step of a commit, or of compaction.
 func (w *world) cutOff(t *rapid.T) {
 	w.forgets(t)
 	w.disk.whole = rapid.Bool().Draw(t, "machine")
@@ -252,17 +252,17 @@ func (w *world) busy(t *rapid.T) {
 			return
 		}
 		for range 3 {
-			if _, err := w.packStep(); err != nil {
+			if _, err := w.compactStep(); err != nil {
 				return
 			}
 		}
 	}
 }
 
-// damage damages an object, which the shadow makes good.
+// damage damages an object, which the log makes good.
 func (w *world) damage(t *rapid.T) {
 	if w.at.dir == "" {
-		t.Skip("no shadow")
+		t.Skip("no log")
 	}
 	labels := map[string]bool{}
 	for _, o := range w.token.Flash() {

@@ -17,13 +17,13 @@ type operation struct {
 	name    string
 	profile token.Profile // Zero: that of the token.
 	prepare [][]token.Change
-	// elsewhere is commits that were made without the shadow, after prepare.
+	// elsewhere is commits that were made without the log, after prepare.
 	elsewhere [][]token.Change
 	damage    func(*faulttoken.Token) // before the store is opened, or scrubbed
 	scrub     bool
 	commits   [][]token.Change
-	tidy      bool // after each commit, and before the first
-	pack      bool // the same
+	collect   bool // after each commit, and before the first
+	compact   bool // the same
 }
 
 func operations(p faulttoken.Profile) []operation {
@@ -37,7 +37,7 @@ func operations(p faulttoken.Profile) []operation {
 		{put("ns/a", 13, 30)},
 		{put("ns/long", 14, long), put("ns/d", 15, 1)},
 	}
-	// By the end of it, units of one and of several parts are superseded.
+	// By the end of it, commits of one and of several parts are superseded.
 	superseding := append(slices.Clone(filled), [][]token.Change{
 		{put("ns/c", 20, 20)}, {put("ns/long", 21, long+5), put("ns/d", 22, 9)}, {del("ns/a", 23)}, {put("ns/e", 24, 5)},
 	}...)
@@ -69,12 +69,12 @@ func operations(p faulttoken.Profile) []operation {
 		{name: "group commit", prepare: filled, commits: [][]token.Change{{put("ns/e", 20, 50), del("ns/b", 21), put("ns/c", 22, 9), del("ns/a", 23)}}},
 		{name: "multi-part create", prepare: filled, commits: [][]token.Change{{put("ns/e", 20, long)}}},
 		{name: "multi-part update", prepare: filled, commits: [][]token.Change{{put("ns/long", 20, long+100)}}},
-		{name: "multi-part delete", prepare: filled, commits: [][]token.Change{{del("ns/long", 20)}, {put("ns/z", 21, 1)}}, tidy: true},
-		{name: "tidy", prepare: superseding, tidy: true},
-		{name: "history", prepare: filled, tidy: true, commits: [][]token.Change{
+		{name: "multi-part delete", prepare: filled, commits: [][]token.Change{{del("ns/long", 20)}, {put("ns/z", 21, 1)}}, collect: true},
+		{name: "collect", prepare: superseding, collect: true},
+		{name: "history", prepare: filled, collect: true, commits: [][]token.Change{
 			{put("ns/b", 20, 40)}, {del("ns/long", 21)}, {put("ns/a", 22, 1), del("ns/c", 23)}, {put("ns/long", 24, long)},
 		}},
-		{name: "packing", profile: small, prepare: crowded, pack: true, commits: [][]token.Change{{put("ns/3", 1000, 100)}, {del("ns/5", 2000)}}},
+		{name: "compaction", profile: small, prepare: crowded, compact: true, commits: [][]token.Change{{put("ns/3", 1000, 100)}, {del("ns/5", 2000)}}},
 		{name: "repair", prepare: filled, damage: someDamage},
 		{name: "repair of all", prepare: filled, damage: func(t *faulttoken.Token) {
 			for _, o := range t.Flash() {
@@ -84,15 +84,15 @@ func operations(p faulttoken.Profile) []operation {
 			}
 		}},
 		{name: "scrub", prepare: filled, damage: someDamage, scrub: true, commits: [][]token.Change{{put("ns/e", 20, 50)}}},
-		{name: "shadow rewrite", prepare: filled, elsewhere: [][]token.Change{{del("ns/a", 20)}, {put("ns/long", 21, long)}}, commits: [][]token.Change{{put("ns/e", 30, 50)}}},
-		{name: "shadow compaction", prepare: bloated, tidy: true, commits: [][]token.Change{{put("ns/e", 30, 50)}}},
+		{name: "log rewrite", prepare: filled, elsewhere: [][]token.Change{{del("ns/a", 20)}, {put("ns/long", 21, long)}}, commits: [][]token.Change{{put("ns/e", 30, 50)}}},
+		{name: "log compaction", prepare: bloated, collect: true, commits: [][]token.Change{{put("ns/e", 30, 50)}}},
 	}
 }
 
 // fill makes the store that the operation begins with, and the states that it
 // goes through.
 func (o *operation) fill(t *testing.T, p faulttoken.Profile) (filled *stick, states []content) {
-	filled = provisionWithShadow(t, p)
+	filled = provisionWithLog(t, p)
 	filled.token.Put(others)
 	states = []content{newContent()}
 	for _, changes := range o.prepare {
@@ -124,16 +124,16 @@ func (o *operation) fill(t *testing.T, p faulttoken.Profile) (filled *stick, sta
 // housekeep does what the operation has beside commits; false if it failed.
 func (o *operation) housekeep(store *token.Store) bool {
 	var err error
-	for more := o.tidy; more && err == nil; {
+	for more := o.collect; more && err == nil; {
 		more, err = store.CollectGarbage()
 	}
-	if err == nil && o.pack {
-		err = packAll(store)
+	if err == nil && o.compact {
+		err = compactAll(store)
 	}
 	return err == nil
 }
 
-func packAll(store *token.Store) (err error) {
+func compactAll(store *token.Store) (err error) {
 	for more := true; more && err == nil; {
 		more, err = store.Compact(func() uint64 { return store.Reserved() + 1 })
 	}

@@ -28,7 +28,7 @@ func TestFailedWriteIsNotResurrected(t *testing.T) {
 			for _, done := range []bool{false, true} {
 				for part := range 3 { // of three, the last one first
 					name := fmt.Sprintf("code %#x, done %v, create %d", code, done, part)
-					s := provisionWithShadow(t, p)
+					s := provisionWithLog(t, p)
 					s.commit(put("ns/a", 1, 10))
 					before := read(t, s.Store)
 					size := 2*s.Usage().Profile.SegmentBytes + 9
@@ -57,7 +57,7 @@ func TestFailedWriteIsNotResurrected(t *testing.T) {
 							more := []token.Change{put("ns/c", 10, 5)}
 							s.commit(more...)
 							want = want.apply(more)
-							s.tidy()
+							s.collect()
 							break
 						}
 					}
@@ -79,7 +79,7 @@ func failNth(tok *faulttoken.Token, n int, f faulttoken.Fault) {
 // TestQuarantine: damaged objects that are not of the store are left alone.
 func TestQuarantine(t *testing.T) {
 	t.Parallel()
-	s := provisionWithShadow(t, faulttoken.Pico66)
+	s := provisionWithLog(t, faulttoken.Pico66)
 	s.commit(put("ns/a", 10, 10))
 	s.commit(put("ns/b", 11, 10))
 	want := read(t, s.Store)
@@ -94,10 +94,10 @@ func TestQuarantine(t *testing.T) {
 	for range 2 {
 		s.reopen()
 		s.expect(want)
-		s.tidy()
+		s.collect()
 		s.commit(put("ns/b", s.Head()+1, 10))
 		want = read(t, s.Store)
-		s.tidy()
+		s.collect()
 	}
 	if u := s.Usage(); u.Quarantined != 2 {
 		t.Errorf("usage is %+v", u)
@@ -137,10 +137,10 @@ func (f *fullDisk) Append(path string, content []byte) error {
 	return f.OS.Append(path, content)
 }
 
-// TestDiskFull: without a shadow nothing is written, and reads go on.
+// TestDiskFull: without a log nothing is written, and reads go on.
 func TestDiskFull(t *testing.T) {
 	t.Parallel()
-	s := provisionWithShadow(t, faulttoken.Pico66)
+	s := provisionWithLog(t, faulttoken.Pico66)
 	s.commit(put("ns/a", 1, 10))
 	want := read(t, s.Store)
 	disk := &fullDisk{}
@@ -150,7 +150,7 @@ func TestDiskFull(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		store, err := token.Open(session, token.Options{StoreID: s.id, Log: wal.New(disk, s.shadowPath())})
+		store, err := token.Open(session, token.Options{StoreID: s.id, Log: wal.New(disk, s.logPath())})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -16,8 +16,8 @@ type Profile struct {
 	// the token to.
 	Objects int
 	// Reserve is how many of them are kept for updates and deletes, which need
-	// room before they give some back; the last third is for deletes and packing,
-	// the last sixth for packing alone.
+	// space before they give some back; the last third is for deletes and compaction,
+	// the last sixth for compaction alone.
 	Reserve int
 	// SegmentBytes is the length of the longest object.
 	SegmentBytes int

@@ -200,7 +200,7 @@ func (r *recovery) supersededBy(id uint64) []uint64 {
 	p, err := format.DecodePayload(id, content)
 	clear(content)
 	if err != nil {
-		return nil // Then the head's digest tells whether anything is wrong.
+		return nil // Then the head's digest shows whether anything is wrong.
 	}
 	return p.Superseded
 }
@@ -238,7 +238,7 @@ func (r *recovery) checkWhole(head *format.Payload) error {
 		if len(r.doubtful) > 0 {
 			return r.doubtful[0].err
 		}
-		return errorf(Corrupt, "the token holds %d earlier commits, and commit %016x was made with %d: some were lost, or came back. Nothing was changed; restore them from the shadow or a mirror",
+		return errorf(Corrupt, "the token holds %d earlier commits, and commit %016x was made with %d: some were lost, or came back. Nothing was changed; restore them from the write-ahead log or a mirror",
 			len(earlier), r.commits[last].id, head.Live)
 	}
 	for _, d := range r.doubtful {

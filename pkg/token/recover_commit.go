@@ -119,12 +119,12 @@ func (r *recovery) assemble(c *commit, found *sortedSegments, logged *wal.Commit
 		case ok:
 			r.space.bytes += len(s.value)
 		case logged == nil:
-			return nil, errorf(Corrupt, "of the %d parts of commit %016x, number %d is missing. Nothing was changed; restore it from the shadow or a mirror", found.parts, c.id, i)
+			return nil, errorf(Corrupt, "of the %d parts of commit %016x, number %d is missing. Nothing was changed; restore it from the write-ahead log or a mirror", found.parts, c.id, i)
 		default:
 			label := format.SegmentLabel(c.id, uint16(i))
 			_, piece, err := r.openAt(logged.Segments[i], c.id, uint16(i))
 			if err != nil {
-				return nil, corruptObject("in the shadow of "+label, err)
+				return nil, corruptObject("in the log, of "+label, err)
 			}
 			s = segmentCopy{pkcs11.Object{Label: label, Application: format.Application}, logged.Segments[i], piece}
 			r.damage.lost[c] = append(r.damage.lost[c], i)

@@ -41,7 +41,7 @@ func TestDamageIsNoticed(t *testing.T) {
 	s.commit(put("ns/a", 1, 10), put("ns/b", 2, 10))
 	s.commit(put("ns/c", 3, 10))
 	s.commit(put("ns/long", 4, 9000))
-	s.commit(put("ns/c", 5, 10)) // commit 3 is idle
+	s.commit(put("ns/c", 5, 10)) // commit 3 is dead
 	s.commit(put("ns/d", 6, 10)) // commit 3 is superseded
 	s.commit(put("ns/a", 7, 10))
 	want := read(t, s.Store)
@@ -68,14 +68,14 @@ func TestDamageIsNoticed(t *testing.T) {
 					t.Errorf("%s %s: the store holds %v", o.Label, name, got)
 				}
 				c.Store = store
-				c.tidy()
+				c.collect()
 				c.reopen()
 				c.expect(want)
 				continue
 			case o.Label == unneeded && name == "lost" && err == nil && read(t, store).equal(want):
 				continue
 			case o.Label == newest && name == "lost":
-				// Only a shadow can know of a commit that the token lost whole.
+				// Only a log can know of a commit that the token lost whole.
 				if err != nil || !read(t, store).equal(older) {
 					t.Errorf("%s %s: %v", o.Label, name, err)
 				}
@@ -176,7 +176,7 @@ func TestLeftovers(t *testing.T) {
 		if got, want := s.Usage().Superseded, len(objects)-len(whole); got != want {
 			t.Errorf("%s: %d objects are to be destroyed, expected %d", name, got, want)
 		}
-		s.tidy()
+		s.collect()
 		s.reopen()
 		s.expect(want)
 		if got, want := len(s.token.Flash()), len(origin.token.Flash())+len(whole); got != want {
@@ -207,7 +207,7 @@ func TestForeignObjects(t *testing.T) {
 	s.Store, s.id = store, store.ID()
 	for revision := uint64(1); revision < 40; revision++ {
 		s.commit(put("ns/a", revision, 10))
-		s.tidy()
+		s.collect()
 		s.reopen()
 	}
 	if u := s.Usage(); u.Foreign != 5 || u.Legacy != 2 || u.Objects != len(tok.Flash()) {
@@ -235,7 +235,7 @@ func TestUndoneDestroys(t *testing.T) {
 				}
 				s.commit(changes...)
 				want = want.apply(changes)
-				s.tidy()
+				s.collect()
 				if revision%70 == 0 {
 					s.token.PowerCut()
 					s.reopen()
@@ -249,7 +249,7 @@ func TestUndoneDestroys(t *testing.T) {
 	})
 }
 
-// TestDestroyUndoneAfterRestart: a power cut undoes the destroy of an old unit,
+// TestDestroyUndoneAfterRestart: a power cut undoes the destroy of an old commit,
 // though the agent was started anew and has made a commit since.
 func TestDestroyUndoneAfterRestart(t *testing.T) {
 	t.Parallel()
@@ -274,13 +274,13 @@ func TestDestroyUndoneAfterRestart(t *testing.T) {
 		}
 		for range 20 { // Their graves come to be younger, and their ids higher.
 			change(set("ns/new"))
-			s.tidy()
+			s.collect()
 		}
 		for _, key := range old {
 			change(set(key))
 		}
 		change(set("ns/new"))
-		s.tidy()
+		s.collect()
 		s.reopen()
 		change(set("ns/new"))
 		change(set("ns/new")) // The list of the head before is gone with it.
@@ -291,7 +291,7 @@ func TestDestroyUndoneAfterRestart(t *testing.T) {
 		// Once enough others were destroyed, the list is short again.
 		for range 20 {
 			change(set("ns/new"))
-			s.tidy()
+			s.collect()
 		}
 		s.reopen()
 		s.expect(want)

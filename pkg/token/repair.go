@@ -101,9 +101,9 @@ func (s *Store) recreate(label string, value []byte) (pkcs11.Handle, error) {
 	handle, err := s.dev.Create(label, format.Application, value)
 	switch class := pkcs11.ClassOf(err); {
 	case class == pkcs11.ClassFull, class == pkcs11.ClassTooLarge:
-		return 0, &Error{Reason: Full, Message: fmt.Sprintf("the token lost object %q, and refuses to take it back from the shadow. Make room on it, or move the shadow away to go on without what was lost", label), Err: err}
+		return 0, &Error{Reason: Full, Message: fmt.Sprintf("the token lost object %q, and refuses to take it back from the write-ahead log. Make space on it, or move the log away to go on without what was lost", label), Err: err}
 	case err != nil:
-		return 0, fmt.Errorf("the token lost object %q, and it could not be created again from the shadow: %w", label, err)
+		return 0, fmt.Errorf("the token lost object %q, and it could not be created again from the write-ahead log: %w", label, err)
 	}
 	s.space = s.space.add(space{1, len(value)})
 	s.report.Restored = append(s.report.Restored, label)

@@ -27,13 +27,13 @@ func (s *stick) scrub() token.RecoveryReport {
 func TestScrub(t *testing.T) {
 	t.Parallel()
 	eachProfile(t, func(t *testing.T, p faulttoken.Profile) {
-		s := provisionWithShadow(t, p)
+		s := provisionWithLog(t, p)
 		want := newContent()
 		for _, changes := range history {
 			s.commit(changes...)
 			want = want.apply(changes)
 		}
-		s.tidy()
+		s.collect()
 		objects := len(s.token.Flash())
 		before := s.token.Counters().Calls
 		f := s.scrub()

@@ -25,7 +25,7 @@ type stick struct {
 	token *faulttoken.Token
 	*token.Store
 	id   string
-	dir  string      // Empty: no shadow is kept.
+	dir  string      // Empty: no log is kept.
 	disk *faultfs.FS // Of the running agent.
 	last uint64      // The highest revision given.
 	// profile is zero for that of the token.
@@ -43,8 +43,8 @@ func provision(t *testing.T, p faulttoken.Profile) *stick {
 	return s
 }
 
-// provisionWithShadow is provision by an agent that keeps a shadow.
-func provisionWithShadow(t *testing.T, p faulttoken.Profile) *stick {
+// provisionWithLog is provision by an agent that keeps a log.
+func provisionWithLog(t *testing.T, p faulttoken.Profile) *stick {
 	t.Helper()
 	s := &stick{t: t, token: faulttoken.New(p), dir: t.TempDir()}
 	store, err := s.open(token.Options{Provision: true})
@@ -68,7 +68,7 @@ func (s *stick) clone() *stick {
 	return c
 }
 
-func (s *stick) shadowPath() string { return filepath.Join(s.dir, "shadow") }
+func (s *stick) logPath() string { return filepath.Join(s.dir, "shadow") }
 
 func (s *stick) open(o token.Options) (*token.Store, error) {
 	s.t.Helper()
@@ -78,7 +78,7 @@ func (s *stick) open(o token.Options) (*token.Store, error) {
 	}
 	if s.dir != "" {
 		s.disk = faultfs.New(0, faultfs.Before)
-		o.Log = wal.New(s.disk, s.shadowPath())
+		o.Log = wal.New(s.disk, s.logPath())
 	}
 	o.Profile = s.profile
 	store, err := token.Open(session, o)
@@ -114,7 +114,7 @@ func (s *stick) commit(changes ...token.Change) {
 	s.check(s.Store)
 }
 
-func (s *stick) tidy() {
+func (s *stick) collect() {
 	s.t.Helper()
 	for more := true; more; {
 		var err error
@@ -125,8 +125,8 @@ func (s *stick) tidy() {
 	}
 }
 
-// pack makes room as long as there is any to be made.
-func (s *stick) pack() {
+// compact makes space as long as there is any to be made.
+func (s *stick) compact() {
 	s.t.Helper()
 	for more := true; more; {
 		var err error
@@ -143,13 +143,13 @@ func (s *stick) next() uint64 {
 	return s.last
 }
 
-// try commits a change, if need be after room was made for it.
+// try commits a change, if need be after space was made for it.
 func (s *stick) try(change func(revision uint64) token.Change) (token.Change, error) {
 	s.t.Helper()
 	c := change(s.next())
 	err := s.Commit([]token.Change{c})
 	if token.ReasonOf(err) == token.Full {
-		s.pack()
+		s.compact()
 		c = change(s.next())
 		err = s.Commit([]token.Change{c})
 	}
@@ -259,7 +259,7 @@ func TestHistory(t *testing.T) {
 			s.expect(want)
 			s.reopen()
 			s.expect(want)
-			s.tidy()
+			s.collect()
 			s.expect(want)
 			s.reopen()
 			s.expect(want)

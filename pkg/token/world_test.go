@@ -35,7 +35,7 @@ type world struct {
 
 // host is an agent with its state directory.
 type host struct {
-	dir   string // Empty: no shadow is kept.
+	dir   string // Empty: no log is kept.
 	last  uint64 // The highest revision given, as the running process knows it.
 	given uint64 // The highest one that anybody was told.
 }
@@ -109,13 +109,13 @@ func (w *world) compare() {
 // settle makes sure that the token holds all, by itself.
 func (w *world) settle() {
 	w.kill(w.t)
-	shadowed := w.at
+	logged := w.at
 	w.at = &host{}
 	w.reopen()
-	w.at = shadowed
+	w.at = logged
 }
 
-// next gives a revision, as an agent does. None is given twice where a shadow is kept.
+// next gives a revision, as an agent does. None is given twice where a log is kept.
 func (w *world) next() uint64 {
 	h := w.at
 	h.last = max(h.last+1, w.clock)

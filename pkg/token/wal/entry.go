@@ -21,7 +21,7 @@ const (
 	// KindFailed: the name of a commit that was reported as not made. It never counts.
 	KindFailed Kind = 3
 	// KindUnresolved: the name of a commit whose outcome was reported as unknown. The
-	// token decides. (docs/token-format.md calls it unresolved, too.)
+	// token decides.
 	KindUnresolved Kind = 4
 	// KindMade: the name of a commit that was made: its outcome was unknown before, or
 	// its segments were dropped from the log when it was superseded.

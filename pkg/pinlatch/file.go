@@ -17,11 +17,11 @@ import (
 	"j5t.io/hsm/pkg/atomicfile"
 )
 
-// memory is the content of the latch file.
-type memory struct {
+// latchFile is the content of the latch file.
+type latchFile struct {
 	Version int                   `json:"version"`
 	Salt    []byte                `json:"salt"`
-	Tokens  map[string]*knowledge `json:"tokens"` // By serial.
+	Tokens  map[string]*pinRecord `json:"tokens"` // By serial.
 }
 
 const (
@@ -36,7 +36,7 @@ const (
 // file find a PIN of six digits by trying them all, in hours. Two bytes leave so
 // many candidates that the token's tries do not suffice for a PIN of eight
 // digits. The price: one PIN in 65,536 is taken for the one that was rejected,
-// and waits for a person's leave.
+// and waits for a person's permission.
 type tag string
 
 // Cost of a tag: argon2id by RFC 9106 with the parameters that OWASP names as
@@ -51,16 +51,16 @@ const (
 // argonMemory is in KiB. Tests take less.
 var argonMemory uint32 = 19 * 1024
 
-func (m *memory) tag(pin []byte) tag {
+func (m *latchFile) tag(pin []byte) tag {
 	sum := argon2.IDKey(pin, m.Salt, argonTime, argonMemory, argonThreads, argonSize)
 	return tag(hex.EncodeToString(sum[:tagSize]))
 }
 
 // of returns what is known of a token, to be changed in place.
-func (m *memory) of(serial string) *knowledge {
+func (m *latchFile) of(serial string) *pinRecord {
 	known := m.Tokens[serial]
 	if known == nil {
-		known = &knowledge{}
+		known = &pinRecord{}
 		m.Tokens[serial] = known
 	}
 	return known
@@ -69,17 +69,17 @@ func (m *memory) of(serial string) *knowledge {
 func (l *Latch) path() string { return filepath.Join(l.dir, fileName) }
 
 // load reads the latch file. A file that cannot be understood allows no login.
-func (l *Latch) load() (*memory, error) {
+func (l *Latch) load() (*latchFile, error) {
 	content, err := os.ReadFile(l.path())
 	if errors.Is(err, fs.ErrNotExist) {
 		salt := make([]byte, saltSize)
 		_, _ = rand.Read(salt) // Never fails.
-		return &memory{Version: version, Salt: salt, Tokens: map[string]*knowledge{}}, nil
+		return &latchFile{Version: version, Salt: salt, Tokens: map[string]*pinRecord{}}, nil
 	}
 	if err != nil {
 		return nil, fmt.Errorf("read the PIN latch: %w", err)
 	}
-	m := &memory{}
+	m := &latchFile{}
 	if err := json.Unmarshal(content, m); err != nil {
 		return nil, l.damaged(err)
 	}
@@ -93,7 +93,7 @@ func (l *Latch) damaged(cause error) error {
 	return fmt.Errorf("the PIN latch %s is damaged, so no PIN is sent: check that the PIN file is right, then remove it: %w", l.path(), cause)
 }
 
-func (l *Latch) save(m *memory) error {
+func (l *Latch) save(m *latchFile) error {
 	content, err := json.Marshal(m)
 	if err != nil {
 		return fmt.Errorf("encode the PIN latch: %w", err)

@@ -8,8 +8,8 @@ import (
 	"j5t.io/hsm/pkg/pkcs11"
 )
 
-// knowledge is what is known of the PINs of one token.
-type knowledge struct {
+// pinRecord is what is known of the PINs of one token.
+type pinRecord struct {
 	Rejected []tag    `json:"rejected,omitempty"`
 	Last     *attempt `json:"last,omitempty"`
 	Change   *change  `json:"change,omitempty"`
@@ -22,7 +22,7 @@ type attempt struct {
 }
 
 // settle forgets an attempt that the token shows nothing came of.
-func (k *knowledge) settle(t pkcs11.TokenInfo) {
+func (k *pinRecord) settle(t pkcs11.TokenInfo) {
 	full := !t.UserPINCountLow && !t.UserPINFinalTry && !t.UserPINLocked
 	if k.Last != nil && full && (!k.Last.UnderWay || reportsTries(t)) {
 		k.Last = nil
@@ -30,7 +30,7 @@ func (k *knowledge) settle(t pkcs11.TokenInfo) {
 }
 
 // refuse says why a PIN must not be sent; 0 when it may.
-func (k *knowledge) refuse(pin tag, t pkcs11.TokenInfo) Reason {
+func (k *pinRecord) refuse(pin tag, t pkcs11.TokenInfo) Reason {
 	switch {
 	case t.UserPINLocked:
 		return ReasonLocked
@@ -48,14 +48,14 @@ func (k *knowledge) refuse(pin tag, t pkcs11.TokenInfo) Reason {
 	return 0
 }
 
-func (k *knowledge) reject(pin tag) {
+func (k *pinRecord) reject(pin tag) {
 	k.Rejected = append(without(k.Rejected, pin), pin)
 	k.Last = &attempt{PIN: pin}
 }
 
 // accept also takes back a rejection: the token's PIN was changed to one that
 // it rejected before.
-func (k *knowledge) accept(pin tag) {
+func (k *pinRecord) accept(pin tag) {
 	k.Rejected = without(k.Rejected, pin)
 	k.Last = nil
 	k.Change = k.Change.after(k, pin)

@@ -11,7 +11,7 @@ import (
 	"j5t.io/hsm/test/framework/faulttoken"
 )
 
-// history has units of one and of several parts, superseded ones, deletes.
+// history has commits of one and of several parts, superseded ones, deletes.
 var history = [][]token.Change{
 	{put("ns/a", 10, 10), put("ns/b", 11, 500)},
 	{put("ns/c", 12, 20)},
@@ -23,34 +23,34 @@ var history = [][]token.Change{
 	{put("ns/e", 24, 5)},
 }
 
-// expectWhole checks that a store is whole, also without its shadow.
+// expectWhole checks that a store is whole, also without its log.
 func (s *stick) expectWhole(what string, want content) {
 	s.t.Helper()
 	for _, dir := range []string{s.dir, ""} {
 		c := &stick{t: s.t, token: s.token, id: s.id, dir: dir}
 		store, err := c.open(token.Options{StoreID: s.id})
 		if err != nil {
-			s.t.Errorf("%s: opening, shadow %q: %v", what, dir, err)
+			s.t.Errorf("%s: opening, log %q: %v", what, dir, err)
 			return
 		}
 		if got := read(s.t, store); !got.equal(want) {
-			s.t.Errorf("%s: with shadow %q the store holds %v, expected %v", what, dir, got, want)
+			s.t.Errorf("%s: with log %q the store holds %v, expected %v", what, dir, got, want)
 		}
 	}
 }
 
-// TestShadowRestores damages each object in each way, and all at once. What is
+// TestLogRestores damages each object in each way, and all at once. What is
 // needed is there again after the next opening, and nothing is damaged any more.
-func TestShadowRestores(t *testing.T) {
+func TestLogRestores(t *testing.T) {
 	t.Parallel()
 	eachProfile(t, func(t *testing.T, p faulttoken.Profile) {
-		s := provisionWithShadow(t, p)
+		s := provisionWithLog(t, p)
 		want := newContent()
 		for i, changes := range history {
 			s.commit(changes...)
 			want = want.apply(changes)
 			if i < 6 {
-				s.tidy()
+				s.collect()
 			}
 		}
 		superseded := s.Usage().Superseded
@@ -68,7 +68,7 @@ func TestShadowRestores(t *testing.T) {
 			if f.Log != token.LogCurrent || restored >= 0 && len(f.Restored) != restored || len(f.Quarantined) > 0 {
 				t.Errorf("%s: %+v, expected %d objects restored", what, f, restored)
 			}
-			c.tidy()
+			c.collect()
 			if c.Usage().Objects != len(flash)-superseded {
 				t.Errorf("%s: %d objects are left of %d", what, c.Usage().Objects, len(flash))
 			}
@@ -90,20 +90,20 @@ func TestShadowRestores(t *testing.T) {
 	})
 }
 
-// TestShadowOutlivesLostCreates: whatever number of creates a power cut undoes, no
+// TestLogOutlivesLostCreates: whatever number of creates a power cut undoes, no
 // acknowledged commit is lost.
-func TestShadowOutlivesLostCreates(t *testing.T) {
+func TestLogOutlivesLostCreates(t *testing.T) {
 	t.Parallel()
 	eachProfile(t, func(t *testing.T, p faulttoken.Profile) {
 		for lost := range 12 {
 			for _, broken := range []bool{false, true} {
-				s := provisionWithShadow(t, p)
+				s := provisionWithLog(t, p)
 				s.token.Forget(faulttoken.Forgets{Creates: lost, Destroys: lost / 2, Broken: broken})
 				want := newContent()
 				for i, changes := range history {
 					s.commit(changes...)
 					want = want.apply(changes)
-					s.tidy()
+					s.collect()
 					if i%3 == 2 {
 						s.token.PowerCut()
 						s.reopen()
@@ -124,7 +124,7 @@ func TestShadowOutlivesLostCreates(t *testing.T) {
 func TestStaleShadow(t *testing.T) {
 	t.Parallel()
 	eachProfile(t, func(t *testing.T, p faulttoken.Profile) {
-		a := provisionWithShadow(t, p)
+		a := provisionWithLog(t, p)
 		b := &stick{t: t, token: a.token, id: a.id, dir: t.TempDir()}
 		want := newContent()
 		revision := uint64(100)
@@ -138,7 +138,7 @@ func TestStaleShadow(t *testing.T) {
 						stale = token.LogNew
 					}
 					if f.Log != stale || len(f.Restored) > 0 {
-						t.Fatalf("round %d, agent %d: %+v, expected a shadow that is %s", round, i, f, stale)
+						t.Fatalf("round %d, agent %d: %+v, expected a log that is %s", round, i, f, stale)
 					}
 					agent.expect(want)
 				}
@@ -152,7 +152,7 @@ func TestStaleShadow(t *testing.T) {
 					agent.commit(changes...)
 					want = want.apply(changes)
 					if round%2 == 0 {
-						agent.tidy()
+						agent.collect()
 					}
 				}
 				revision += 100
@@ -167,11 +167,11 @@ func TestStaleShadow(t *testing.T) {
 	})
 }
 
-// TestShadowIsBehind: an agent that was only looked at elsewhere, or whose token
-// was only tidied there, goes on with its shadow.
-func TestShadowIsBehind(t *testing.T) {
+// TestLogIsBehind: an agent that was only looked at elsewhere, or whose token
+// had only its garbage collected there, goes on with its log.
+func TestLogIsBehind(t *testing.T) {
 	t.Parallel()
-	a := provisionWithShadow(t, faulttoken.Pico66)
+	a := provisionWithLog(t, faulttoken.Pico66)
 	want := newContent()
 	for _, changes := range history {
 		a.commit(changes...)
@@ -179,7 +179,7 @@ func TestShadowIsBehind(t *testing.T) {
 	}
 	b := &stick{t: t, token: a.token, id: a.id, dir: t.TempDir()}
 	b.reopen()
-	b.tidy()
+	b.collect()
 	a.token.Change("segment-0000000000000014", func(*faulttoken.Object) bool { return false })
 	a.reopen()
 	a.expect(want)
@@ -188,10 +188,10 @@ func TestShadowIsBehind(t *testing.T) {
 	}
 }
 
-// TestShadowOfAnotherStore is dropped, and nothing of it gets onto the token.
-func TestShadowOfAnotherStore(t *testing.T) {
+// TestLogOfAnotherStore is dropped, and nothing of it gets onto the token.
+func TestLogOfAnotherStore(t *testing.T) {
 	t.Parallel()
-	other := provisionWithShadow(t, faulttoken.Pico66)
+	other := provisionWithLog(t, faulttoken.Pico66)
 	other.commit(put("ns/other", 1, 10))
 	s := provision(t, faulttoken.Pico66)
 	s.commit(put("ns/a", 1, 10))
@@ -215,19 +215,19 @@ func TestShadowOfAnotherStore(t *testing.T) {
 	fresh.dir = s.dir
 	again, err := fresh.open(token.Options{Provision: true})
 	if err != nil || again.ID() != made.ID() || again.RecoveryReport().Log != token.LogForeign || len(read(t, again)) > 0 {
-		t.Errorf("a store made just now with the shadow of another: %v, %v", again, err)
+		t.Errorf("a store made just now with the log of another: %v, %v", again, err)
 	}
-	// A blank token is begun anew, whatever the shadow says.
+	// A blank token is begun anew, whatever the log says.
 	blank := &stick{t: t, token: faulttoken.New(faulttoken.Pico66), dir: s.dir}
 	store, err := blank.open(token.Options{Provision: true})
 	if err != nil || store.ID() == s.id || len(read(t, store)) > 0 {
-		t.Errorf("a blank token with the shadow of another: %v, %v", store, err)
+		t.Errorf("a blank token with the log of another: %v, %v", store, err)
 	}
 }
 
 func TestReserve(t *testing.T) {
 	t.Parallel()
-	s := provisionWithShadow(t, faulttoken.Pico66)
+	s := provisionWithLog(t, faulttoken.Pico66)
 	reserve := func(revision uint64, calls int) {
 		t.Helper()
 		before := s.disk.Calls()
@@ -258,25 +258,25 @@ func TestReserve(t *testing.T) {
 	other.commit(put("ns/b", 9002, 1))
 	s.reopen()
 	if s.Reserved() != 10001 || s.RecoveryReport().Log != token.LogStale {
-		t.Errorf("with a stale shadow %d is reserved", s.Reserved())
+		t.Errorf("with a stale log %d is reserved", s.Reserved())
 	}
 	if err := other.Reserve(1<<40, 1); err != nil || other.Reserved() != 9002 {
-		t.Errorf("without a shadow: %v, %d", err, other.Reserved())
+		t.Errorf("without a log: %v, %d", err, other.Reserved())
 	}
 }
 
-// TestShadowIsBounded, and holds the store after thousands of commits.
-func TestShadowIsBounded(t *testing.T) {
+// TestLogIsBounded, and holds the store after thousands of commits.
+func TestLogIsBounded(t *testing.T) {
 	t.Parallel()
-	s := provisionWithShadow(t, faulttoken.Pico66)
+	s := provisionWithLog(t, faulttoken.Pico66)
 	want := newContent()
 	longest := int64(0)
 	for revision := uint64(1); revision <= 2000; revision++ {
 		changes := []token.Change{put(fmt.Sprintf("ns/%d", revision%40), revision, 600)}
 		s.commit(changes...)
 		want = want.apply(changes)
-		s.tidy()
-		info, err := os.Stat(s.shadowPath())
+		s.collect()
+		info, err := os.Stat(s.logPath())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -289,18 +289,18 @@ func TestShadowIsBounded(t *testing.T) {
 		}
 	}
 	if limit := int64(2*s.Usage().Bytes + 80<<10); longest > limit {
-		t.Errorf("the shadow of %d bytes grew to %d", s.Usage().Bytes, longest)
+		t.Errorf("the log of %d bytes grew to %d", s.Usage().Bytes, longest)
 	}
 	s.expectWhole("at last", want)
 }
 
-// TestYoungShadow: a shadow that was begun on a used token does not hold what was
+// TestYoungLog: a log that was begun on a used token does not hold what was
 // superseded before. When the token loses all but that, it has not moved past the
-// shadow.
-func TestYoungShadow(t *testing.T) {
+// log.
+func TestYoungLog(t *testing.T) {
 	t.Parallel()
 	eachProfile(t, func(t *testing.T, p faulttoken.Profile) {
-		a := provisionWithShadow(t, p)
+		a := provisionWithLog(t, p)
 		want := newContent()
 		for i := range uint64(3) {
 			changes := []token.Change{put("ns/a", 10+i, 10)}

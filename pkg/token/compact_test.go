@@ -32,7 +32,7 @@ func (s *stick) fill(want content, size func(i int) int) (content, int) {
 			s.t.Fatal(err)
 		}
 		want = want.apply([]token.Change{c})
-		s.pack()
+		s.compact()
 	}
 }
 
@@ -40,10 +40,10 @@ func (s *stick) fill(want content, size func(i int) int) (content, int) {
 func (s *stick) realRevisions() { s.last = 1_790_000_000_000 << 20 }
 
 // TestPicoSecrets: so many secrets of 600 bytes fit on a Pico one by one, because
-// they are packed into common segments.
+// they are compacted into common segments.
 func TestPicoSecrets(t *testing.T) {
 	t.Parallel()
-	s := provisionWithShadow(t, faulttoken.Pico66)
+	s := provisionWithLog(t, faulttoken.Pico66)
 	s.realRevisions()
 	want, stored := s.fill(newContent(), func(int) int { return 600 })
 	s.reopen()
@@ -97,8 +97,8 @@ func TestFullForever(t *testing.T) {
 						t.Fatalf("update %d of a full token with %d secrets: %v", n, stored, err)
 					}
 					want = want.apply([]token.Change{c})
-					if n%7 != 0 { // An agent that is busy packs later.
-						s.pack()
+					if n%7 != 0 { // An agent that is busy compacts later.
+						s.compact()
 					}
 					if n%200 == 0 {
 						s.reopen()
@@ -121,7 +121,7 @@ func TestFullForever(t *testing.T) {
 						s.expect(want)
 					}
 				}
-				s.pack()
+				s.compact()
 				if seen := len(s.token.Flash()); seen > p.Visible || len(want) > 0 {
 					t.Errorf("%d objects and %d records are left", seen, len(want))
 				}
@@ -130,25 +130,25 @@ func TestFullForever(t *testing.T) {
 	}
 }
 
-// TestLargeValueFitsInTheEnd: 32 KiB fit on a token that has room for them once it
-// is packed; what can never fit makes no write.
+// TestLargeValueFitsInTheEnd: 32 KiB fit on a token that has space for them once it
+// is compacted; what can never fit makes no write.
 func TestLargeValueFitsInTheEnd(t *testing.T) {
 	t.Parallel()
 	for _, p := range []faulttoken.Profile{faulttoken.Pico66, faulttoken.PicoDev} {
 		s := provision(t, p)
 		s.realRevisions()
 		want := newContent()
-		for i := range 93 { // They fill a segment each until they are packed.
+		for i := range 93 { // They fill a segment each until they are compacted.
 			c, err := s.try(secret(i, 600))
 			if err != nil {
 				t.Fatal(err)
 			}
 			want = want.apply([]token.Change{c})
-			s.tidy()
+			s.collect()
 		}
 		large := func(revision uint64) token.Change { return put("ns/large", revision, 32<<10) }
 		if err := s.Commit([]token.Change{large(s.next())}); token.ReasonOf(err) != token.Full {
-			t.Errorf("%s: before it is packed a value of 32 KiB gave %v", p.Name, err)
+			t.Errorf("%s: before it is compacted a value of 32 KiB gave %v", p.Name, err)
 		}
 		c, err := s.try(large)
 		if err != nil {
@@ -159,21 +159,21 @@ func TestLargeValueFitsInTheEnd(t *testing.T) {
 		s.expect(want)
 
 		_, _ = s.fill(want, func(int) int { return 3000 })
-		s.pack()
+		s.compact()
 		before := s.token.Counters().Calls
 		if err := s.Commit([]token.Change{put("ns/larger", s.next(), 32<<10)}); token.ReasonOf(err) != token.Full {
 			t.Errorf("%s: on a full token a value of 32 KiB gave %v", p.Name, err)
 		}
-		s.pack()
+		s.compact()
 		if after := s.token.Counters().Calls; after[faulttoken.Create] != before[faulttoken.Create] {
 			t.Errorf("%s: %d creates for what cannot fit", p.Name, after[faulttoken.Create]-before[faulttoken.Create])
 		}
 	}
 }
 
-// TestPackingIsIdle: where there is room, and when all was done that can be,
+// TestCompactionRests: where there is space, and when all was done that can be,
 // nothing is written.
-func TestPackingIsIdle(t *testing.T) {
+func TestCompactionRests(t *testing.T) {
 	t.Parallel()
 	eachProfile(t, func(t *testing.T, p faulttoken.Profile) {
 		s := provision(t, p)
@@ -196,20 +196,20 @@ func TestPackingIsIdle(t *testing.T) {
 			if _, err := s.try(secret(i%20, 100)); err != nil {
 				t.Fatal(err)
 			}
-			s.tidy()
+			s.collect()
 		}
 		expectIdle("half full")
 		if p.Name != faulttoken.SoftHSM.Name {
 			s.fill(newContent(), func(int) int { return 300 })
-			s.pack()
+			s.compact()
 			expectIdle("full")
 		}
 	})
 }
 
-// TestPackedRecordsKeepTheirRevisions, and what was deleted stays so, before and
-// after its segment is packed.
-func TestPackedRecordsKeepTheirRevisions(t *testing.T) {
+// TestCompactedRecordsKeepTheirRevisions, and what was deleted stays so, before and
+// after its segment is compacted.
+func TestCompactedRecordsKeepTheirRevisions(t *testing.T) {
 	t.Parallel()
 	s := provision(t, faulttoken.Pico66)
 	want := newContent()
@@ -220,7 +220,7 @@ func TestPackedRecordsKeepTheirRevisions(t *testing.T) {
 			t.Fatal(err)
 		}
 		want = want.apply([]token.Change{c})
-		s.tidy()
+		s.collect()
 	}
 	remove := func(i int) func(uint64) token.Change {
 		return func(revision uint64) token.Change { return del(secret(i, 0)(1).Record.Key, revision) }
@@ -233,9 +233,9 @@ func TestPackedRecordsKeepTheirRevisions(t *testing.T) {
 			do(remove(10*round + 3*i))
 		}
 		head := s.Head()
-		s.pack()
+		s.compact()
 		if round == 0 && s.Head() == head {
-			t.Fatal("nothing was packed")
+			t.Fatal("nothing was compacted")
 		}
 		s.expect(want)
 		s.reopen()
@@ -246,7 +246,7 @@ func TestPackedRecordsKeepTheirRevisions(t *testing.T) {
 	}
 	for i := range 50 {
 		do(remove(i))
-		s.pack()
+		s.compact()
 	}
 	s.reopen()
 	s.expect(want)
