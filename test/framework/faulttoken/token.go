@@ -7,6 +7,7 @@ package faulttoken
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/ecdh"
 	"sync"
 
@@ -25,40 +26,42 @@ const (
 	Login    = "C_Login"
 )
 
-// PIN is the right one.
-const PIN = "648219"
-
 // Token is the stick: what outlives processes and power cuts. It may be used
 // by several goroutines.
 type Token struct {
 	mu      sync.Mutex
 	profile Profile
-	serial  string
-	files   []*file // by file number; nil is a free one
-	pairs   map[string]*ecdh.PrivateKey
+	reader  Reader
 
-	epoch   int // grows with every power cut and removal: older processes are dead
-	present bool
-	handles pkcs11.Handle // given so far
-	login   int           // grows when a login is lost
-	wrongs  int           // wrong PINs in a row
+	serial       string
+	files        []*file // by file number; nil is a free one
+	pairs        map[string]*keyPair
+	certificates int
+	flash        *flash
+	dead         bool // the firmware does not start any more
+	pin, soPIN   string
+	share        string // of the DKEK; see WrapKey
+	wrongs       int    // wrong PINs in a row
 
-	steps    int
-	cutAt    int // 0 is never
-	cutAfter bool
-	cut      bool
-	faults   map[string][]Fault
-	journal  []change
-	forgets  Forgets
-	counters Counters
+	epoch    int // grows with every power cut and removal: older processes are dead
+	present  bool
+	handles  pkcs11.Handle // given so far
+	login    int           // grows when a login is lost
+	loggedIn bool          // the card
+
+	steps, calls int
+	events       []event
+	cut          bool
+	faults       map[string][]Fault
+	journal      []change
+	forgets      Forgets
+	tears        int
+	counters     Counters
 }
 
-// file is a data object in flash.
-type file struct {
-	label, application string
-	value              []byte
-	described          bool // else no process sees it
-	broken             bool // the value is gone
+type keyPair struct {
+	private *ecdh.PrivateKey
+	records []*record
 }
 
 // change is a create or destroy that said CKR_OK.
@@ -68,46 +71,29 @@ type change struct {
 	created bool
 }
 
-// Fault is what a call does instead of working.
-type Fault struct {
-	Code uint // CKR_*; 0 lets the call work
-	// Done: the effect is there all the same.
-	Done bool
-}
-
-// Forgets is what a power cut undoes although it said CKR_OK.
-type Forgets struct {
-	Creates, Destroys int // the last ones
-	// Broken: objects whose destruction was undone come back without a value.
-	Broken bool
-}
-
-// Counters are of the token's whole life.
-type Counters struct {
-	Calls   map[string]int // by PKCS#11 function
-	APDUs   int
-	Sectors int // of flash, erased and programmed
-}
-
 // New makes a token with the PIN set and nothing on it.
 func New(p Profile) *Token {
-	return &Token{
-		profile: p, serial: "FAULT0001", present: true,
-		pairs: map[string]*ecdh.PrivateKey{}, faults: map[string][]Fault{},
-		counters: Counters{Calls: map[string]int{}},
-	}
+	t := NewBlank(p)
+	t.pin, t.soPIN = PIN, SOPIN
+	return t
 }
 
 // Info is what the token says of itself.
 func (t *Token) Info() pkcs11.TokenInfo {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return pkcs11.TokenInfo{
-		Label: t.profile.Name, Manufacturer: t.profile.Manufacturer, Model: t.profile.Model, Serial: t.serial,
-		FirmwareVersion: "6.6", HardwareVersion: "1.0",
-		Initialized: true, UserPINInitialized: true,
-		UserPINCountLow: t.wrongs > 0, UserPINFinalTry: t.wrongs == t.profile.PINTries-1, UserPINLocked: t.wrongs >= t.profile.PINTries,
+	p := t.profile
+	info := pkcs11.TokenInfo{
+		Reader: t.reader.slotDescription(),
+		Label:  cmp.Or(p.Label, p.Name), Manufacturer: p.Manufacturer, Model: p.Model, Serial: cmp.Or(p.Serial, t.serial),
+		FirmwareVersion: "6.6", HardwareVersion: cmp.Or(p.HardwareVersion, "1.0"),
+		Initialized: true, UserPINInitialized: t.pin != "",
+		UserPINCountLow: t.wrongs > 0, UserPINFinalTry: t.wrongs == p.PINTries-1, UserPINLocked: t.wrongs >= p.PINTries,
 	}
+	if t.pin == "" && p.Memory { // OpenSC finds nothing on it that says more.
+		info.Label, info.Manufacturer, info.Model, info.Serial = "", "", "PKCS#15", ""
+	}
+	return info
 }
 
 // Clone copies all that is in flash.
@@ -115,7 +101,10 @@ func (t *Token) Clone() *Token {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	c := New(t.profile)
-	c.serial, c.wrongs = t.serial, t.wrongs
+	c.reader, c.serial, c.pin, c.soPIN, c.share, c.wrongs = t.reader, t.serial, t.pin, t.soPIN, t.share, t.wrongs
+	c.dead, c.certificates = t.dead, t.certificates
+	var copies map[*record]*record
+	c.flash, copies = t.flash.clone()
 	for _, f := range t.files {
 		if f == nil {
 			c.files = append(c.files, nil)
@@ -123,96 +112,15 @@ func (t *Token) Clone() *Token {
 		}
 		copied := *f
 		copied.value = bytes.Clone(f.value)
+		copied.atValue, copied.atDescription = copies[f.atValue], copies[f.atDescription]
 		c.files = append(c.files, &copied)
 	}
 	for label, pair := range t.pairs {
-		c.pairs[label] = pair
-	}
-	return c
-}
-
-// CutAt cuts the power at a step, counted from now: before it, or after it and
-// before its answer. A step is a call, or one of the two writes of a create or
-// destroy. The next Open turns the power on again.
-func (t *Token) CutAt(step int, after bool) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.steps, t.cutAt, t.cutAfter, t.cut = 0, step, after, false
-}
-
-// Steps counts the steps since CutAt, or since the beginning.
-func (t *Token) Steps() int {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.steps
-}
-
-// Cut tells whether the cut that CutAt set has come.
-func (t *Token) Cut() bool {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.cut
-}
-
-// Fail lets the next call of a function fail; several are used up in turn.
-func (t *Token) Fail(function string, f Fault) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.faults[function] = append(t.faults[function], f)
-}
-
-// Mend takes back all faults that were not used up.
-func (t *Token) Mend() {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	clear(t.faults)
-}
-
-// Forget sets what the next power cuts undo.
-func (t *Token) Forget(f Forgets) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.forgets = f
-}
-
-// PowerCut stops the token; Open starts it again.
-func (t *Token) PowerCut() {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.powerCut()
-}
-
-// Remove pulls the token.
-func (t *Token) Remove() {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.present = false
-	t.epoch++
-}
-
-// Insert puts the token back.
-func (t *Token) Insert() {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.present = true
-}
-
-// LoseLogin logs all sessions out, as another client that selects the card's
-// applet does.
-func (t *Token) LoseLogin() {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.login++
-}
-
-// Counters returns a copy.
-func (t *Token) Counters() Counters {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	c := t.counters
-	c.Calls = map[string]int{}
-	for f, n := range t.counters.Calls {
-		c.Calls[f] = n
+		copied := &keyPair{private: pair.private}
+		for _, r := range pair.records {
+			copied.records = append(copied.records, copies[r])
+		}
+		c.pairs[label] = copied
 	}
 	return c
 }
@@ -242,6 +150,11 @@ func (t *Token) Put(o Object) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	f := &file{label: o.Label, application: o.Application, value: bytes.Clone(o.Value), broken: o.Broken, described: true}
+	if !f.broken {
+		f.atValue = t.flash.put(nil, len(f.value))
+	}
+	f.atDescription = t.flash.put(nil, f.descriptionBytes())
+	t.flash.forget()
 	t.files = append(t.files, f)
 }
 
@@ -249,10 +162,25 @@ func (t *Token) Put(o Object) {
 func (t *Token) PutKeyPair(label string, pair *ecdh.PrivateKey) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.pairs[label] = pair
-	if pair == nil {
+	t.putKeyPair(label, pair)
+}
+
+func (t *Token) putKeyPair(label string, private *ecdh.PrivateKey) {
+	if old := t.pairs[label]; old != nil {
+		for _, r := range old.records {
+			t.flash.free(r)
+		}
 		delete(t.pairs, label)
 	}
+	if private == nil {
+		return
+	}
+	pair := &keyPair{private: private}
+	for _, bytes := range keyPairFiles {
+		pair.records = append(pair.records, t.flash.put(nil, bytes))
+		t.flush()
+	}
+	t.pairs[label] = pair
 }
 
 // KeyPairs counts the key pairs on the token.
@@ -262,78 +190,32 @@ func (t *Token) KeyPairs() int {
 	return len(t.pairs)
 }
 
+// PutCertificates says how many certificates are on the token.
+func (t *Token) PutCertificates(n int) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.certificates = n
+}
+
 // Change edits the first object with a label in flash; false from edit removes it.
 func (t *Token) Change(label string, edit func(*Object) bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	defer t.flash.forget()
 	for i, f := range t.files {
 		if f == nil || f.label != label {
 			continue
 		}
 		o := Object{f.label, f.application, bytes.Clone(f.value), f.broken}
 		if !edit(&o) {
-			t.files[i] = nil
+			t.erase(i)
 			return
 		}
 		f.label, f.application, f.value, f.broken = o.Label, o.Application, o.Value, o.Broken
+		if f.broken {
+			t.flash.free(f.atValue)
+			f.atValue = nil
+		}
 		return
 	}
-}
-
-func (t *Token) powerCut() {
-	t.epoch++
-	t.cutAt = 0
-	creates, destroys := t.forgets.Creates, t.forgets.Destroys
-	for i := len(t.journal) - 1; i >= 0; i-- {
-		c := t.journal[i]
-		switch {
-		case c.created && creates > 0 && t.files[c.number] == c.file:
-			creates--
-			t.files[c.number] = nil
-		case !c.created && destroys > 0:
-			destroys--
-			if t.files[c.number] == nil { // Else its place was taken, and it cannot come back.
-				c.file.described, c.file.broken = true, t.forgets.Broken
-				t.files[c.number] = c.file
-			}
-		}
-	}
-	t.journal = nil
-}
-
-// step does one effect, unless the power is cut before it; an answer that the
-// power is cut before is an error too.
-func (t *Token) step(function string, effect func()) error {
-	t.steps++
-	cut := t.cutAt > 0 && t.steps == t.cutAt
-	if !cut || t.cutAfter {
-		effect()
-	}
-	if cut {
-		t.cut = true
-		t.powerCut()
-		return &pkcs11.Error{Op: function, Code: pkcs11.CKRGeneralError}
-	}
-	return nil
-}
-
-// free is the lowest free file number.
-func (t *Token) free() int {
-	for i, f := range t.files {
-		if f == nil {
-			return i
-		}
-	}
-	t.files = append(t.files, nil)
-	return len(t.files) - 1
-}
-
-func (t *Token) used() (objects, total int) {
-	for _, f := range t.files {
-		if f != nil && f.described {
-			objects++
-			total += len(f.value)
-		}
-	}
-	return objects, total
 }

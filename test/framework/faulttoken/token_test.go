@@ -316,22 +316,3 @@ func TestRemovalAndLogin(t *testing.T) {
 		t.Errorf("the right PIN of a locked token gave %v", err)
 	}
 }
-
-func TestCosts(t *testing.T) {
-	t.Parallel()
-	for _, row := range []struct{ bytes, apdus, sectors int }{{1215, 8, 7}, {1216, 9, 10}, {4000, 11, 18}, {32767, 34, 339}} {
-		if apdus, sectors := createCost(row.bytes); apdus != row.apdus || sectors != row.sectors {
-			t.Errorf("%d bytes cost %d APDUs and %d sectors", row.bytes, apdus, sectors)
-		}
-	}
-	tok := New(Pico66)
-	s := open(t, tok)
-	h := create(t, s, "a", 100)
-	if err := s.Destroy(h); err != nil {
-		t.Fatal(err)
-	}
-	c := tok.Counters()
-	if c.APDUs != 24+8+3 || c.Sectors != 6+5 || c.Calls[Create] != 1 || c.Calls[Destroy] != 1 || c.Calls[Login] != 1 {
-		t.Errorf("counters are %+v", c)
-	}
-}
