@@ -21,15 +21,16 @@ import (
 	"j5t.io/hsm/pkg/generated/clientset/versioned"
 	"j5t.io/hsm/pkg/generated/informers/externalversions"
 	"j5t.io/hsm/pkg/storage/hsm"
+	"j5t.io/hsm/pkg/storebinding"
 )
 
-// poolsTimeout is how long a server that starts waits to hear of the HSMPools
-// before it is ready. If they cannot be read it is ready all the same: its other
-// kinds, and discovery, need no agent.
+// poolsTimeout is how long a starting server waits to read the HSMPools before it is
+// ready. If it cannot read them it becomes ready all the same: its other kinds, and
+// discovery, need no agent.
 const poolsTimeout = 10 * time.Second
 
-// followPools makes the agents of all HSMPools those of the client. It watches
-// them as any client of this server does, by the server itself.
+// followPools gives the agents of all HSMPools to the client. It watches the HSMPools
+// through this server, as any client does.
 func followPools(agents *hsm.Client, systemNamespace string) genericapiserver.PostStartHookFunc {
 	return func(hook genericapiserver.PostStartHookContext) error {
 		client, err := versioned.NewForConfig(hook.LoopbackClientConfig)
@@ -40,9 +41,9 @@ func followPools(agents *hsm.Client, systemNamespace string) genericapiserver.Po
 		pools := factory.Hsm().V1alpha1().HSMPools()
 		follow := func() {
 			if !pools.Informer().HasSynced() {
-				return // A part is not the whole.
+				return // The list may not be complete yet.
 			}
-			// A lister fails for no reason that there is.
+			// This lister never fails.
 			if list, err := pools.Lister().List(labels.Everything()); err == nil {
 				agents.SetAgents(agentsOf(list, systemNamespace))
 			}
@@ -71,13 +72,13 @@ func followStoreBinding(agents *hsm.Client, host kubernetes.Interface, systemNam
 	return func(hook genericapiserver.PostStartHookContext) error {
 		factory := informers.NewSharedInformerFactoryWithOptions(host, 0, informers.WithNamespace(systemNamespace),
 			informers.WithTweakListOptions(func(o *metav1.ListOptions) {
-				o.FieldSelector = fields.OneTermEqualSelector(metav1.ObjectNameField, hsm.StoreBindingName).String()
+				o.FieldSelector = fields.OneTermEqualSelector(metav1.ObjectNameField, storebinding.Name).String()
 			}))
 		bindings := factory.Core().V1().ConfigMaps()
 		_, err := bindings.Informer().AddEventHandler(onChange(func() {
 			storeID := "" // None, if there is no ConfigMap.
-			if binding, err := bindings.Lister().ConfigMaps(systemNamespace).Get(hsm.StoreBindingName); err == nil {
-				storeID = hsm.BoundStore(binding)
+			if binding, err := bindings.Lister().ConfigMaps(systemNamespace).Get(storebinding.Name); err == nil {
+				storeID = storebinding.StoreID(binding)
 			}
 			agents.SetBoundStore(storeID)
 		}))
@@ -94,8 +95,8 @@ func onChange(act func()) cache.ResourceEventHandler {
 	}
 }
 
-// agentsOf are those of all members that have one, whatever is told of them: the
-// agents themselves know it sooner. The order does not depend on that of the pools.
+// agentsOf returns the agents of all members that have one, whatever state the pools
+// report: the agents know their state sooner. The order of the pools does not matter.
 func agentsOf(pools []*v1alpha1.HSMPool, systemNamespace string) []hsm.Agent {
 	agents := []hsm.Agent{}
 	for _, pool := range pools {

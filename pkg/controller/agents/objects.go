@@ -24,7 +24,7 @@ import (
 	"j5t.io/hsm/pkg/apis/hsm/v1alpha1"
 	"j5t.io/hsm/pkg/controller/certs"
 	"j5t.io/hsm/pkg/discovery/dra/attribute"
-	"j5t.io/hsm/pkg/storage/hsm"
+	"j5t.io/hsm/pkg/storebinding"
 )
 
 const (
@@ -97,12 +97,12 @@ func (r *reconciler) settle(ctx context.Context, there present, f *facts, a *age
 		a.hint = member.StoreID
 		return nil
 	}
-	pinned := &corev1.ConfigMap{}
-	err := r.client.Get(ctx, types.NamespacedName{Namespace: r.SystemNamespace, Name: hsm.StoreBindingName}, pinned)
+	bound := &corev1.ConfigMap{}
+	err := r.client.Get(ctx, types.NamespacedName{Namespace: r.SystemNamespace, Name: storebinding.Name}, bound)
 	if err != nil && !apierrors.IsNotFound(err) {
 		return fmt.Errorf("read which store is the cluster's: %w", err)
 	}
-	a.hint = hsm.BoundStore(pinned)
+	a.hint = storebinding.StoreID(bound)
 	return nil
 }
 

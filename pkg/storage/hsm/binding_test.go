@@ -17,11 +17,12 @@ import (
 
 	agentv1 "j5t.io/hsm/pkg/agent/api/v1"
 	"j5t.io/hsm/pkg/storage/hsm"
+	"j5t.io/hsm/pkg/storebinding"
 )
 
 func bindingOf(t *testing.T, cluster hsm.StoreBinding) *corev1.ConfigMap {
 	t.Helper()
-	m, err := cluster.ConfigMaps.ConfigMaps(cluster.Namespace).Get(t.Context(), hsm.StoreBindingName, metav1.GetOptions{})
+	m, err := cluster.ConfigMaps.ConfigMaps(cluster.Namespace).Get(t.Context(), storebinding.Name, metav1.GetOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -35,7 +36,7 @@ func TestARestartForgetsNoStore(t *testing.T) {
 	a, cluster := newAuthority(t), newCluster()
 	ours, stop := a.serve(answering("ours", "/k"), "127.0.0.1:0")
 	mustGet(t, a.connectIn(cluster, ours), "/k")
-	if got := hsm.BoundStore(bindingOf(t, cluster)); got != "ours" {
+	if got := storebinding.StoreID(bindingOf(t, cluster)); got != "ours" {
 		t.Fatalf("the cluster is bound to %q", got)
 	}
 	stop()
@@ -102,7 +103,7 @@ func TestSeveralStores(t *testing.T) {
 			t.Errorf("%q is not in: %v", part, err)
 		}
 	}
-	m := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: hsm.StoreBindingName}, Data: map[string]string{"store-id": "two"}}
+	m := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: storebinding.Name}, Data: map[string]string{"store-id": "two"}}
 	if _, err := cluster.ConfigMaps.ConfigMaps(cluster.Namespace).Create(t.Context(), m, metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
@@ -121,12 +122,12 @@ func TestTwoReplicasBindToOneStore(t *testing.T) {
 	host.PrependReactor("get", "configmaps", func(clienttesting.Action) (bool, runtime.Object, error) {
 		if first {
 			first = false
-			return true, nil, apierrors.NewNotFound(schema.GroupResource{Resource: "configmaps"}, hsm.StoreBindingName)
+			return true, nil, apierrors.NewNotFound(schema.GroupResource{Resource: "configmaps"}, storebinding.Name)
 		}
 		return false, nil, nil
 	})
 	ours, _ := a.serve(answering("ours", "/k"), "127.0.0.1:0")
-	m := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: hsm.StoreBindingName}, Data: map[string]string{"store-id": "theirs"}}
+	m := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: storebinding.Name}, Data: map[string]string{"store-id": "theirs"}}
 	if _, err := cluster.ConfigMaps.ConfigMaps(cluster.Namespace).Create(t.Context(), m, metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
@@ -142,7 +143,7 @@ func TestBindingCannotBeRead(t *testing.T) {
 	t.Parallel()
 	a := newAuthority(t)
 	address, _ := a.serve(answering("store", "/k"), "127.0.0.1:0")
-	host := fake.NewClientset(&corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: "hsm-system", Name: hsm.StoreBindingName}})
+	host := fake.NewClientset(&corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: "hsm-system", Name: storebinding.Name}})
 	cluster := hsm.StoreBinding{ConfigMaps: host.CoreV1(), Namespace: "hsm-system"}
 	for _, why := range []string{"emptied", "away"} {
 		_, err := a.connectIn(cluster, address).Get(t.Context(), getKey)

@@ -13,6 +13,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	agentv1 "j5t.io/hsm/pkg/agent/api/v1"
+	"j5t.io/hsm/pkg/storebinding"
 )
 
 // connectTimeout bounds the attempt to reach one agent, its handshake and its
@@ -144,7 +145,7 @@ func (c *Client) bindOnly(ctx context.Context, usable []probe) error {
 		slices.Sort(list)
 		return unavailable(CauseSeveralStores, fmt.Sprintf(
 			"the agents have different stores, and the cluster is bound to none yet: %s; unplug all tokens but those of one store, or create ConfigMap %s with data.%s",
-			strings.Join(list, ", "), c.binding, storeIDKey))
+			strings.Join(list, ", "), c.binding, storebinding.StoreIDKey))
 	}
 	storeID := usable[0].conn.storeID
 	bound, err := c.binding.create(ctx, storeID)

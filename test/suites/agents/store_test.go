@@ -13,6 +13,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	storage "j5t.io/hsm/pkg/storage/hsm"
+	"j5t.io/hsm/pkg/storebinding"
 	"j5t.io/hsm/test/framework/await"
 	"j5t.io/hsm/test/framework/cluster"
 	"j5t.io/hsm/test/framework/process"
@@ -77,7 +78,7 @@ func TestAnotherStoreIsNotTaken(t *testing.T) {
 			t.Errorf("%s: want 503, got %v", what, err)
 			continue
 		}
-		for _, part := range []string{ours, theirs, cluster.SystemNamespace + "/" + storage.StoreBindingName, address} {
+		for _, part := range []string{ours, theirs, cluster.SystemNamespace + "/" + storebinding.Name, address} {
 			if !strings.Contains(err.Error(), part) {
 				t.Errorf("%s: %q is not in: %v", what, part, err)
 			}
@@ -111,7 +112,7 @@ func TestAPersonBindsAnotherStore(t *testing.T) {
 	})
 	// Without a ConfigMap, the server does not guess.
 	bindings := host.CoreV1().ConfigMaps(cluster.SystemNamespace)
-	must(t, bindings.Delete(t.Context(), storage.StoreBindingName, metav1.DeleteOptions{}))
+	must(t, bindings.Delete(t.Context(), storebinding.Name, metav1.DeleteOptions{}))
 	await.NoError(t, patience, func(context.Context) error {
 		err := read(t)
 		if apierrors.HasStatusCause(err, storage.CauseSeveralStores) {
@@ -120,10 +121,10 @@ func TestAPersonBindsAnotherStore(t *testing.T) {
 		return err
 	})
 	begin(t)
-	now, err := bindings.Get(t.Context(), storage.StoreBindingName, metav1.GetOptions{})
+	now, err := bindings.Get(t.Context(), storebinding.Name, metav1.GetOptions{})
 	must(t, err)
-	if storage.BoundStore(now) != before {
-		t.Errorf("the cluster is bound to %q, want %q", storage.BoundStore(now), before)
+	if storebinding.StoreID(now) != before {
+		t.Errorf("the cluster is bound to %q, want %q", storebinding.StoreID(now), before)
 	}
 }
 
@@ -131,9 +132,9 @@ func TestAPersonBindsAnotherStore(t *testing.T) {
 func bind(t *testing.T, storeID string) (before string) {
 	t.Helper()
 	bindings := host.CoreV1().ConfigMaps(cluster.SystemNamespace)
-	m, err := bindings.Get(t.Context(), storage.StoreBindingName, metav1.GetOptions{})
+	m, err := bindings.Get(t.Context(), storebinding.Name, metav1.GetOptions{})
 	must(t, err)
-	before = storage.BoundStore(m)
+	before = storebinding.StoreID(m)
 	m.Data["store-id"] = storeID
 	_, err = bindings.Update(t.Context(), m, metav1.UpdateOptions{})
 	must(t, err)
