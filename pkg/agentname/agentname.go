@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package agentname owns how the agent of a token is called: one name for its
-// Deployment, its Service and its certificate, made of the token's serial number
-// alone. It keeps no list of names, and asks nobody.
+// Package agentname owns the name of a token's agent: one name for its Deployment, its
+// Service and its certificate, made from the token's serial number alone. It keeps no
+// list of names.
 package agentname
 
 import (
@@ -22,13 +22,14 @@ const (
 	hashLength = 10
 )
 
-// For gives the name of the agent of the token with a serial number. It is a DNS
-// label (RFC 1123) of at most 41 characters. Its end is a hash of the whole serial
-// number: numbers that differ in case, in odd characters or beyond the first
-// characters only have different names.
+// For returns the name of the agent of the token with a serial number. It is a DNS
+// label (RFC 1123) of at most 41 characters. It ends in a hash of the whole serial
+// number, so numbers that differ only in case, in odd characters or after the first
+// characters have different names too.
 func For(serial string) string { return prefix + Label(serial) }
 
-// Label is what of a name depends on the token: a DNS label of at most 31 characters.
+// Label is the part of the name that depends on the token: a DNS label of at most 31
+// characters.
 func Label(serial string) string {
 	sum := sha256.Sum256([]byte(serial))
 	return slug(serial) + hex.EncodeToString(sum[:])[:hashLength]
@@ -40,7 +41,7 @@ func ServerName(serial, namespace string) string {
 	return For(serial) + "." + namespace + ".svc"
 }
 
-// slug is the readable part of a name, with a hyphen at its end, or empty.
+// slug is the readable part of a name, with a hyphen at its end. It may be empty.
 func slug(serial string) string {
 	var b strings.Builder
 	for _, r := range strings.ToLower(serial) {

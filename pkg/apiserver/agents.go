@@ -20,10 +20,10 @@ import (
 	"j5t.io/hsm/pkg/storage/hsm"
 )
 
-// agentsPath tells how the agents are. It looks as one of readyz's checks and
-// is none of them: a server without a token is ready, for it still has
-// discovery to serve, and the deletion of namespaces without HSMSecrets. The
-// ClusterRole system:monitoring of Kubernetes may read it.
+// agentsPath reports the state of the agents. It looks like a check of readyz but is
+// not one: a server without a token is ready, because it still serves discovery, and
+// the deletion of namespaces without HSMSecrets. The ClusterRole system:monitoring of
+// Kubernetes may read it.
 const agentsPath = "/readyz/agents"
 
 // newAgents makes the client of the agents, with its metrics.
@@ -57,7 +57,7 @@ func (c *completedConfig) followAgents(server *genericapiserver.GenericAPIServer
 	return nil
 }
 
-// traced makes the calls to agents spans of the request that they are made for.
+// traced makes each call to an agent a span of the request that caused it.
 func traced(provider trace.TracerProvider) grpc.DialOption {
 	return grpc.WithStatsHandler(otelgrpc.NewClientHandler(
 		otelgrpc.WithTracerProvider(provider), otelgrpc.WithPropagators(tracing.Propagators())))
@@ -66,8 +66,8 @@ func traced(provider trace.TracerProvider) grpc.DialOption {
 // states asks how the agents are.
 type states func(context.Context) ([]hsm.AgentState, error)
 
-// agentStates answers 200 while at least one agent serves the store, else 503;
-// always with a line for each, in the form of readyz.
+// agentStates answers 200 while at least one agent serves the store, else 503, with a
+// line for each agent in the format of readyz.
 func agentStates(check states) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		text, serves := lines(check(r.Context()))
@@ -100,9 +100,9 @@ func lines(agents []hsm.AgentState, err error) (text string, serves bool) {
 	return b.String(), serves
 }
 
-// withAgentStates adds to the verbose answers of readyz how the agents are, which
-// decides nothing there. Who may not read agentsPath sees only whether there is a
-// connection: everybody may read readyz, and so nothing is asked for him either.
+// withAgentStates adds the state of the agents to the verbose output of readyz. It
+// does not change the result. A user who may not read agentsPath sees only whether
+// there is a connection, and causes no call to an agent: everybody may read readyz.
 func withAgentStates(next http.Handler, agents *hsm.Client, rights authorizer.Authorizer) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		next.ServeHTTP(w, r)

@@ -11,15 +11,16 @@ import (
 	genericapiserver "k8s.io/apiserver/pkg/server"
 )
 
-// loadInterval is between two looks. The TLS listener takes over within
-// milliseconds what was loaded, so it has done at the look after that.
+// loadInterval is the time between two checks. The TLS listener uses a new
+// configuration within milliseconds, so it does at the check after the next.
 const loadInterval = 50 * time.Millisecond
 
-// untilCallersAreKnown ends when the server can tell who its callers are; it is
-// not ready before. k8s.io/apiserver loads whom to believe from the host cluster
-// when it listens already, and takes the callers of kube-apiserver for anonymous
-// until then: it would refuse them with 403. A connection made meanwhile stays so.
-func untilCallersAreKnown(config *authenticatorfactory.RequestHeaderConfig) genericapiserver.PostStartHookFunc {
+// waitForAuthenticationConfig keeps the server from being ready until it has loaded
+// the request header configuration of the host cluster. k8s.io/apiserver loads it
+// while the server listens already. Until then, users behind kube-apiserver are
+// anonymous, and would be refused with 403; on a connection made meanwhile they stay
+// anonymous.
+func waitForAuthenticationConfig(config *authenticatorfactory.RequestHeaderConfig) genericapiserver.PostStartHookFunc {
 	return func(hook genericapiserver.PostStartHookContext) error {
 		loadedBefore := false
 		// It fails only when the server stops.

@@ -31,10 +31,10 @@ func (b *bundle) CurrentCABundleContent() []byte {
 	return nil
 }
 
-func TestUntilCallersAreKnown(t *testing.T) {
+func TestWaitForAuthenticationConfig(t *testing.T) {
 	t.Parallel()
 	b := &bundle{looked: make(chan struct{})}
-	hook := untilCallersAreKnown(&authenticatorfactory.RequestHeaderConfig{
+	hook := waitForAuthenticationConfig(&authenticatorfactory.RequestHeaderConfig{
 		CAContentProvider: b, UsernameHeaders: headerrequest.StaticStringSlice{"X-Remote-User"},
 	})
 	done := make(chan error, 1)
@@ -44,7 +44,7 @@ func TestUntilCallersAreKnown(t *testing.T) {
 	}
 	select {
 	case err := <-done:
-		t.Fatalf("the server is ready before it can tell who its callers are (%v)", err)
+		t.Fatalf("the server is ready before it can authenticate its callers (%v)", err)
 	default:
 	}
 	content := []byte("PEM")

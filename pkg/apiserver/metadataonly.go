@@ -16,12 +16,12 @@ import (
 	"j5t.io/hsm/pkg/storage/records"
 )
 
-// withMetadataOnly marks the reads of HSMSecrets that are answered with a Table
-// or with PartialObjectMetadata: no value is shown then, so none is read from
-// the token. kubectl get, the garbage collector and the namespace controller
-// read so.
+// withMetadataOnly marks the reads of HSMSecrets whose response is a Table or
+// PartialObjectMetadata. Such a response shows no value, so none is read from the
+// token. kubectl get, the garbage collector and the namespace controller send such
+// reads.
 func withMetadataOnly(next http.Handler, serializer runtime.NegotiatedSerializer) http.Handler {
-	// The generic server decides by a scope whose answers are these.
+	// The generic server negotiates with the same scope.
 	scope := &handlers.RequestScope{
 		TableConvertor:   rest.NewDefaultTableConvertor(hsmapi.Resource("hsmsecrets")),
 		MetaGroupVersion: metav1.SchemeGroupVersion,
@@ -46,6 +46,6 @@ func showsMetadataOnly(r *http.Request, serializer runtime.NegotiatedSerializer,
 	if !ok || options.Convert == nil {
 		return false
 	}
-	// A Table can be asked to carry the objects whole.
+	// includeObject=Object requests a Table with the whole objects.
 	return options.Convert.Kind != "Table" || r.URL.Query().Get("includeObject") != string(metav1.IncludeObject)
 }

@@ -23,15 +23,15 @@ import (
 	"j5t.io/hsm/pkg/mtls"
 )
 
-// Options are what the command line of the server can say.
+// Options are the flags of the server.
 type Options struct {
 	Run         *genericoptions.ServerRunOptions
 	Recommended *genericoptions.RecommendedOptions
 
-	// AgentAddresses are agents, as host:port. Without any, agents are those of the
-	// HSMPools.
+	// AgentAddresses are agents, as host:port. If it is empty, the HSMPools name the
+	// agents.
 	AgentAddresses []string
-	// AgentTLS proves this server to the agents, and them to it.
+	// AgentTLS authenticates this server to the agents, and the agents to it.
 	AgentTLS mtls.Files
 	// SystemNamespace is where HSMDevices and HSMPools are kept, as ConfigMaps.
 	SystemNamespace string
@@ -40,16 +40,16 @@ type Options struct {
 }
 
 const (
-	// shutdownDelay is how long a server that has been told to stop serves on,
-	// though it is not ready: until nobody sends it anything new.
+	// shutdownDelay is how long a server that was told to stop goes on serving, though
+	// it is not ready: until no client sends new requests to it.
 	shutdownDelay = 10 * time.Second
 	// watchTermination is how long watches have to move to another replica.
 	watchTermination = 10 * time.Second
 )
 
-// NewOptions returns the defaults: those of every Kubernetes API server, with
-// quotas, without etcd, and so that a replica can be stopped without a failed
-// request. Its pod needs terminationGracePeriodSeconds of both delays and
+// NewOptions returns the defaults: those of every Kubernetes API server, with quotas,
+// without etcd, and with a shutdown during which no request fails. The
+// terminationGracePeriodSeconds of the pod must cover both delays and
 // --request-timeout.
 func NewOptions() *Options {
 	o := &Options{
@@ -58,9 +58,9 @@ func NewOptions() *Options {
 		SystemNamespace: "hsm-system",
 	}
 	o.Recommended.Etcd = nil
-	// In HTTP/2 a server that stops ends a connection with all that is under way to
-	// it: Go's names the last request that it has seen, once, and forgets those that
-	// come meanwhile. kube-apiserver cannot repeat those with a body.
+	// Over HTTP/2, a server that stops loses the requests that are on their way to it:
+	// Go's server names the last request that it has seen, once, and drops those that
+	// come after. kube-apiserver cannot repeat requests with a body.
 	o.Recommended.SecureServing.DisableHTTP2Serving = true
 	o.Run.ShutdownDelayDuration = shutdownDelay
 	o.Run.ShutdownSendRetryAfter = true
@@ -90,7 +90,7 @@ func (o *Options) AddFlags(fs *pflag.FlagSet) {
 		"Namespace of the host cluster whose ConfigMaps hold HSMDevices and HSMPools.")
 }
 
-// Validate says what is wrong with the options, all of it at once.
+// Validate returns everything that is wrong with the options at once.
 func (o *Options) Validate() error {
 	errs := append(o.Run.Validate(), o.Recommended.Validate()...)
 	for _, address := range o.AgentAddresses {
@@ -113,8 +113,8 @@ func (o *Options) Validate() error {
 	return utilerrors.NewAggregate(errs)
 }
 
-// Config turns valid options into the configuration of a server. It connects to
-// nothing yet but the host cluster's API server.
+// Config turns valid options into the configuration of a server. So far it connects
+// to the API server of the host cluster only.
 func (o *Options) Config() (*Config, error) {
 	if err := o.Recommended.SecureServing.MaybeDefaultWithSelfSignedCerts("localhost", nil, nil); err != nil {
 		return nil, fmt.Errorf("make a self-signed serving certificate: %w", err)
@@ -137,8 +137,8 @@ func (o *Options) Config() (*Config, error) {
 		return nil, err
 	}
 
-	// What is asked of the host is for a request here, and flow control has let that
-	// in. client-go's limit of 5 a second would hold up the HSMPools of a few tokens.
+	// Each request to the host is for a request here, which flow control has admitted.
+	// client-go's limit of 5 a second would delay the HSMPools of a few tokens.
 	config := rest.CopyConfig(generic.ClientConfig)
 	config.QPS = -1
 	host, err := kubernetes.NewForConfig(config)

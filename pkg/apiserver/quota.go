@@ -12,15 +12,15 @@ import (
 
 // addResourceQuota lets ResourceQuotas of the host cluster bound how many
 // objects of each kind a namespace has (count/hsmsecrets.hsm.j5t.io).
-// kube-controller-manager counts what is there; only the server that creates
-// an object can refuse it. The plugin is last, as in kube-apiserver: nothing
-// that another one refuses is charged.
+// kube-controller-manager counts the objects; only the server that creates an object
+// can refuse it. The plugin is last, as in kube-apiserver: an object that another
+// plugin refuses is not charged.
 func addResourceQuota(o *genericoptions.AdmissionOptions) {
 	resourcequota.Register(o.Plugins)
 	o.RecommendedPluginOrder = append(o.RecommendedPluginOrder, resourcequota.PluginName)
 }
 
-// countObjects configures quotas to know nothing but the number of objects.
+// countObjects configures quotas to count objects, and nothing else.
 type countObjects struct{}
 
 var _ admission.PluginInitializer = countObjects{}

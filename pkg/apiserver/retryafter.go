@@ -10,15 +10,15 @@ import (
 	"k8s.io/utils/clock"
 )
 
-// retryAfter is when it makes sense to ask again while no token can be reached:
-// an agent that comes back has read its store by then.
+// retryAfter is when it makes sense to try again while no token can be reached: an
+// agent that comes back has read its store by then.
 const retryAfter = 5 * time.Second
 
 // withRetryAfter adds a Retry-After to each 503, as a date. Of the two forms in
 // RFC 9110, section 10.2.3, client-go obeys only the number of seconds: it repeats
-// the request ten times before its user learns anything, and kubectl is to tell of
-// an outage within 5 seconds. A Retry-After that is there already stays: a server
-// that is shutting down wants its clients to come to another one at once.
+// the request ten times before its user sees the error, and kubectl has to report an
+// outage within 5 seconds. A Retry-After that is set already stays: a server that is
+// shutting down sends its clients to another replica at once.
 func withRetryAfter(next http.Handler, now clock.PassiveClock) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		next.ServeHTTP(responsewriter.WrapForHTTP1Or2(&retryAfterWriter{ResponseWriter: w, now: now}), r)

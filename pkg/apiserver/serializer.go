@@ -9,9 +9,9 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/serializer"
 )
 
-// withoutProtobuf offers JSON and YAML. Our types have no protobuf form, as
-// custom resources have none: a client that prefers protobuf then takes its
-// second choice, where it would otherwise be promised what cannot be encoded.
+// withoutProtobuf offers JSON and YAML only. Our types have no protobuf encoding, as
+// custom resources have none. So a client that prefers protobuf gets its second
+// choice, and not an error.
 type withoutProtobuf struct{ serializer.CodecFactory }
 
 var _ runtime.NegotiatedSerializer = withoutProtobuf{}

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package apiserver makes the API server of hsm.j5t.io out of its options: it
-// joins the generic server of Kubernetes, the REST semantics of pkg/registry
-// and the storage of pkg/storage. It never speaks to a token, and needs none to
-// start or to stay healthy.
+// Package apiserver builds the API server of hsm.j5t.io from its options: it joins
+// the generic server of Kubernetes, the REST semantics of pkg/registry and the
+// storage of pkg/storage. It never speaks to a token, and needs none to start or to
+// stay healthy.
 package apiserver
 
 import (
@@ -24,26 +24,26 @@ import (
 	"j5t.io/hsm/pkg/registry/hsm/hsmpool"
 	"j5t.io/hsm/pkg/registry/hsm/hsmsecret"
 	"j5t.io/hsm/pkg/storage/configmap"
-	"j5t.io/hsm/pkg/storage/inventory"
+	"j5t.io/hsm/pkg/storage/namespaces"
 	"j5t.io/hsm/pkg/storage/records"
 )
 
-// Config is what a server is made of. Complete it to make one.
+// Config configures a server. Complete it to make one.
 type Config struct {
 	Generic *genericapiserver.RecommendedConfig
 	Extra   ExtraConfig
 }
 
-// ExtraConfig is what this server needs beyond any other API server.
+// ExtraConfig is what this server needs beyond the generic API server.
 type ExtraConfig struct {
 	// Host is a client of the cluster that the server is part of.
 	Host kubernetes.Interface
 	// SystemNamespace is where HSMDevices and HSMPools are kept, as ConfigMaps.
 	SystemNamespace string
-	// AgentAddresses are agents, as host:port. Without any, agents are those of the
-	// HSMPools.
+	// AgentAddresses are agents, as host:port. If it is empty, the HSMPools name the
+	// agents.
 	AgentAddresses []string
-	// AgentTLS proves this server to the agents, and them to it.
+	// AgentTLS authenticates this server to the agents, and the agents to it.
 	AgentTLS mtls.Files
 }
 
@@ -52,7 +52,7 @@ type completedConfig struct {
 	extra   *ExtraConfig
 }
 
-// CompletedConfig can only be had from Config.Complete.
+// CompletedConfig can only be made by Config.Complete.
 type CompletedConfig struct {
 	*completedConfig
 }
@@ -62,8 +62,7 @@ func (c *Config) Complete() CompletedConfig {
 	return CompletedConfig{&completedConfig{generic: c.Generic.Complete(), extra: &c.Extra}}
 }
 
-// New makes the server. It connects to the agents when the first request needs
-// them.
+// New makes the server. It connects to an agent when the first request needs one.
 func (c CompletedConfig) New() (*genericapiserver.GenericAPIServer, error) {
 	agents, err := c.newAgents()
 	if err != nil {
@@ -74,29 +73,29 @@ func (c CompletedConfig) New() (*genericapiserver.GenericAPIServer, error) {
 	c.generic.BuildHandlerChainFunc = func(handler http.Handler, config *genericapiserver.Config) http.Handler {
 		handler = withAgentStates(handler, agents, config.Authorization.Authorizer)
 		handler = build(withRetryAfter(withMetadataOnly(handler, serializer), clock.RealClock{}), config)
-		return withLastResponses(handler, config.ShutdownInitiatedNotify(), config.RequestInfoResolver)
+		return withConnectionClose(handler, config.ShutdownInitiatedNotify(), config.RequestInfoResolver)
 	}
 	server, err := c.generic.New("hsm-apiserver", genericapiserver.NewEmptyDelegate())
 	if err != nil {
 		return nil, err
 	}
 
-	// nil when kube-apiserver is not to be believed.
+	// nil if the server trusts no request headers of kube-apiserver.
 	if config := c.generic.Authentication.RequestHeaderConfig; config != nil {
-		if err := server.AddPostStartHook("callers-are-known", untilCallersAreKnown(config)); err != nil {
+		if err := server.AddPostStartHook("authentication-config", waitForAuthenticationConfig(config)); err != nil {
 			return nil, err
 		}
 	}
 
 	server.Handler.NonGoRestfulMux.Handle(agentsPath, agentStates(agents.Check))
-	// Not before the requests under way have been served.
+	// After the requests under way have been served.
 	server.RegisterDestroyFunc(func() { _ = agents.Close() })
 	if err := c.followAgents(server, agents); err != nil {
 		return nil, err
 	}
 
 	secretsResource := hsmapi.Resource("hsmsecrets")
-	secretsBackend := inventory.New(agents, "/"+resourcePrefix(secretsResource)+"/", secretsResource.Resource, inventory.Host{
+	secretsBackend := namespaces.New(agents, "/"+resourcePrefix(secretsResource)+"/", secretsResource.Resource, namespaces.Host{
 		Client:          c.extra.Host.CoreV1(),
 		SystemNamespace: c.extra.SystemNamespace,
 		Namespaces:      c.generic.SharedInformerFactory.Core().V1().Namespaces().Lister(),

@@ -13,7 +13,7 @@ import (
 	"k8s.io/apiserver/pkg/util/flowcontrol/request"
 )
 
-// restOptions says where each resource is stored. It implements
+// restOptions decides where each resource is stored. It implements
 // generic.RESTOptionsGetter.
 type restOptions struct {
 	codec      runtime.Codec

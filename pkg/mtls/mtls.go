@@ -16,19 +16,19 @@ import (
 	"google.golang.org/grpc/credentials"
 )
 
-// Files names the PEM files of one side. They are read at every handshake, so
-// that a rotated certificate or authority is used by the next connection
-// without a restart. While a rotation has replaced only one of the files, a
-// handshake fails; gRPC's clients try again.
+// Files names the PEM files of one side. They are read at every handshake, so the
+// next connection uses a rotated certificate or authority without a restart. While a
+// rotation has replaced only some of the files, handshakes fail, and clients try
+// again.
 type Files struct {
 	CertFile string // The certificate of this side, with its intermediates.
 	KeyFile  string // Its private key.
 	CAFile   string // The authorities that sign the certificates of the other side.
 }
 
-// Server gives the credentials of a gRPC server. A client must present a
+// Server returns the credentials of a gRPC server. A client must present a
 // certificate of the authority that is good for client authentication
-// (RFC 5280, section 4.2.1.12): that of another server is refused.
+// (RFC 5280, section 4.2.1.12): the certificate of another server is refused.
 func (f Files) Server() (credentials.TransportCredentials, error) {
 	if _, _, err := f.load(); err != nil {
 		return nil, err
@@ -52,7 +52,7 @@ func (f Files) Server() (credentials.TransportCredentials, error) {
 	}), nil
 }
 
-// Client gives the credentials of a gRPC client. The server's certificate must
+// Client returns the credentials of a gRPC client. The server's certificate must
 // be of the authority, good for server authentication, and of the host name or
 // address that was dialled.
 func (f Files) Client() (credentials.TransportCredentials, error) {
@@ -62,8 +62,8 @@ func (f Files) Client() (credentials.TransportCredentials, error) {
 	return &client{TransportCredentials: credentials.NewTLS(&tls.Config{MinVersion: tls.VersionTLS13}), files: f}, nil
 }
 
-// client makes each handshake from the files as they are then: crypto/tls has
-// no callback for the root certificates of a client.
+// client reads the files for each handshake: crypto/tls has no callback for the root
+// certificates of a client.
 type client struct {
 	credentials.TransportCredentials
 	files Files
@@ -85,7 +85,7 @@ func (c *client) Clone() credentials.TransportCredentials {
 	return &client{TransportCredentials: c.TransportCredentials.Clone(), files: c.files}
 }
 
-// load never puts the content of a file into an error.
+// load reads the files. It never puts their content into an error.
 func (f Files) load() (tls.Certificate, *x509.CertPool, error) {
 	cert, err := tls.LoadX509KeyPair(f.CertFile, f.KeyFile)
 	if err != nil {

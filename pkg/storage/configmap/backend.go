@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package configmap keeps records as ConfigMaps of one namespace of the host
-// cluster, one each: it owns how a record lies in a ConfigMap. It never touches
-// another namespace, and never takes over a ConfigMap that it has not made.
+// Package configmap keeps each record in a ConfigMap of one namespace of the host
+// cluster. It owns the form of a record in a ConfigMap. It never touches another
+// namespace, and never takes over a ConfigMap that it has not made.
 package configmap
 
 import (
@@ -28,12 +28,12 @@ import (
 	"j5t.io/hsm/pkg/storage/records"
 )
 
-// timeout bounds each request to the host but watches.
+// timeout bounds each request to the host, watches excepted.
 const timeout = 30 * time.Second
 
-// backend keeps the records of one resource. Its revisions are the
-// resourceVersions of the host. It is made for objects by the dozen: the host
-// lists no part of its ConfigMaps by key, so every list reads them all.
+// backend keeps the records of one resource. Its revisions are the resourceVersions of
+// the host. It is made for dozens of objects: the host cannot list ConfigMaps by key,
+// so every list reads all of them.
 type backend struct {
 	client   coreclient.ConfigMapInterface
 	resource string
@@ -53,8 +53,8 @@ func Decorator(client coreclient.ConfigMapsGetter, namespace string) generic.Sto
 	)
 }
 
-// Get implements records.Backend. It lists, because only a list tells the
-// revision that it is of.
+// Get implements records.Backend. It lists, because only a list has the revision as
+// of which it was read.
 func (b *backend) Get(ctx context.Context, in *agentv1.GetRequest) (*agentv1.GetResponse, error) {
 	name := b.name(in.GetKey())
 	list, revision, err := b.list(ctx, metav1.ListOptions{FieldSelector: fields.OneTermEqualSelector(metav1.ObjectNameField, name).String()})
@@ -114,9 +114,9 @@ func (b *backend) Commit(ctx context.Context, in *agentv1.CommitRequest) (*agent
 	return &agentv1.CommitResponse{Committed: true, Revision: revision, DataRevision: revision}, err
 }
 
-// delete gives the ConfigMap as of its deletion. The host tells the revision of
-// that only to who watches: from now, or a little earlier, as the version may be older
-// than what the host remembers.
+// delete returns the ConfigMap as of its deletion. The host reports the revision of a
+// deletion to watches only. The watch starts now, and not at the expected revision,
+// which may be older than the host's history.
 func (b *backend) delete(ctx context.Context, name string, expected uint64) (*corev1.ConfigMap, error) {
 	version := strconv.FormatUint(expected, 10)
 	w, err := b.client.Watch(ctx, metav1.ListOptions{
@@ -140,10 +140,10 @@ func (b *backend) delete(ctx context.Context, name string, expected uint64) (*co
 			return m, err
 		}
 	}
-	return nil, apierrors.NewTimeoutError("it was deleted, but the host has not told the resourceVersion of that", 0)
+	return nil, apierrors.NewTimeoutError("it was deleted, but the host has not reported the resourceVersion of the deletion", 0)
 }
 
-// Revisions implements records.Backend. The host keeps its oldest to itself.
+// Revisions implements records.Backend. The host does not say which its oldest is.
 func (b *backend) Revisions(ctx context.Context) (current, oldest uint64, err error) {
 	_, current, err = b.list(ctx, metav1.ListOptions{LabelSelector: b.selector(), Limit: 1})
 	return current, 0, err

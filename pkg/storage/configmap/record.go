@@ -30,9 +30,9 @@ const (
 	objectEntry = "object"
 )
 
-// name gives the name of a record's ConfigMap: RESOURCE.NAMESPACE.NAME where
-// that is a name, else RESOURCE.HASH. The first has a dot more, and namespaces
-// have none, so no two keys share a name.
+// name returns the name of a record's ConfigMap: RESOURCE.NAMESPACE.NAME if that is a
+// valid name, else RESOURCE.HASH. The first form has one dot more, and namespaces have
+// none, so no two keys share a name.
 func (b *backend) name(key string) string {
 	_, object, _ := strings.Cut(key, "/"+b.resource+"/")
 	namespace, name, _ := strings.Cut(object, "/")
@@ -57,19 +57,18 @@ func (b *backend) configMap(in *agentv1.CommitRequest) *corev1.ConfigMap {
 	}
 }
 
-// record reads what configMap has written. A ConfigMap that somebody else has
-// made, or labelled, is an error of the whole request: it is not known which
-// object it should be.
+// record reads what configMap has written. A ConfigMap that somebody else has made, or
+// labelled, is an error of the whole request: nobody knows which object it should be.
 func (b *backend) record(m *corev1.ConfigMap) (*agentv1.Record, error) {
 	key, known := m.Data[keyEntry]
 	var why string
 	switch {
 	case m.Labels[ResourceLabel] != b.resource:
-		why = fmt.Sprintf("has not the label %s=%s", ResourceLabel, b.resource)
+		why = fmt.Sprintf("does not have the label %s=%s", ResourceLabel, b.resource)
 	case !known:
 		why = fmt.Sprintf("has no entry %q", keyEntry)
 	case m.Name != b.name(key):
-		why = fmt.Sprintf("has not the name of its key, %s", b.name(key))
+		why = fmt.Sprintf("does not have the name that its key requires, %s", b.name(key))
 	default:
 		revision, err := parseRevision(m.ResourceVersion)
 		return &agentv1.Record{Key: key, Data: []byte(m.Data[objectEntry]), Revision: revision, DataRevision: revision}, err
@@ -78,7 +77,7 @@ func (b *backend) record(m *corev1.ConfigMap) (*agentv1.Record, error) {
 		Status: metav1.StatusFailure,
 		Code:   http.StatusInternalServerError,
 		Reason: metav1.StatusReasonStoreReadError,
-		Message: fmt.Sprintf("ConfigMap %s/%s is no %s that this server has written: it %s; delete it, or remove its label %s",
+		Message: fmt.Sprintf("ConfigMap %s/%s was not written by this server as one of the %s: it %s; delete it, or remove its label %s",
 			m.Namespace, m.Name, b.resource, why, ResourceLabel),
 	}}
 }
@@ -86,13 +85,13 @@ func (b *backend) record(m *corev1.ConfigMap) (*agentv1.Record, error) {
 func parseRevision(resourceVersion string) (uint64, error) {
 	revision, err := strconv.ParseUint(resourceVersion, 10, 64)
 	if err != nil {
-		return 0, apierrors.NewInternalError(fmt.Errorf("the host gave the resourceVersion %q, which is no number", resourceVersion))
+		return 0, apierrors.NewInternalError(fmt.Errorf("the host gave the resourceVersion %q, which is not a number", resourceVersion))
 	}
 	return revision, nil
 }
 
-// hostError maps an error of the host to what clients of our API are told. Its
-// own statuses pass, but not those that would say something wrong of our objects.
+// hostError maps an error of the host to one for clients of our API. Statuses of the
+// host pass, unless they would be wrong about our objects.
 func hostError(err error) error {
 	var said apierrors.APIStatus
 	switch {
@@ -101,7 +100,7 @@ func hostError(err error) error {
 	case storage.IsTooLargeResourceVersion(err):
 		return fmt.Errorf("%w: %w", records.ErrFutureRevision, err)
 	case apierrors.IsNotFound(err), apierrors.IsForbidden(err), apierrors.IsUnauthorized(err):
-		return apierrors.NewInternalError(fmt.Errorf("the host refuses this server its ConfigMaps (check its namespace and its Role): %w", err))
+		return apierrors.NewInternalError(fmt.Errorf("the host does not let this server use its ConfigMaps (check its namespace and its Role): %w", err))
 	case errors.As(err, &said):
 		return err
 	}

@@ -16,8 +16,8 @@ import (
 	agentv1 "j5t.io/hsm/pkg/agent/api/v1"
 )
 
-// follower is one watch of the host. It remembers the records as the reader
-// has seen them, because the host does not tell what was before a change.
+// follower is one watch of the host. It keeps the records as the reader has seen them,
+// because an event of the host does not contain the previous object.
 type follower struct {
 	*backend
 	ctx      context.Context

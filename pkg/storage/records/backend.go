@@ -12,14 +12,14 @@ import (
 	agentv1 "j5t.io/hsm/pkg/agent/api/v1"
 )
 
-// The errors of a Backend that the store itself has an answer to. All its
-// other errors go to the client as they are, so they should be API statuses.
+// The errors of a Backend that the Store turns into API errors. All other errors
+// reach the client as they are, so they should be API statuses.
 var (
-	// ErrExpired says that the history does not reach back to the revision asked for.
+	// ErrExpired: the history does not reach back to the requested revision.
 	ErrExpired = errors.New("the revision is too old")
-	// ErrFutureRevision says that the revision asked for has not happened yet.
+	// ErrFutureRevision: the requested revision has not happened yet.
 	ErrFutureRevision = errors.New("the revision has not happened yet")
-	// ErrAddressInUse says that another record has the address; nothing was changed.
+	// ErrAddressInUse: another record has the address. Nothing was changed.
 	ErrAddressInUse = errors.New("the address is in use")
 )
 
@@ -34,10 +34,10 @@ type Backend interface {
 	List(context.Context, *agentv1.ListRequest) ([]*agentv1.Record, *agentv1.ListEnd, error)
 	// Commit changes one record if it is still at the expected revision.
 	Commit(context.Context, *agentv1.CommitRequest) (*agentv1.CommitResponse, error)
-	// Watch begins to follow changes. It returns the first message, which has no
+	// Watch starts to follow changes. It returns the first message, which has no
 	// events, and a function that waits for the next one until the context ends.
 	Watch(context.Context, *agentv1.WatchRequest) (*agentv1.WatchResponse, func() (*agentv1.WatchResponse, error), error)
-	// Revisions gives the revision of the store, and the oldest one that List and
-	// Watch can still begin from; 0 when that is not known.
+	// Revisions returns the revision of the store, and the oldest one that List and
+	// Watch can still start from; 0 if that is unknown.
 	Revisions(context.Context) (current, oldest uint64, err error)
 }

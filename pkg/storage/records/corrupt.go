@@ -35,16 +35,17 @@ func isCorrupt(err error) bool {
 	return errors.Is(err, ErrCorrupt) && utilfeature.DefaultFeatureGate.Enabled(features.AllowUnsafeMalformedObjectDeletion)
 }
 
-// listErrors gathers the corrupt objects of a list, so that one request finds
-// them all. A list that has some fails: what cannot be read was not deleted.
+// listErrors collects the corrupt objects of a list, so that one request finds them
+// all. A list with a corrupt object fails: an object that cannot be read was not
+// deleted.
 type listErrors struct {
 	resource schema.GroupResource
 	causes   []metav1.StatusCause
 	first    error
 }
 
-// add takes the error of one object. It returns the error of the whole list
-// when reading on is of no use.
+// add takes the error of one object. It returns the error of the whole list when
+// there is no use in reading on.
 func (l *listErrors) add(key string, err error) error {
 	item := storage.NewInternalError(fmt.Errorf("unable to transform key %q: %w", key, err))
 	switch {

@@ -26,11 +26,12 @@ type Parts struct {
 // Source says how a record was read.
 type Source struct {
 	Serial string // Of the token; empty when there is none.
-	// WithoutData says that data was not asked for. Else a record without it has none.
+	// WithoutData is set if data was not requested. Otherwise a record without data has
+	// none.
 	WithoutData bool
 }
 
-// Layout says which part of an object lies where in its record.
+// Layout decides which part of an object lies where in its record.
 type Layout interface {
 	// Split takes an object without a resourceVersion apart. Equal objects give
 	// equal bytes: what has not changed is not written.
@@ -39,8 +40,8 @@ type Layout interface {
 	// resourceVersion. The error wraps ErrCorrupt when the record cannot be
 	// understood.
 	Join(record *agentv1.Record, from Source, into runtime.Object) error
-	// AddressField names the field that is the address of an object; nil when
-	// objects have none.
+	// AddressField names the field that is the address of an object; nil if objects
+	// have no address.
 	AddressField() *field.Path
 }
 

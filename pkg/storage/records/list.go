@@ -57,12 +57,13 @@ func (s *Store) GetList(ctx context.Context, key string, opts storage.ListOption
 
 	predicate := opts.Predicate
 	revision, limit := uint64(exact), max(predicate.Limit, 0) // A negative one is none, as in etcd3.
+	withoutData := IsWithoutData(ctx)
 	failed := listErrors{resource: s.resource}
 	var lastKey string
 	var count int64
 	var more bool
 	for {
-		p, err := s.readPage(ctx, key, opts.Recursive, startKey, revision, limit)
+		p, err := s.readPage(ctx, pageRequest{key, opts.Recursive, startKey, revision, limit, withoutData})
 		if err != nil {
 			return s.listError(ctx, err, key, startKey, revision, len(predicate.Continue) > 0)
 		}
@@ -105,32 +106,42 @@ func (s *Store) GetList(ctx context.Context, key string, opts storage.ListOption
 	return s.versioner.UpdateList(listObj, revision, token, remaining)
 }
 
-// readPage reads a page of the records below a prefix, or the one record of a key.
-func (s *Store) readPage(ctx context.Context, key string, recursive bool, startKey string, revision uint64, limit int64) (page, error) {
-	if !recursive && revision == 0 {
-		response, err := s.backend.Get(ctx, &agentv1.GetRequest{Key: key, WithoutData: IsWithoutData(ctx)})
+// pageRequest asks for a page of the records below a prefix, or for the one record of
+// a key.
+type pageRequest struct {
+	key         string // Or prefix, if recursive.
+	recursive   bool
+	startKey    string
+	revision    uint64 // 0: now.
+	limit       int64  // 0: none.
+	withoutData bool
+}
+
+func (s *Store) readPage(ctx context.Context, r pageRequest) (page, error) {
+	if !r.recursive && r.revision == 0 {
+		response, err := s.backend.Get(ctx, &agentv1.GetRequest{Key: r.key, WithoutData: r.withoutData})
 		if err != nil {
 			return page{}, err
 		}
-		p := page{revision: response.GetRevision(), from: Source{response.GetSerial(), IsWithoutData(ctx)}}
-		if r := response.GetRecord(); r != nil {
-			p.records = append(p.records, r)
+		p := page{revision: response.GetRevision(), from: Source{response.GetSerial(), r.withoutData}}
+		if record := response.GetRecord(); record != nil {
+			p.records = append(p.records, record)
 		}
 		return p, nil
 	}
-	if !recursive {
-		limit = 1 // The key itself is the first one of those that begin with it.
+	if !r.recursive {
+		r.limit = 1 // The key itself is the first one of those that begin with it.
 	}
 	records, end, err := s.backend.List(ctx, &agentv1.ListRequest{
-		Prefix: key, StartKey: startKey, Revision: revision, Limit: limit, WithoutData: IsWithoutData(ctx),
+		Prefix: r.key, StartKey: r.startKey, Revision: r.revision, Limit: r.limit, WithoutData: r.withoutData,
 	})
 	if err != nil {
 		return page{}, err
 	}
-	p := page{records: records, revision: end.GetRevision(), remaining: end.GetRemaining(), from: Source{end.GetSerial(), IsWithoutData(ctx)}}
-	if !recursive {
+	p := page{records: records, revision: end.GetRevision(), remaining: end.GetRemaining(), from: Source{end.GetSerial(), r.withoutData}}
+	if !r.recursive {
 		p.remaining = 0
-		if len(records) > 0 && records[0].GetKey() != key {
+		if len(records) > 0 && records[0].GetKey() != r.key {
 			p.records = nil
 		}
 	}
@@ -138,7 +149,7 @@ func (s *Store) readPage(ctx context.Context, key string, recursive bool, startK
 }
 
 // appendMatching appends the objects that the predicate selects, until its
-// limit is reached. It returns how many records it has looked at.
+// limit is reached. It returns how many records it has read.
 func (s *Store) appendMatching(items reflect.Value, p page, predicate storage.SelectionPredicate, failed *listErrors) (int, error) {
 	for i, r := range p.records {
 		if predicate.Limit > 0 && int64(items.Len()) >= predicate.Limit {
@@ -158,14 +169,15 @@ func (s *Store) appendMatching(items reflect.Value, p page, predicate storage.Se
 	return len(p.records), nil
 }
 
-// matches leaves out objects whose attributes cannot be had, as etcd3 does.
+// matches reports whether the predicate selects an object. An object whose attributes
+// cannot be read is not selected, as in etcd3.
 func matches(predicate storage.SelectionPredicate, obj runtime.Object) bool {
 	matched, err := predicate.Matches(obj)
 	return err == nil && matched
 }
 
-// listError is the API error of a list. One that was continued may go on
-// inconsistently after its revision has expired.
+// listError is the API error of a list. A client that continues a list whose revision
+// has expired may go on with an inconsistent one.
 func (s *Store) listError(ctx context.Context, err error, prefix, startKey string, revision uint64, continued bool) error {
 	switch {
 	case errors.Is(err, ErrFutureRevision):
@@ -184,7 +196,7 @@ func (s *Store) listError(ctx context.Context, err error, prefix, startKey strin
 	return expired
 }
 
-// itemsOf gives the items of a list, empty but never nil.
+// itemsOf returns the items of a list, empty but never nil.
 func itemsOf(list runtime.Object) (reflect.Value, error) {
 	pointer, err := meta.GetItemsPtr(list)
 	if err != nil {
@@ -195,7 +207,7 @@ func itemsOf(list runtime.Object) (reflect.Value, error) {
 		err = fmt.Errorf("its items are a %s", items.Kind())
 	}
 	if err != nil {
-		return reflect.Value{}, fmt.Errorf("%T is no list: %w", list, err)
+		return reflect.Value{}, fmt.Errorf("%T is not a list: %w", list, err)
 	}
 	items.Set(reflect.MakeSlice(items.Type(), 0, 0))
 	return items, nil

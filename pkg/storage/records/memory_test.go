@@ -14,8 +14,8 @@ import (
 
 const memorySerial = "MEMORY"
 
-// memory is a backend that keeps every change, and can be made to fail.
-type memory struct {
+// memoryBackend is a backend that keeps every change, and can be made to fail.
+type memoryBackend struct {
 	mu      sync.Mutex
 	log     []*agentv1.Event
 	oldest  uint64
@@ -26,17 +26,17 @@ type memory struct {
 	watchErr error // Of every watch that has sent a message with an event.
 }
 
-var _ records.Backend = (*memory)(nil)
+var _ records.Backend = (*memoryBackend)(nil)
 
-func newMemory() *memory {
-	m := &memory{changed: make(chan struct{})}
+func newMemory() *memoryBackend {
+	m := &memoryBackend{changed: make(chan struct{})}
 	m.append(nil, &agentv1.Record{Key: "/first"})
 	return m
 }
 
-func (m *memory) revision() uint64 { return uint64(len(m.log)) }
+func (m *memoryBackend) revision() uint64 { return uint64(len(m.log)) }
 
-func (m *memory) append(previous, record *agentv1.Record) {
+func (m *memoryBackend) append(previous, record *agentv1.Record) {
 	e := &agentv1.Event{Type: agentv1.Event_TYPE_PUT, Record: record, Previous: previous, Revision: m.revision() + 1}
 	if record == nil {
 		e.Type = agentv1.Event_TYPE_DELETE
@@ -48,7 +48,7 @@ func (m *memory) append(previous, record *agentv1.Record) {
 	m.changed = make(chan struct{})
 }
 
-func (m *memory) check(revision uint64) error {
+func (m *memoryBackend) check(revision uint64) error {
 	switch {
 	case revision < m.oldest:
 		return records.ErrExpired
@@ -58,7 +58,7 @@ func (m *memory) check(revision uint64) error {
 	return nil
 }
 
-func (m *memory) at(revision uint64) map[string]*agentv1.Record {
+func (m *memoryBackend) at(revision uint64) map[string]*agentv1.Record {
 	all := map[string]*agentv1.Record{}
 	for _, e := range m.log[:revision] {
 		if e.GetRecord() == nil {
@@ -70,7 +70,7 @@ func (m *memory) at(revision uint64) map[string]*agentv1.Record {
 	return all
 }
 
-func (m *memory) Get(ctx context.Context, in *agentv1.GetRequest) (*agentv1.GetResponse, error) {
+func (m *memoryBackend) Get(ctx context.Context, in *agentv1.GetRequest) (*agentv1.GetResponse, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	r := clone(m.at(m.revision())[in.GetKey()])
@@ -80,7 +80,7 @@ func (m *memory) Get(ctx context.Context, in *agentv1.GetRequest) (*agentv1.GetR
 	return &agentv1.GetResponse{Record: r, Revision: m.revision(), Serial: memorySerial}, ctx.Err()
 }
 
-func (m *memory) List(ctx context.Context, in *agentv1.ListRequest) ([]*agentv1.Record, *agentv1.ListEnd, error) {
+func (m *memoryBackend) List(ctx context.Context, in *agentv1.ListRequest) ([]*agentv1.Record, *agentv1.ListEnd, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.listErr != nil {
@@ -112,7 +112,7 @@ func (m *memory) List(ctx context.Context, in *agentv1.ListRequest) ([]*agentv1.
 	return list, end, ctx.Err()
 }
 
-func (m *memory) Commit(ctx context.Context, in *agentv1.CommitRequest) (*agentv1.CommitResponse, error) {
+func (m *memoryBackend) Commit(ctx context.Context, in *agentv1.CommitRequest) (*agentv1.CommitResponse, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.commits = append(m.commits, in)
@@ -148,7 +148,7 @@ func (m *memory) Commit(ctx context.Context, in *agentv1.CommitRequest) (*agentv
 	return response, ctx.Err()
 }
 
-func (m *memory) Watch(ctx context.Context, in *agentv1.WatchRequest) (*agentv1.WatchResponse, func() (*agentv1.WatchResponse, error), error) {
+func (m *memoryBackend) Watch(ctx context.Context, in *agentv1.WatchRequest) (*agentv1.WatchResponse, func() (*agentv1.WatchResponse, error), error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	position := in.GetRevision()
@@ -188,13 +188,13 @@ func (m *memory) Watch(ctx context.Context, in *agentv1.WatchRequest) (*agentv1.
 	return &agentv1.WatchResponse{Revision: position, Serial: memorySerial}, next, ctx.Err()
 }
 
-func (m *memory) Revisions(ctx context.Context) (uint64, uint64, error) {
+func (m *memoryBackend) Revisions(ctx context.Context) (uint64, uint64, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.revision(), m.oldest, ctx.Err()
 }
 
-func (m *memory) compact(revision uint64) {
+func (m *memoryBackend) compact(revision uint64) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.oldest = revision

@@ -88,7 +88,8 @@ func (s *Store) Get(ctx context.Context, key string, opts storage.GetOptions, ou
 	if err != nil {
 		return err
 	}
-	response, err := s.backend.Get(ctx, &agentv1.GetRequest{Key: key, WithoutData: IsWithoutData(ctx)})
+	withoutData := IsWithoutData(ctx)
+	response, err := s.backend.Get(ctx, &agentv1.GetRequest{Key: key, WithoutData: withoutData})
 	if err != nil {
 		return err
 	}
@@ -97,7 +98,7 @@ func (s *Store) Get(ctx context.Context, key string, opts storage.GetOptions, ou
 	}
 	switch {
 	case response.GetRecord() != nil:
-		return s.readError(key, s.join(response.GetRecord(), Source{response.GetSerial(), IsWithoutData(ctx)}, out))
+		return s.readError(key, s.join(response.GetRecord(), Source{response.GetSerial(), withoutData}, out))
 	case opts.IgnoreNotFound:
 		return runtime.SetZeroValue(out)
 	}
@@ -139,7 +140,7 @@ func (s *Store) GetCurrentResourceVersion(ctx context.Context) (uint64, error) {
 	return current, err
 }
 
-// CompactRevision implements storage.Interface. It is 0 while it is not known.
+// CompactRevision implements storage.Interface. It is 0 while it is unknown.
 func (s *Store) CompactRevision() int64 {
 	ctx, cancel := context.WithTimeout(context.Background(), statusTimeout)
 	defer cancel()
@@ -150,8 +151,8 @@ func (s *Store) CompactRevision() int64 {
 	return int64(oldest)
 }
 
-// EnableResourceSizeEstimation implements storage.Interface. The store needs
-// no keys for it.
+// EnableResourceSizeEstimation implements storage.Interface. The store does not use
+// the keys.
 func (s *Store) EnableResourceSizeEstimation(keys storage.KeysFunc) error {
 	if keys == nil {
 		return errors.New("the function that gives the keys must not be nil")
@@ -165,8 +166,8 @@ func (s *Store) EnableResourceSizeEstimation(keys storage.KeysFunc) error {
 	return nil
 }
 
-// Stats implements storage.Interface. The data of records is not read for it,
-// so the estimated size is that of the rest.
+// Stats implements storage.Interface. It does not read the data of records, so the
+// estimated size leaves that out.
 func (s *Store) Stats(ctx context.Context) (storage.Stats, error) {
 	s.mu.Lock()
 	request := &agentv1.ListRequest{Prefix: s.prefix, WithoutData: true, Limit: 1}
@@ -188,8 +189,8 @@ func (s *Store) Stats(ctx context.Context) (storage.Stats, error) {
 	return stats, nil
 }
 
-// split takes an object apart as it is to be stored. It clears the fields of
-// the object that are not.
+// split takes an object apart for storage. It clears those fields of the object that
+// are not stored.
 func (s *Store) split(obj runtime.Object) (Parts, error) {
 	if err := s.versioner.PrepareObjectForStorage(obj); err != nil {
 		return Parts{}, fmt.Errorf("prepare object for storage: %w", err)
@@ -208,7 +209,7 @@ func (s *Store) join(record *agentv1.Record, from Source, into runtime.Object) e
 	return s.versioner.UpdateObject(into, record.GetRevision())
 }
 
-// joinCommitted gives the object as a commit has left it.
+// joinCommitted puts together the object that a commit has stored.
 func (s *Store) joinCommitted(key string, parts Parts, response *agentv1.CommitResponse, into runtime.Object) error {
 	record := parts.record(key)
 	record.Revision, record.DataRevision = response.GetRevision(), response.GetDataRevision()
@@ -231,7 +232,8 @@ func (s *Store) notOlderThan(resourceVersion string, revision uint64) error {
 	return nil
 }
 
-// futureRevision names the revision asked for, and the current one if it can be had.
+// futureRevision is the error of a revision that has not happened yet. It names the
+// current one if that can be read.
 func (s *Store) futureRevision(ctx context.Context, revision uint64) error {
 	ctx, cancel := context.WithTimeout(ctx, statusTimeout)
 	defer cancel()

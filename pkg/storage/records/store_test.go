@@ -238,7 +238,7 @@ func watchError(_ any, err error) error { return err }
 
 // unreachable fails all calls but lists.
 type unreachable struct {
-	*memory
+	*memoryBackend
 	err error
 }
 

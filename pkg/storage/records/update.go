@@ -24,7 +24,7 @@ type state struct {
 	obj    runtime.Object
 	record *agentv1.Record
 	from   Source
-	// current says that the backend gave the state, not the caller.
+	// current is set if the state comes from the backend, not from the caller.
 	current bool
 }
 
@@ -48,7 +48,7 @@ type loader struct {
 	new   func() runtime.Object
 	// absentIsEmpty makes an empty object of an absent record.
 	absentIsEmpty bool
-	// mustBeCorrupt refuses a record that can be read, and gives none of its object.
+	// mustBeCorrupt refuses a record that can be read. The state has no object then.
 	mustBeCorrupt bool
 }
 
@@ -94,8 +94,8 @@ func (l loader) begin(ctx context.Context, suggestion runtime.Object) (state, er
 	return st, nil
 }
 
-// afterFailure gives the state to try again from, or the failure when a newer
-// one could not change it.
+// afterFailure returns the state to try again from, or the failure if no newer state
+// could change it.
 func (l loader) afterFailure(ctx context.Context, st state, failure error) (state, error) {
 	if st.current {
 		return state{}, failure

@@ -45,7 +45,7 @@ type watcher struct {
 	endStream context.CancelFunc
 	position  uint64 // Every change up to it has been sent.
 	from      Source
-	progress  chan struct{} // Asks for a bookmark; nil when nobody may ask.
+	progress  chan struct{} // Requests a bookmark; nil when ProgressNotify is off.
 
 	result chan watch.Event
 	cancel context.CancelFunc
@@ -71,7 +71,8 @@ func (s *Store) Watch(ctx context.Context, key string, opts storage.ListOptions)
 		bookmarks: opts.Predicate.AllowWatchBookmarks || opts.ProgressNotify,
 		result:    make(chan watch.Event, resultBuffer),
 	}
-	request := &agentv1.WatchRequest{Prefix: key, WithoutData: IsWithoutData(ctx)}
+	withoutData := IsWithoutData(ctx)
+	request := &agentv1.WatchRequest{Prefix: key, WithoutData: withoutData}
 	switch {
 	case opts.SendInitialEvents != nil && *opts.SendInitialEvents:
 		w.initialEvents, w.initialBookmark, w.minimum = true, opts.Predicate.AllowWatchBookmarks, revision
@@ -85,8 +86,8 @@ func (s *Store) Watch(ctx context.Context, key string, opts storage.ListOptions)
 	}
 
 	ctx, w.cancel = context.WithCancel(ctx)
-	// The backend is not told of the deadline: it would end the stream with an
-	// error before the watch ends as it should.
+	// The backend does not see the deadline: it would end the stream with an error
+	// before the watch ends in the regular way.
 	var stream context.Context
 	stream, w.endStream = context.WithCancel(context.WithoutCancel(ctx))
 	context.AfterFunc(ctx, w.endStream)
@@ -102,7 +103,7 @@ func (s *Store) Watch(ctx context.Context, key string, opts storage.ListOptions)
 		return nil, err
 	}
 	w.next, w.position = next, first.GetRevision()
-	w.from = Source{first.GetSerial(), IsWithoutData(ctx)}
+	w.from = Source{first.GetSerial(), withoutData}
 	go w.run(ctx, stream, err)
 	return w, nil
 }
@@ -114,7 +115,7 @@ func (s *Store) RequestWatchProgress(context.Context) error {
 	for progress := range s.progress {
 		select {
 		case progress <- struct{}{}:
-		default: // It has been asked already.
+		default: // One is requested already.
 		}
 	}
 	return nil
@@ -203,7 +204,7 @@ func (w *watcher) receive(stream context.Context, responses chan<- *agentv1.Watc
 }
 
 func (w *watcher) sendInitialEvents(ctx context.Context) error {
-	p, err := w.store.readPage(ctx, w.key, w.recursive, "", 0, 0)
+	p, err := w.store.readPage(ctx, pageRequest{key: w.key, recursive: w.recursive, withoutData: w.from.WithoutData})
 	if err != nil {
 		return err
 	}
@@ -258,9 +259,9 @@ func keyOf(e *agentv1.Event) string {
 	return e.GetPrevious().GetKey()
 }
 
-// event turns a change of a record into what it is for the selected objects;
-// nil when it is none of theirs. An object that leaves them carries the
-// revision of that change.
+// event turns a change of a record into an event about the selected objects; nil if
+// the change is not about them. An object that is not selected any more becomes a
+// DELETED event with the revision of the change.
 func (w *watcher) event(e *agentv1.Event) (*watch.Event, error) {
 	if e.GetRecord() == nil && e.GetPrevious() == nil {
 		return nil, errors.New("the store sent a change of no record")
@@ -307,7 +308,7 @@ func (w *watcher) object(r *agentv1.Record, revision uint64, from Source) (runti
 	return obj, w.store.versioner.UpdateObject(obj, revision)
 }
 
-// sendBookmark tells how far the watch has come.
+// sendBookmark tells the reader up to which revision it has seen all changes.
 func (w *watcher) sendBookmark(ctx context.Context, initialEventsEnd bool) error {
 	obj := w.store.newFunc()
 	if err := w.store.versioner.UpdateObject(obj, w.position); err != nil {

@@ -135,10 +135,10 @@ func TestNoBookmarkAfterAPart(t *testing.T) {
 }
 
 // staleList is a backend whose lists are of another, older copy than its watches.
-type staleList struct{ *memory }
+type staleList struct{ *memoryBackend }
 
 func (s staleList) List(ctx context.Context, in *agentv1.ListRequest) ([]*agentv1.Record, *agentv1.ListEnd, error) {
-	list, end, err := s.memory.List(ctx, in)
+	list, end, err := s.memoryBackend.List(ctx, in)
 	end.Revision--
 	return list, end, err
 }
@@ -170,14 +170,14 @@ func TestNothingIsMissedBetweenListAndWatch(t *testing.T) {
 
 // writingList writes before and after each list.
 type writingList struct {
-	*memory
+	*memoryBackend
 	write func(name string)
 }
 
 func (l writingList) List(ctx context.Context, in *agentv1.ListRequest) ([]*agentv1.Record, *agentv1.ListEnd, error) {
 	l.write("before")
 	defer l.write("after")
-	return l.memory.List(ctx, in)
+	return l.memoryBackend.List(ctx, in)
 }
 
 func TestBookmarks(t *testing.T) {
@@ -234,10 +234,10 @@ func TestAChangeOfNoRecord(t *testing.T) {
 	}
 }
 
-type nothing struct{ *memory }
+type nothing struct{ *memoryBackend }
 
 func (n nothing) Watch(ctx context.Context, in *agentv1.WatchRequest) (*agentv1.WatchResponse, func() (*agentv1.WatchResponse, error), error) {
-	first, next, err := n.memory.Watch(ctx, in)
+	first, next, err := n.memoryBackend.Watch(ctx, in)
 	return first, func() (*agentv1.WatchResponse, error) {
 		response, err := next()
 		for i, e := range response.GetEvents() {

@@ -34,7 +34,7 @@ const SystemNamespace = "hsm-system"
 var manifests = []string{
 	"namespace.yaml",
 	"apiserver-rbac.yaml",
-	"apiserver-inventory.yaml",
+	"apiserver-namespaces.yaml",
 	"user-roles.yaml",
 }
 

@@ -17,10 +17,9 @@ import (
 	"k8s.io/apiserver/pkg/registry/rest"
 )
 
-// Validation makes of the strategy that embeds it one with declarative
-// validation. Unlike rest.DeclarativeValidation it does not compare the errors of
-// tags with those of functions: it is for types on which the two do not overlap,
-// and whose metadata, which has tags in Kubernetes' own types, is left to
+// Validation adds declarative validation to the strategy that embeds it. Unlike
+// rest.DeclarativeValidation it does not compare the errors of tags with those of
+// functions: it is for types on which the two do not overlap. Metadata is left to
 // functions.
 type Validation struct {
 	*runtime.Scheme

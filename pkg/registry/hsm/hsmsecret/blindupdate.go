@@ -74,16 +74,3 @@ func newValuesForbidden(secret *hsm.HSMSecret, key, change string) error {
 		"data[%s] would be %s, and you may not see values: send each key with an empty value, as the server shows it, or ask for the verb %s on hsmsecrets/%s in namespace %q",
 		key, change, valuesVerb, valuesSubresource, secret.Namespace))
 }
-
-type blindKey struct{}
-
-// withBlindUpdate marks the context of a blindUpdate, so that no warning speaks
-// of values.
-func withBlindUpdate(ctx context.Context) context.Context {
-	return context.WithValue(ctx, blindKey{}, true)
-}
-
-func isBlindUpdate(ctx context.Context) bool {
-	blind, _ := ctx.Value(blindKey{}).(bool)
-	return blind
-}

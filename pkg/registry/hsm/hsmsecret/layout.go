@@ -41,8 +41,8 @@ type layout struct {
 	codec runtime.Codec
 }
 
-// NewLayout says where each part of an HSMSecret lies. The codec gives the
-// version that is stored.
+// NewLayout returns the layout of HSMSecrets. The codec decides which version is
+// stored.
 func NewLayout(codec runtime.Codec) records.Layout { return layout{codec} }
 
 // AddressField implements records.Layout.
@@ -81,9 +81,9 @@ func (l layout) Split(obj runtime.Object) (records.Parts, error) {
 	return parts, err
 }
 
-// Join implements records.Layout. A record read without its data becomes an
-// object whose values are empty. It fills in what only the token that answered
-// can know: status.dataVersion, status.primaryDevice, status.deviceSyncStatus.
+// Join implements records.Layout. A record that was read without data becomes an
+// object with empty values. Join fills in what only the token that answered can know:
+// status.dataVersion, status.primaryDevice, status.deviceSyncStatus.
 func (l layout) Join(record *agentv1.Record, from records.Source, into runtime.Object) error {
 	secret, ok := into.(*hsm.HSMSecret)
 	if !ok {
@@ -130,12 +130,11 @@ func (l layout) join(record *agentv1.Record, from records.Source, secret *hsm.HS
 	return nil
 }
 
-// storedVersion is how an object begins that is stored in the version which the
-// codec writes.
+// storedVersion begins the JSON of an object in the version that the codec writes.
 var storedVersion = []byte(`{"kind":"HSMSecret","apiVersion":"` + v1alpha1.SchemeGroupVersion.String() + `",`)
 
-// decode does what the codec does. That reads each object twice, to learn its
-// version first, and a list reads all of them.
+// decode does what the codec does, but reads each object once. The codec reads it
+// twice, to learn its version first, which is slow in lists.
 func (l layout) decode(content []byte, into *hsm.HSMSecret) error {
 	if !bytes.HasPrefix(content, storedVersion) {
 		return runtime.DecodeInto(l.codec, content, into)
@@ -148,8 +147,8 @@ func (l layout) decode(content []byte, into *hsm.HSMSecret) error {
 	return v1alpha1.Convert_v1alpha1_HSMSecret_To_hsm_HSMSecret(stored, into, nil)
 }
 
-// compareManagedFields is the order that k8s.io/apimachinery gives managedFields.
-// In any other order, an update that changes nothing would look like a change.
+// compareManagedFields orders managedFields as k8s.io/apimachinery does. In any other
+// order, an update that changes nothing would look like a change.
 func compareManagedFields(p, q metav1.ManagedFieldsEntry) int {
 	seconds := func(t *metav1.Time) int64 {
 		if t == nil {
@@ -166,9 +165,9 @@ func compareManagedFields(p, q metav1.ManagedFieldsEntry) int {
 	)
 }
 
-// encodeData gives the same bytes for the same data: dataFormat, then for each
-// name in order its length, the name, the length of the value, the value. The
-// lengths are unsigned varints. No data is no bytes.
+// encodeData returns the same bytes for the same data: dataFormat, then for each name
+// in order the length of the name, the name, the length of the value, the value.
+// Lengths are unsigned varints. No data is no bytes.
 func encodeData(data map[string][]byte) []byte {
 	if len(data) == 0 {
 		return nil
@@ -183,7 +182,7 @@ func encodeData(data map[string][]byte) []byte {
 	return b
 }
 
-// decodeData accepts only what encodeData gives.
+// decodeData accepts only what encodeData returns.
 func decodeData(b []byte) (map[string][]byte, error) {
 	if len(b) == 0 {
 		return nil, nil

@@ -20,7 +20,7 @@ type StatusREST struct {
 
 var _ rest.Patcher = &StatusREST{}
 
-// Get reads the object, without values for who may not see them.
+// Get reads the object, without values if the user may not see them.
 func (r *StatusREST) Get(ctx context.Context, name string, options *metav1.GetOptions) (runtime.Object, error) {
 	ctx, err := r.values.forRead(ctx, name)
 	if err != nil {
@@ -29,7 +29,7 @@ func (r *StatusREST) Get(ctx context.Context, name string, options *metav1.GetOp
 	return r.REST.Get(ctx, name, options)
 }
 
-// Update changes the status only, and shows no values to who may not see them.
+// Update changes the status only. It hides values from users who may not see them.
 func (r *StatusREST) Update(ctx context.Context, name string, info rest.UpdatedObjectInfo, createValidation rest.ValidateObjectFunc, updateValidation rest.ValidateObjectUpdateFunc, forceAllowCreate bool, options *metav1.UpdateOptions) (runtime.Object, bool, error) {
 	hidden, err := r.values.hidden(ctx, name)
 	if err != nil {

@@ -21,6 +21,8 @@ import (
 // REST serves hsmsecrets. It hides their values from users who may not see them.
 type REST struct {
 	*genericregistry.Store
+	// blind is the same store, for the updates of users who may not see values.
+	blind      *genericregistry.Store
 	authorizer authorizer.Authorizer
 	values     values
 }
@@ -52,8 +54,10 @@ func NewStorage(scheme *runtime.Scheme, options generic.RESTOptionsGetter, auth 
 	if err := store.CompleteWithOptions(&generic.StoreOptions{RESTOptions: options, AttrFunc: GetAttrs}); err != nil {
 		return nil, nil, err
 	}
+	blind := *store
+	blind.UpdateStrategy = blindStrategy{strategy}
 	values := values{auth}
-	return &REST{Store: store, authorizer: auth, values: values},
+	return &REST{Store: store, blind: &blind, authorizer: auth, values: values},
 		&StatusREST{REST: status.New(store, statusStrategy{strategy}), values: values}, nil
 }
 
@@ -107,10 +111,11 @@ func (r *REST) Update(ctx context.Context, name string, info rest.UpdatedObjectI
 	if err != nil {
 		return nil, false, err
 	}
+	store := r.Store
 	if hidden {
-		ctx, info = withBlindUpdate(ctx), blindUpdate{UpdatedObjectInfo: info}
+		store, info = r.blind, blindUpdate{UpdatedObjectInfo: info}
 	}
-	obj, created, err := r.Store.Update(ctx, name, info, requireClaim(r.authorizer, createValidation), updateValidation, forceAllowCreate, options)
+	obj, created, err := store.Update(ctx, name, info, requireClaim(r.authorizer, createValidation), updateValidation, forceAllowCreate, options)
 	if hidden {
 		hideValues(obj)
 	}

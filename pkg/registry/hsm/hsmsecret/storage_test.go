@@ -26,17 +26,17 @@ import (
 	"j5t.io/hsm/pkg/apis/hsm/v1alpha1"
 )
 
-// memory holds at most one object. The tests write with dry run, for which
+// memoryStorage holds at most one object. The tests write with dry run, for which
 // nothing but Get is needed.
-type memory struct {
+type memoryStorage struct {
 	storage.Interface
 	object *hsm.HSMSecret
 }
 
-func (memory) Versioner() storage.Versioner { return storage.APIObjectVersioner{} }
-func (memory) ReadinessCheck() error        { return nil }
+func (memoryStorage) Versioner() storage.Versioner { return storage.APIObjectVersioner{} }
+func (memoryStorage) ReadinessCheck() error        { return nil }
 
-func (m memory) Get(_ context.Context, key string, opts storage.GetOptions, out runtime.Object) error {
+func (m memoryStorage) Get(_ context.Context, key string, opts storage.GetOptions, out runtime.Object) error {
 	switch {
 	case m.object != nil:
 		m.object.DeepCopyInto(out.(*hsm.HSMSecret))
@@ -48,8 +48,8 @@ func (m memory) Get(_ context.Context, key string, opts storage.GetOptions, out 
 	}
 }
 
-// GetRESTOptions makes memory the storage of every resource.
-func (m memory) GetRESTOptions(resource schema.GroupResource, _ runtime.Object) (generic.RESTOptions, error) {
+// GetRESTOptions makes memoryStorage the storage of every resource.
+func (m memoryStorage) GetRESTOptions(resource schema.GroupResource, _ runtime.Object) (generic.RESTOptions, error) {
 	codec := serializer.NewCodecFactory(newScheme()).LegacyCodec(v1alpha1.SchemeGroupVersion)
 	return generic.RESTOptions{
 		StorageConfig:  &storagebackend.ConfigForResource{GroupResource: resource, Config: storagebackend.Config{Codec: codec}},
@@ -83,7 +83,7 @@ func (c claims) authorize(_ context.Context, a authorizer.Attributes) (authorize
 
 func newTestStorage(t *testing.T, object *hsm.HSMSecret, claims claims) (*REST, *StatusREST) {
 	t.Helper()
-	secrets, status, err := NewStorage(newScheme(), memory{object: object}, authorizer.AuthorizerFunc(claims.authorize))
+	secrets, status, err := NewStorage(newScheme(), memoryStorage{object: object}, authorizer.AuthorizerFunc(claims.authorize))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -112,13 +112,9 @@ func (strategy) WarningsOnCreate(_ context.Context, obj runtime.Object) []string
 	return append(warnOfKeyPair(secret), warnOfLastApplied(secret, &hsm.HSMSecret{})...)
 }
 
-func (strategy) WarningsOnUpdate(ctx context.Context, obj, old runtime.Object) []string {
+func (strategy) WarningsOnUpdate(_ context.Context, obj, old runtime.Object) []string {
 	secret := obj.(*hsm.HSMSecret)
-	warnings := warnOfLastApplied(secret, old.(*hsm.HSMSecret))
-	if isBlindUpdate(ctx) {
-		return warnings
-	}
-	return append(warnOfKeyPair(secret), warnings...)
+	return append(warnOfKeyPair(secret), warnOfLastApplied(secret, old.(*hsm.HSMSecret))...)
 }
 
 // warnOfKeyPair does so as a core Secret does.
@@ -141,6 +137,14 @@ func warnOfLastApplied(secret, old *hsm.HSMSecret) []string {
 	}
 	return []string{"metadata.annotations[" + corev1.LastAppliedConfigAnnotation +
 		"]: the values in it are not stored; use kubectl apply --server-side, which sends no such annotation"}
+}
+
+// blindStrategy is for updates by users who may not see values: no warning depends on
+// a value.
+type blindStrategy struct{ strategy }
+
+func (blindStrategy) WarningsOnUpdate(_ context.Context, obj, old runtime.Object) []string {
+	return warnOfLastApplied(obj.(*hsm.HSMSecret), old.(*hsm.HSMSecret))
 }
 
 // statusStrategy is for writes of status.

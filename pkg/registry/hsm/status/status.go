@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package status serves the status subresource of a resource. What a write of it
-// may change is for the resource's own strategy; this package decides nothing.
+// Package status serves the status subresource of a resource. The strategy of the
+// resource decides what a write may change; this package decides nothing.
 package status
 
 import (
@@ -14,7 +14,7 @@ import (
 	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
 )
 
-// Strategy says what a write of the status changes.
+// Strategy decides what a write of the status changes.
 type Strategy interface {
 	rest.RESTUpdateStrategy
 	rest.ResetFieldsStrategy
@@ -31,8 +31,8 @@ var (
 	_ rest.TableConvertor      = &REST{}
 )
 
-// New returns the status subresource of what a store holds. The store stays with
-// its owner, who destroys it.
+// New returns the status subresource of a store's objects. The store keeps its owner,
+// who destroys it.
 func New(store *genericregistry.Store, strategy Strategy) *REST {
 	statusStore := *store
 	statusStore.UpdateStrategy = strategy

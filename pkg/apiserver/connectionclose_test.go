@@ -11,9 +11,9 @@ import (
 	genericapiserver "k8s.io/apiserver/pkg/server"
 )
 
-// TestLastResponses: a client is told that a connection ends with a response when
-// it does, and only then.
-func TestLastResponses(t *testing.T) {
+// TestConnectionClose: a response says that its connection is closed when it is, and
+// only then.
+func TestConnectionClose(t *testing.T) {
 	t.Parallel()
 	const objects = "/apis/hsm.j5t.io/v1alpha1/hsmsecrets"
 	resolver := genericapiserver.NewRequestInfoResolver(genericapiserver.NewConfig(Codecs))
@@ -46,7 +46,7 @@ func TestLastResponses(t *testing.T) {
 					request.ProtoMajor, request.ProtoMinor = 2, 0
 				}
 				recorder := httptest.NewRecorder()
-				withLastResponses(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+				withConnectionClose(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 					if test.during {
 						close(stopping)
 					}

@@ -1,22 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package inventory knows which namespaces may hold records of a store that is
-// away, so that the others can be listed as empty, and deleted. It owns a
-// ConfigMap of their names. It never says that a record is absent, and never
-// keeps the name of one.
+// Package namespaces knows which namespaces may hold records, so that the others
+// can be listed as empty, and deleted, while the store is away. It owns a ConfigMap
+// of their names. It never says that a record is absent, and never keeps the name
+// of one.
 //
-// The rule, by which "empty" is the truth, for all replicas and after restarts:
+// These rules make "empty" true for all replicas, and after restarts:
 //
-//   - A namespace is noted before a record is created in it, and before a record
-//     of it is shown to anybody: by a get, a list, a watch or a commit.
-//   - It is struck out only when it does not exist any more, and the store has
-//     said that it holds nothing of it.
-//   - The ConfigMap is installed empty, with the server. If it is deleted nothing
-//     is known, until it is made again from all that the store holds.
-//   - So, whatever clients know of, a namespace that is not noted holds none of
-//     it. A list of such a namespace is empty while the store is away. All other
-//     requests get the store's error.
-package inventory
+//   - A namespace is added before a record is created in it, and before a record
+//     of it is shown to a client: by a get, a list, a watch or a commit.
+//   - A namespace is removed only when it was deleted from the cluster, and the
+//     store has answered that it holds nothing of it.
+//   - The ConfigMap is installed empty, with the server. If somebody deletes it,
+//     nothing is known until it is made again from all that the store holds.
+//   - So a namespace that is not in the ConfigMap holds no record that a client
+//     knows of. A list of such a namespace is empty while the store is away. All
+//     other requests get the store's error.
+package namespaces
 
 import (
 	"context"
@@ -37,55 +37,43 @@ import (
 	"j5t.io/hsm/pkg/storage/records"
 )
 
-// Host is where namespaces exist, and where they are noted.
+// Host is the cluster that has the namespaces, and the ConfigMap.
 type Host struct {
 	Client coreclient.CoreV1Interface
-	// SystemNamespace is that of the ConfigMap.
+	// SystemNamespace is the namespace of the ConfigMap.
 	SystemNamespace string
 	// Namespaces may lag behind.
 	Namespaces corelisters.NamespaceLister
 }
 
-// Backend adds the inventory to a backend. It is safe for concurrent use.
+// Backend is a backend whose lists of empty namespaces succeed while its store is
+// away. It is safe for concurrent use.
 type Backend struct {
-	store  records.Backend
-	prefix string
-	note   note
+	store    records.Backend
+	prefix   string
+	occupied occupied
 
 	// revision is the highest one that the store has answered with.
 	revision atomic.Uint64
 
 	mu sync.Mutex
-	// noted are the namespaces, with their UIDs, of which it is known. A namespace
-	// that was deleted may have been struck out since: it has another UID then.
-	noted map[string]types.UID
+	// added are the namespaces that are known to be in the ConfigMap, with their UIDs.
+	// A namespace that was deleted may have been removed since. One that was made
+	// again has another UID.
+	added map[string]types.UID
 }
 
 var _ records.Backend = (*Backend)(nil)
 
-// New adds the inventory of one namespaced resource to a backend. The keys of
-// its records are prefix, namespace, "/" and name.
+// New wraps the backend of one namespaced resource. The keys of its records are
+// prefix, namespace, "/" and name.
 func New(store records.Backend, prefix, resource string, host Host) *Backend {
-	b := &Backend{store: store, prefix: prefix, noted: map[string]types.UID{}}
-	// The first answer to an empty list may come before any of the store.
-	b.revision.Store(1)
-	b.note = note{
-		host:    host,
-		name:    resource + "-namespaces",
-		writing: make(chan struct{}, 1),
-		holdsNothing: func(ctx context.Context, namespace string) (bool, error) {
-			found, _, err := store.List(ctx, &agentv1.ListRequest{Prefix: prefix + namespace + "/", Limit: 1, WithoutData: true})
-			return len(found) == 0, err
-		},
-		holding: func(ctx context.Context) (namespaces []string, err error) {
-			all, _, err := store.List(ctx, &agentv1.ListRequest{Prefix: prefix, WithoutData: true})
-			for _, r := range all {
-				namespace, _, _ := strings.Cut(strings.TrimPrefix(r.GetKey(), prefix), "/")
-				namespaces = append(namespaces, namespace)
-			}
-			return namespaces, err
-		},
+	b := &Backend{
+		store: store, prefix: prefix, added: map[string]types.UID{},
+		occupied: occupied{host: host, name: resource + "-namespaces", store: store, prefix: prefix, writing: make(chan struct{}, 1)},
 	}
+	// The first list of an empty namespace may come before any answer of the store.
+	b.revision.Store(1)
 	return b
 }
 
@@ -99,9 +87,10 @@ func (b *Backend) Get(ctx context.Context, in *agentv1.GetRequest) (*agentv1.Get
 	return response, b.show(ctx, response.GetRecord())
 }
 
-// List implements records.Backend. Of a namespace that holds nothing it is empty
-// while the store is away, as of the last revision that is known here. One that
-// was never told is taken for the oldest: who watches from there has to list again.
+// List implements records.Backend. While the store is away, the list of a namespace
+// that holds nothing is empty, as of the last revision that this replica has seen.
+// Before it has seen one, that is the oldest revision: a watch from there expires,
+// and its client lists again.
 func (b *Backend) List(ctx context.Context, in *agentv1.ListRequest) ([]*agentv1.Record, *agentv1.ListEnd, error) {
 	list, end, err := b.store.List(ctx, in)
 	if err == nil {
@@ -112,11 +101,11 @@ func (b *Backend) List(ctx context.Context, in *agentv1.ListRequest) ([]*agentv1
 	if !ok || !apierrors.IsServiceUnavailable(err) {
 		return nil, nil, err
 	}
-	mayHold, noteErr := b.note.has(ctx, namespace)
-	if noteErr != nil {
-		klog.FromContext(ctx).Error(noteErr, "Cannot tell whether a namespace holds anything", "namespace", namespace)
+	mayHold, readErr := b.occupied.contains(ctx, namespace)
+	if readErr != nil {
+		klog.FromContext(ctx).Error(readErr, "Cannot find out whether a namespace holds anything", "namespace", namespace)
 	}
-	if noteErr != nil || mayHold {
+	if readErr != nil || mayHold {
 		return nil, nil, err
 	}
 	klog.FromContext(ctx).V(2).Info("The store is away, and holds nothing of this namespace", "namespace", namespace, "err", err)
@@ -127,7 +116,7 @@ func (b *Backend) List(ctx context.Context, in *agentv1.ListRequest) ([]*agentv1
 func (b *Backend) Commit(ctx context.Context, in *agentv1.CommitRequest) (*agentv1.CommitResponse, error) {
 	changed := &agentv1.Record{Key: in.GetKey()}
 	if len(b.unknown(changed)) > 0 {
-		// A change that fails because the store is away leaves no note behind.
+		// A change that fails because the store is away adds no namespace.
 		if _, _, err := b.store.Revisions(ctx); err != nil {
 			return nil, err
 		}
@@ -171,15 +160,15 @@ func (b *Backend) reached(revision uint64) {
 	}
 }
 
-// listedNamespace is the one that a whole list of now is of.
+// listedNamespace returns the namespace of a list that is of one namespace, of all
+// of it, and of now.
 func (b *Backend) listedNamespace(in *agentv1.ListRequest) (string, bool) {
 	rest, ok := strings.CutPrefix(in.GetPrefix(), b.prefix)
 	namespace, tail, whole := strings.Cut(rest, "/")
 	return namespace, ok && whole && tail == "" && in.GetRevision() == 0 && in.GetStartKey() == ""
 }
 
-// unknown gives the namespaces of records of which it is not known that they are
-// noted.
+// unknown returns the namespaces of records that may not be in the ConfigMap yet.
 func (b *Backend) unknown(shown ...*agentv1.Record) map[string]types.UID {
 	unknown := map[string]types.UID{}
 	b.mu.Lock()
@@ -190,28 +179,28 @@ func (b *Backend) unknown(shown ...*agentv1.Record) map[string]types.UID {
 			continue
 		}
 		namespace, _, _ := strings.Cut(rest, "/")
-		uid := b.note.host.uid(namespace)
-		if noted, found := b.noted[namespace]; !found || noted != uid {
+		uid := b.occupied.host.uid(namespace)
+		if added, found := b.added[namespace]; !found || added != uid {
 			unknown[namespace] = uid
 		}
 	}
 	return unknown
 }
 
-// show notes the namespaces of records before anybody is told of them.
+// show adds the namespaces of records before a client sees the records.
 func (b *Backend) show(ctx context.Context, shown ...*agentv1.Record) error {
 	unknown := b.unknown(shown...)
 	if len(unknown) == 0 {
 		return nil
 	}
-	if err := b.note.add(ctx, unknown); err != nil {
-		return apierrors.NewServiceUnavailable(fmt.Sprintf("cannot note that a namespace holds something, in ConfigMap %s/%s: %v; check the rights of this server",
-			b.note.host.SystemNamespace, b.note.name, err))
+	if err := b.occupied.add(ctx, unknown); err != nil {
+		return apierrors.NewServiceUnavailable(fmt.Sprintf("cannot record in ConfigMap %s/%s that a namespace holds something: %v; check the rights of this server",
+			b.occupied.host.SystemNamespace, b.occupied.name, err))
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for namespace, uid := range unknown {
-		b.noted[namespace] = uid
+		b.added[namespace] = uid
 	}
 	return nil
 }
@@ -225,7 +214,7 @@ func (h Host) uid(namespace string) types.UID {
 	return found.UID
 }
 
-// exists asks the host itself.
+// exists reports whether a namespace exists. It asks kube-apiserver itself.
 func (h Host) exists(ctx context.Context, namespace string) (bool, error) {
 	_, err := h.Client.Namespaces().Get(ctx, namespace, metav1.GetOptions{})
 	if apierrors.IsNotFound(err) {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package inventory_test
+package namespaces_test
 
 import (
 	"context"
@@ -22,7 +22,7 @@ import (
 	"k8s.io/client-go/tools/cache"
 
 	agentv1 "j5t.io/hsm/pkg/agent/api/v1"
-	"j5t.io/hsm/pkg/storage/inventory"
+	"j5t.io/hsm/pkg/storage/namespaces"
 	"j5t.io/hsm/pkg/storage/records"
 )
 
@@ -116,7 +116,7 @@ func newWorld(t *testing.T, namespaces ...string) *world {
 	return w
 }
 
-func (w *world) deleteInventory() {
+func (w *world) deleteConfigMap() {
 	w.Helper()
 	if err := w.host.CoreV1().ConfigMaps("hsm-system").Delete(w.Context(), "hsmsecrets-namespaces", metav1.DeleteOptions{}); err != nil {
 		w.Fatal(err)
@@ -145,13 +145,13 @@ func (w *world) removeNamespace(name string) {
 }
 
 // replica is a server that has just been started.
-func (w *world) replica() *inventory.Backend {
-	return inventory.New(w.store, prefix, "hsmsecrets", inventory.Host{
+func (w *world) replica() *namespaces.Backend {
+	return namespaces.New(w.store, prefix, "hsmsecrets", namespaces.Host{
 		Client: w.host.CoreV1(), SystemNamespace: "hsm-system", Namespaces: corelisters.NewNamespaceLister(w.seen),
 	})
 }
 
-func (w *world) create(b *inventory.Backend, key string) {
+func (w *world) create(b *namespaces.Backend, key string) {
 	w.Helper()
 	if _, err := b.Commit(w.Context(), put(key)); err != nil {
 		w.Fatal(err)
@@ -169,7 +169,7 @@ func (w *world) away(test func()) {
 	test()
 }
 
-func (w *world) wantEmpty(b *inventory.Backend, namespace string) {
+func (w *world) wantEmpty(b *namespaces.Backend, namespace string) {
 	w.Helper()
 	list, end, err := b.List(w.Context(), &agentv1.ListRequest{Prefix: prefix + namespace + "/"})
 	if err != nil || len(list) != 0 || end.GetRevision() == 0 {
@@ -177,7 +177,7 @@ func (w *world) wantEmpty(b *inventory.Backend, namespace string) {
 	}
 }
 
-func (w *world) wantAway(b *inventory.Backend, in *agentv1.ListRequest) {
+func (w *world) wantAway(b *namespaces.Backend, in *agentv1.ListRequest) {
 	w.Helper()
 	if list, _, err := b.List(w.Context(), in); !errors.Is(err, errAway) || list != nil {
 		w.Errorf("list %v: %v, %v; want the store's error", in, list, err)
@@ -193,7 +193,7 @@ func namespaced(namespace string) *agentv1.ListRequest {
 func TestEmptyWhileAway(t *testing.T) {
 	w := newWorld(t, "full", "empty")
 	w.create(w.replica(), "full/db")
-	for name, b := range map[string]*inventory.Backend{"the same": w.replica(), "another": w.replica()} {
+	for name, b := range map[string]*namespaces.Backend{"the same": w.replica(), "another": w.replica()} {
 		w.away(func() {
 			w.wantEmpty(b, "empty")
 			for _, in := range []*agentv1.ListRequest{
@@ -214,13 +214,13 @@ func TestEmptyWhileAway(t *testing.T) {
 	}
 }
 
-// TestDeletedInventory: without it nothing is known to be empty, and it comes
+// TestDeletedConfigMap: without it nothing is known to be empty, and it comes
 // back with all that the store holds.
-func TestDeletedInventory(t *testing.T) {
+func TestDeletedConfigMap(t *testing.T) {
 	w := newWorld(t, "old", "prod", "empty")
 	b := w.replica()
 	w.create(b, "old/db")
-	w.deleteInventory()
+	w.deleteConfigMap()
 	w.away(func() {
 		w.wantAway(b, namespaced("old"))
 		w.wantAway(b, namespaced("empty"))
@@ -245,19 +245,19 @@ func TestOtherErrors(t *testing.T) {
 	}
 }
 
-// TestShown: records that were not created by a replica are noted by whoever
-// shows them first.
+// TestShown: records that were not created by a replica have their
+// namespace added by the replica that shows them first.
 func TestShown(t *testing.T) {
-	show := map[string]func(*testing.T, *inventory.Backend) error{
-		"get": func(t *testing.T, b *inventory.Backend) error {
+	show := map[string]func(*testing.T, *namespaces.Backend) error{
+		"get": func(t *testing.T, b *namespaces.Backend) error {
 			_, err := b.Get(t.Context(), &agentv1.GetRequest{Key: prefix + "prod/db"})
 			return err
 		},
-		"list": func(t *testing.T, b *inventory.Backend) error {
+		"list": func(t *testing.T, b *namespaces.Backend) error {
 			_, _, err := b.List(t.Context(), &agentv1.ListRequest{Prefix: prefix})
 			return err
 		},
-		"watch": func(t *testing.T, b *inventory.Backend) error {
+		"watch": func(t *testing.T, b *namespaces.Backend) error {
 			_, next, err := b.Watch(t.Context(), &agentv1.WatchRequest{Prefix: prefix})
 			if err != nil {
 				return err
@@ -265,7 +265,7 @@ func TestShown(t *testing.T) {
 			_, err = next()
 			return err
 		},
-		"delete": func(t *testing.T, b *inventory.Backend) error {
+		"delete": func(t *testing.T, b *namespaces.Backend) error {
 			_, err := b.Commit(t.Context(), &agentv1.CommitRequest{
 				Key: prefix + "prod/other", ExpectedRevision: 1, Change: &agentv1.CommitRequest_Delete{Delete: &agentv1.Delete{}},
 			})
@@ -290,14 +290,14 @@ func TestShown(t *testing.T) {
 				return true, nil, errors.New("forbidden")
 			})
 			if err := show(t, w.replica()); !apierrors.IsServiceUnavailable(err) {
-				t.Errorf("%v, want 503: what cannot be noted must not be shown", err)
+				t.Errorf("%v, want 503: what cannot be recorded must not be shown", err)
 			}
 		})
 	}
 }
 
-// TestNotedBeforeTheCommit: the note is there when the store is asked.
-func TestNotedBeforeTheCommit(t *testing.T) {
+// TestAddedBeforeTheCommit: the namespace is in the ConfigMap when the store is asked.
+func TestAddedBeforeTheCommit(t *testing.T) {
 	w := newWorld(t, "prod")
 	w.store.onCommit = func() {
 		m, err := w.host.CoreV1().ConfigMaps("hsm-system").Get(t.Context(), "hsmsecrets-namespaces", metav1.GetOptions{})
@@ -305,14 +305,14 @@ func TestNotedBeforeTheCommit(t *testing.T) {
 			t.Error(err)
 			return
 		}
-		if _, noted := m.Data["prod"]; !noted {
+		if _, added := m.Data["prod"]; !added {
 			t.Error("the store was asked first")
 		}
 	}
 	w.create(w.replica(), "prod/db")
 }
 
-// TestFailedCreate leaves no note behind while the store is away.
+// TestFailedCreate adds no namespace while the store is away.
 func TestFailedCreate(t *testing.T) {
 	w := newWorld(t, "prod")
 	b := w.replica()
@@ -324,9 +324,9 @@ func TestFailedCreate(t *testing.T) {
 	})
 }
 
-// TestOver: a namespace that is gone is struck out when it holds nothing, and a
-// new one of its name is noted anew, also by a replica that remembers the old one.
-func TestOver(t *testing.T) {
+// TestDeletedNamespace: it is removed when it holds nothing, and a new one of its
+// name is added again, also by a replica that remembers the old one.
+func TestDeletedNamespace(t *testing.T) {
 	w := newWorld(t, "gone", "left", "prod")
 	b := w.replica()
 	w.create(b, "gone/db")
@@ -334,7 +334,7 @@ func TestOver(t *testing.T) {
 	delete(w.store.keys, prefix+"gone/db")
 	w.removeNamespace("gone")
 	w.removeNamespace("left")
-	w.create(b, "prod/db") // The occasion to strike out.
+	w.create(b, "prod/db") // The occasion to remove.
 	w.away(func() {
 		w.wantEmpty(b, "gone")
 		w.wantAway(b, namespaced("left"))
@@ -345,10 +345,10 @@ func TestOver(t *testing.T) {
 	w.away(func() { w.wantAway(b, namespaced("gone")) })
 }
 
-// TestConcurrentNotes loses none, though another replica writes in between.
-func TestConcurrentNotes(t *testing.T) {
+// TestConcurrentAdds loses none, though another replica writes in between.
+func TestConcurrentAdds(t *testing.T) {
 	w := newWorld(t)
-	const namespaces = 20
+	const count = 20
 	var updates atomic.Int32
 	w.host.PrependReactor("update", "configmaps", func(clienttesting.Action) (bool, runtime.Object, error) {
 		if updates.Add(1)%3 == 0 {
@@ -357,16 +357,16 @@ func TestConcurrentNotes(t *testing.T) {
 		return false, nil, nil
 	})
 	b := w.replica()
-	for i := range namespaces {
+	for i := range count {
 		w.makeNamespace(fmt.Sprint("n", i), "1")
 	}
 	var wg sync.WaitGroup
-	for i := range namespaces {
+	for i := range count {
 		wg.Go(func() { w.create(b, fmt.Sprintf("n%d/db", i)) })
 	}
 	wg.Wait()
 	w.away(func() {
-		for i := range namespaces {
+		for i := range count {
 			w.wantAway(w.replica(), namespaced(fmt.Sprint("n", i)))
 		}
 	})
