@@ -46,7 +46,8 @@ type event struct {
 	call     int               // It comes before this one of them.
 	step     int               // Or at this step of any,
 	after    bool              // after its effect.
-	every    func() (due bool) // Or whenever this says so, before a call.
+	every    func() (due bool) // Or whenever this says so, before a call,
+	inside   bool              // and inside one.
 }
 
 // AtCall lets an event happen before call number n of a function from now on; an empty
@@ -65,14 +66,22 @@ func (t *Token) AtStep(n int, after bool, e Event) {
 	t.events = append(t.events, event{Event: e, step: t.steps + n, after: after})
 }
 
-// Mishaps lets one of some events happen before about one in so many calls, at random,
-// until Mend.
-func (t *Token) Mishaps(random *rand.Rand, calls int, events ...Event) {
+// Mishaps are events at random.
+type Mishaps struct {
+	Random *rand.Rand
+	Calls  int  // One comes about once in so many calls, before one,
+	Inside bool // and as often inside one.
+	Events []Event
+}
+
+// Mishaps begins with events at random, and goes on until Mend.
+func (t *Token) Mishaps(m Mishaps) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.events = append(t.events, event{
-		Event: func(t *Token) { events[random.IntN(len(events))](t) },
-		every: func() bool { return random.IntN(calls) == 0 },
+		Event:  func(t *Token) { m.Events[m.Random.IntN(len(m.Events))](t) },
+		every:  func() bool { return m.Random.IntN(m.Calls) == 0 },
+		inside: m.Inside,
 	})
 }
 
@@ -114,6 +123,10 @@ func (t *Token) beforeCall(function string) {
 // atStep lets happen what is due at the running step.
 func (t *Token) atStep(after bool) {
 	for i, e := range t.events {
+		if e.inside && !after && e.every() {
+			t.happen(e.Event)
+			return
+		}
 		if e.step > 0 && e.step == t.steps && e.after == after {
 			t.events = append(t.events[:i:i], t.events[i+1:]...)
 			t.happen(e.Event)

@@ -4,9 +4,7 @@ package faulttoken
 
 import (
 	"fmt"
-	"math/rand/v2"
 	"slices"
-	"strings"
 	"testing"
 
 	"j5t.io/hsm/pkg/pkcs11"
@@ -225,47 +223,4 @@ func TestEvents(t *testing.T) {
 	tok.AtCall("", 1, (*Token).Remove)
 	tok.Mend()
 	open(t, tok)
-}
-
-// TestChurnWithMishaps is what the store has to live with: updates on a token that is
-// unplugged at random, without delays. Only what a cut half destroyed is lost.
-func TestChurnWithMishaps(t *testing.T) {
-	t.Parallel()
-	for _, p := range []Profile{Pico66With1M, PicoNext} {
-		t.Run(p.Name, func(t *testing.T) {
-			t.Parallel()
-			tok, s := withKey(t, p)
-			if p.Name == Pico66With1M.Name {
-				singleAnchors(&layout{t: t, Session: s})
-			}
-			random := rand.New(rand.NewPCG(1, 2))
-			tok.Mishaps(random, 200, (*Token).Remove, (*Token).LoseLogin, (*Token).RestartPCSCD)
-			reopened := 0
-			for update := range times(20_000) {
-				for {
-					_, err := s.Create(fmt.Sprintf("segment-%016x", update), "j5t.io/hsm", make([]byte, 600))
-					if err == nil {
-						break
-					}
-					tok.Insert()
-					s, err = tok.Open()
-					for err != nil { // It was pulled again.
-						tok.Insert()
-						s, err = tok.Open()
-					}
-					if reopened++; reopened > 20_000 {
-						t.Fatalf("update %d is refused for ever", update)
-					}
-				}
-				seen := slices.DeleteFunc(slices.Clone(s.list), func(o pkcs11.Object) bool { return !strings.HasPrefix(o.Label, "segment-") })
-				random.Shuffle(len(seen), func(i, j int) { seen[i], seen[j] = seen[j], seen[i] })
-				for ; len(seen) > 40; seen = seen[1:] { // One, unless destroys failed before.
-					_ = s.Destroy(seen[0].Handle)
-				}
-			}
-			if reopened < times(100) {
-				t.Errorf("the token was reopened %d times", reopened)
-			}
-		})
-	}
 }
