@@ -123,7 +123,7 @@ func TestAgentProcess(t *testing.T) {
 			return err
 		},
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
 	defer cancel()
 	start := func() *process.Process {
 		t.Helper()
@@ -201,7 +201,7 @@ func TestHealth(t *testing.T) {
 		got, err := healthv1.NewHealthClient(conn).Check(ctx, &healthv1.HealthCheckRequest{Service: service})
 		return got.GetStatus(), err
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
 	defer cancel()
 	p, err := process.Start(ctx, process.Spec{
 		Name: "agent", Path: os.Args[0], Args: args(given), Env: append(token.Env, asAgent+"=1"), LogFile: filepath.Join(t.TempDir(), "log"),

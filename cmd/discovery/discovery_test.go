@@ -187,7 +187,7 @@ func testBinary(ctx context.Context, t *testing.T, c *cluster) {
 			t.Errorf("the resource %s is registered", plugin.Resource)
 		}
 		plugin.Close()
-	case <-time.After(time.Minute):
+	case <-time.After(10 * time.Minute):
 		t.Error("no resource is registered")
 	}
 

@@ -15,7 +15,7 @@ import (
 	"time"
 )
 
-// figurePrefix begins a line by which a test tells what it counted: "figure: NAME VALUE".
+// figurePrefix begins a line with which a test reports what it counted: "figure: NAME VALUE".
 const figurePrefix = "figure: "
 
 // progressInterval is how often it is told what runs.
@@ -55,7 +55,7 @@ func newReport(out io.Writer) *report {
 	return &report{out: out, began: time.Now(), output: map[testID][]string{}, lines: map[testID]string{}, running: map[string]time.Time{}}
 }
 
-// read takes all events, and tells at each tick what runs.
+// read reads all events, and prints at each tick what runs.
 func (r *report) read(in io.Reader, tick <-chan time.Time) error {
 	lines, failure := make(chan []byte), make(chan error, 1)
 	go func() {

@@ -21,9 +21,9 @@ import (
 	"j5t.io/hsm/test/framework/faulttoken"
 )
 
-// patience is how soon an answer has to come; well above what is designed, for
+// patience is how soon an answer has to come; far above what is designed, for
 // machines that are busy.
-const patience = 15 * time.Second
+const patience = time.Minute
 
 // refused makes every request that needs the store, and returns their reasons.
 func (h *harness) refused() map[string]error {

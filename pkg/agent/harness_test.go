@@ -29,7 +29,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 var wide = mvcc.Limits{Events: 1 << 20, Bytes: 1 << 40, Age: time.Hour}
 
-const deadline = 30 * time.Second
+const deadline = 5 * time.Minute
 
 // faultReader is a reader with a fault-injecting token in it.
 type faultReader struct {

@@ -54,7 +54,7 @@ func TestWaitForAuthenticationConfig(t *testing.T) {
 		if err != nil {
 			t.Error(err)
 		}
-	case <-time.After(10 * time.Second):
+	case <-time.After(time.Minute):
 		t.Error("the server does not become ready")
 	}
 }

@@ -30,6 +30,7 @@ import (
 	"j5t.io/hsm/pkg/controller/agents"
 	"j5t.io/hsm/pkg/controller/certs"
 	"j5t.io/hsm/pkg/mtls"
+	"j5t.io/hsm/test/framework/await"
 )
 
 // component is what a person's kustomization refers to, patched what comes of it.
@@ -335,7 +336,7 @@ func (r *rig) handshake(server, client credentials.TransportCredentials, name st
 		here.Close()
 		<-served
 	}()
-	ctx, cancel := context.WithTimeout(r.ctx, patience)
+	ctx, cancel := context.WithTimeout(r.ctx, await.Limit(patience))
 	defer cancel()
 	conn, info, err := client.ClientHandshake(ctx, name, here)
 	if err != nil {

@@ -193,7 +193,7 @@ func (r *rig) until(what string, condition func() error) {
 // event waits for an Event.
 func (r *rig) event(substrings ...string) string {
 	r.t.Helper()
-	timeout := time.After(patience)
+	timeout := time.After(await.Limit(patience))
 	for {
 		select {
 		case e := <-r.events:

@@ -57,7 +57,7 @@ func askWith(t *testing.T, address, serverName string, creds credentials.Transpo
 	conn, err := grpc.NewClient(address, grpc.WithTransportCredentials(creds), grpc.WithAuthority(serverName))
 	must(t, err)
 	defer func() { must(t, conn.Close()) }()
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	_, err = agentv1.NewStoreClient(conn).Status(ctx, &agentv1.StatusRequest{})
 	return err

@@ -211,7 +211,8 @@ func testUnplugged(t *testing.T, r *rig) {
 	pool := r.want(t, "pico-unplugged", "Partial 1/2 1/1")
 	took := time.Since(start)
 	fmt.Printf("figure: report-to-unavailable-ms %d\n", took.Milliseconds())
-	if took > 5*time.Second {
+	// At once: the grace period, after which it would be in any case, is far longer.
+	if took > 30*time.Second {
 		t.Errorf("it took %s", took)
 	}
 	if device := pool.Status.AggregatedDevices[1]; device.SerialNumber != "B" || device.Available || device.Reason != "Unplugged" {

@@ -107,7 +107,7 @@ func TestInformerWaits(t *testing.T) {
 			return nil, apierrors.NewServiceUnavailable("no token")
 		},
 	}, &corev1.Secret{}, 0, cache.Indexers{})
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	began := time.Now()
 	go informer.RunWithContext(ctx)

@@ -60,7 +60,7 @@ func (r *rig) stop() {
 // registers waits for the registrations of these resources.
 func (r *rig) registers(resources ...string) {
 	r.t.Helper()
-	ctx, cancel := context.WithTimeout(r.t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(r.t.Context(), 10*time.Minute)
 	defer cancel()
 	for range resources {
 		select {

@@ -108,7 +108,7 @@ func token(serial string, number int) inventory.Token {
 
 func (r *rig) register() *dratest.Plugin {
 	r.t.Helper()
-	ctx, cancel := context.WithTimeout(r.t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(r.t.Context(), 10*time.Minute)
 	defer cancel()
 	plugin, err := dratest.Register(ctx, r.config.KubeletDir, attribute.Driver)
 	must(r.t, err)

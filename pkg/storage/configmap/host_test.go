@@ -203,7 +203,7 @@ func testRewatch(t *testing.T, host kubernetes.Interface) {
 		return shortWatch{host.CoreV1().ConfigMaps(ns), begun}
 	}), namespace, "pods")
 
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
 	defer cancel()
 	_, next, err := backend.Watch(ctx, &agentv1.WatchRequest{Prefix: "/pods/"})
 	if err != nil {

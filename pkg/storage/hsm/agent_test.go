@@ -249,7 +249,7 @@ func TestWatchesLeaveNothing(t *testing.T) {
 	for i := range atOnce {
 		wg.Go(func() {
 			for range watches / atOnce {
-				ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+				ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
 				w, err := store.Watch(ctx, "/hsm.j5t.io/hsmsecrets/prod", storage.ListOptions{
 					Recursive: true, ProgressNotify: true, Predicate: storage.Everything,
 				})

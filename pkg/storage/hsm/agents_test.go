@@ -106,7 +106,7 @@ func TestManyAgentsAreSilent(t *testing.T) {
 	}
 	begun := time.Now()
 	_, err := a.connect(addresses...).Get(t.Context(), getKey)
-	if took := time.Since(begun); !apierrors.HasStatusCause(err, hsm.CauseAgentUnreachable) || took > kubectlPatience {
+	if took := time.Since(begun); !apierrors.HasStatusCause(err, hsm.CauseAgentUnreachable) || took > busyPatience {
 		t.Errorf("all silent: %v after %s", err, took)
 	}
 	cluster := newCluster()
@@ -271,7 +271,7 @@ func TestConnectionAge(t *testing.T) {
 	if err := client.Close(); err != nil {
 		t.Error(err)
 	}
-	for deadline := time.Now().Add(time.Minute); seen.ended.Load() < seen.begun.Load(); <-time.After(time.Millisecond) {
+	for deadline := time.Now().Add(10 * time.Minute); seen.ended.Load() < seen.begun.Load(); <-time.After(time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatalf("%d of %d connections were ended", seen.ended.Load(), seen.begun.Load())
 		}

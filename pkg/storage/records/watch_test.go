@@ -31,7 +31,7 @@ var (
 
 func begin(t *testing.T, store *records.Store, opts storage.ListOptions) watch.Interface {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), time.Minute)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), 10*time.Minute)
 	t.Cleanup(cancel)
 	w, err := store.Watch(ctx, "/pods/", opts)
 	if err != nil {
@@ -103,7 +103,7 @@ func (b impatient) Watch(ctx context.Context, in *agentv1.WatchRequest) (*agentv
 
 func TestAWatchEndsAtItsDeadlineWithoutAnError(t *testing.T) {
 	t.Parallel()
-	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
 	defer cancel()
 	w, err := newStore(impatient{newMemory()}).Watch(ctx, "/pods/", everything)
 	if err != nil {

@@ -23,7 +23,7 @@ func Limit(limit time.Duration) time.Duration { return slowest * limit }
 // interval is short beside what is waited for, which are processes and their answers.
 const interval = 50 * time.Millisecond
 
-// NoError waits until a condition returns nil, and tells how long that took. The test
+// NoError waits until a condition returns nil, and returns how long that took. The test
 // fails with the condition's last error if the Limit is over, with which the context
 // of the condition ends.
 func NoError(t testing.TB, limit time.Duration, condition func(context.Context) error) time.Duration {

@@ -27,8 +27,8 @@ func TestNoError(t *testing.T) {
 	})
 }
 
-// TestPollTellsWhatWasWrong: not that the time was over.
-func TestPollTellsWhatWasWrong(t *testing.T) {
+// TestPollReturnsTheLastError, and not that the time was over.
+func TestPollReturnsTheLastError(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		wrong := errors.New("wrong")
 		err := await.Poll(t.Context(), time.Second, func(ctx context.Context) error {

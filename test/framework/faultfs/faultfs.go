@@ -57,7 +57,7 @@ func (f *FS) StopAt(call int, moment Moment) {
 // Calls is the number of calls so far.
 func (f *FS) Calls() int { return f.calls }
 
-// Stopped tells whether the machine has stopped.
+// Stopped reports whether the machine has stopped.
 func (f *FS) Stopped() bool { return f.stopped }
 
 // Stop stops the machine now: names that were changed since the last SyncDir,

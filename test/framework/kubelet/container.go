@@ -57,7 +57,7 @@ func (c *container) run(ctx context.Context) {
 	}
 }
 
-// absent tells whether nothing runs for the container.
+// absent reports whether nothing runs for the container.
 func (c *container) absent() bool {
 	program := c.pod.kubelet.Programs[imageName(c.spec.Image)]
 	return len(c.spec.Command) > 0 && slices.Contains(program.Absent, c.spec.Command[0])
@@ -145,7 +145,7 @@ func (c *container) kill() {
 	}
 }
 
-// set changes what the pod's status tells.
+// set changes the pod's status.
 func (c *container) set(change func()) {
 	c.mutex.Lock()
 	change()

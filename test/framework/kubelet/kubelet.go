@@ -212,7 +212,7 @@ func (k *Kubelet) podHandler(life context.Context) cache.ResourceEventHandler {
 	return handler
 }
 
-// update runs a pod that is new, and tells one that runs what has changed.
+// update runs a new pod, and gives a running one what has changed.
 func (k *Kubelet) update(life context.Context, object *corev1.Pod) {
 	k.mutex.Lock()
 	defer k.mutex.Unlock()

@@ -32,7 +32,7 @@ type devicePlugins struct {
 	offered   map[string]map[string]bool
 	// allocated are what pods have. A pod keeps it until it is removed.
 	allocated map[types.UID][]Allocation
-	// change tells that the Node has to be told.
+	// change signals that the Node has to be updated.
 	change chan struct{}
 }
 
@@ -71,11 +71,11 @@ func (k *Kubelet) servePlugins(life context.Context) (*devicePlugins, error) {
 			}
 		}
 	})
-	k.group.Go(func() { d.tell(life) })
+	k.group.Go(func() { d.report(life) })
 	return d, nil
 }
 
-// follow hears what a plugin offers, until its end.
+// follow reads what a plugin offers, until its end.
 func (d *devicePlugins) follow(life context.Context, plugin *deviceplugintest.Plugin) {
 	defer context.AfterFunc(life, plugin.Close)()
 	defer plugin.Close()
@@ -91,7 +91,7 @@ func (d *devicePlugins) follow(life context.Context, plugin *deviceplugintest.Pl
 		d.mutex.Unlock()
 		select {
 		case d.change <- struct{}{}:
-		default: // It will be told.
+		default: // It is to be reported already.
 		}
 		if err != nil {
 			return
@@ -99,16 +99,16 @@ func (d *devicePlugins) follow(life context.Context, plugin *deviceplugintest.Pl
 	}
 }
 
-// tell writes to the Node how many devices there are, and how many are healthy, whenever that
+// report writes to the Node how many devices there are, and how many are healthy, whenever that
 // changes. Of a resource that is offered no more it says 0, as kubelet does.
-func (d *devicePlugins) tell(life context.Context) {
+func (d *devicePlugins) report(life context.Context) {
 	for {
 		select {
 		case <-life.Done():
 			return
 		case <-d.change:
 		}
-		for !d.told(life) {
+		for !d.reported(life) {
 			select {
 			case <-life.Done():
 				return
@@ -118,7 +118,7 @@ func (d *devicePlugins) tell(life context.Context) {
 	}
 }
 
-func (d *devicePlugins) told(ctx context.Context) bool {
+func (d *devicePlugins) reported(ctx context.Context) bool {
 	capacity, allocatable := map[string]string{}, map[string]string{}
 	d.mutex.Lock()
 	for resource, devices := range d.offered {
@@ -136,7 +136,7 @@ func (d *devicePlugins) told(ctx context.Context) bool {
 		_, err = d.kubelet.client.CoreV1().Nodes().Patch(ctx, d.kubelet.Node, types.StrategicMergePatchType, patch, metav1.PatchOptions{}, "status")
 	}
 	if err != nil && ctx.Err() == nil {
-		klog.ErrorS(err, "Cannot tell the Node what device plugins offer", "node", d.kubelet.Node)
+		klog.ErrorS(err, "Cannot write to the Node what device plugins offer", "node", d.kubelet.Node)
 	}
 	return err == nil
 }

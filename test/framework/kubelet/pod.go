@@ -27,7 +27,7 @@ const (
 	addressTries  = 100
 )
 
-// pod runs one pod: it waits for its volumes, starts its programs, tells its status, and
+// pod runs one pod: it waits for its volumes, starts its programs, writes its status, and
 // ends them when the pod is deleted.
 type pod struct {
 	kubelet *Kubelet
@@ -39,7 +39,7 @@ type pod struct {
 	// address is the pod's own, of the loopback interface.
 	address string
 	paths   paths
-	// change tells of something new: the object, a Secret, a program.
+	// change signals something new: the object, a Secret, a program.
 	change chan struct{}
 
 	mutex      sync.Mutex
@@ -146,7 +146,7 @@ func (p *pod) run() {
 	}
 }
 
-// sync brings the volumes up to date, starts the programs once, and tells the status.
+// sync brings the volumes up to date, starts the programs once, and writes the status.
 func (p *pod) sync(programs context.Context, running *sync.WaitGroup) error {
 	err := p.prepare(programs)
 	if err == nil && p.containers == nil {

@@ -89,7 +89,7 @@ func TestAgentIsStartedElsewhere(t *testing.T) {
 			t.Errorf("watch: want ERROR 503, got %v", e)
 		}
 	case <-time.After(await.Limit(patience)):
-		t.Error("nobody tells the watch that the agent is gone")
+		t.Error("the watch does not end although the agent is gone")
 	}
 	if err := read(t); !apierrors.IsServiceUnavailable(err) {
 		t.Errorf("want 503, got %v", err)

@@ -69,7 +69,7 @@ func setUp(ctx context.Context, s *suite.Suite) error {
 	return hsm.StartAgent(ctx, "--provision")
 }
 
-// members writes the status of the pool, and tells when.
+// members writes the status of the pool, and returns when.
 func members(t *testing.T, members ...v1alpha1.PoolMember) time.Time {
 	t.Helper()
 	pools := client.HSMPools(cluster.SystemNamespace)

@@ -224,7 +224,7 @@ func BenchmarkForeignSecrets(b *testing.B) {
 		awaitSynced(b, namespace, own, 2*time.Minute)
 		projector.Kill()
 		b.StartTimer()
-		if err := projector.again(b.Context()); err != nil {
+		if err := projector.restart(b.Context()); err != nil {
 			b.Fatal(err)
 		}
 		gets := func() int {

@@ -47,7 +47,7 @@ func TestCrash(t *testing.T) {
 }
 
 // crashAt kills the controller at the nth request that follows the edit. It
-// tells whether there were so many.
+// reports whether there were so many.
 func crashAt(t *testing.T, n int, carriedOut, again bool) bool {
 	namespace := newNamespace(t)
 	deployment := createDeployment(t, namespace, "web")
@@ -109,7 +109,7 @@ func crashAt(t *testing.T, n int, carriedOut, again bool) bool {
 			c.edit(states["t2"])
 			finally = "t2"
 		}
-		if err := projector.again(t.Context()); err != nil {
+		if err := projector.restart(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 	}

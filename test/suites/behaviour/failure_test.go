@@ -86,16 +86,16 @@ func TestFailure(t *testing.T) {
 	event(t, namespace, "Secret", "db", "Created")
 }
 
-// TestInsistence has somebody edit or delete a Secret again and again, as another
-// controller does: each time is answered at first, but not for ever at that pace.
+// TestInsistence: somebody edits or deletes a Secret again and again, as another
+// controller does: each time is answered at first, but not at that pace for long.
 func TestInsistence(t *testing.T) {
 	t.Parallel()
 	n := 0
 	for _, c := range []struct {
 		name string
 		config
-		// insist does it once more; answered tells whether there was an answer.
-		insist   func(cell)
+		// change does it once more; answered reports whether there was an answer.
+		change   func(cell)
 		answered func(cell) bool
 	}{
 		{"reverted", config{auto: true}, cell.editSecret, func(c cell) bool { return c.secretState() == "v1" }},
@@ -115,13 +115,13 @@ func TestInsistence(t *testing.T) {
 			cell := cell{t, c.config, newNamespace(t), "db"}
 			cell.create()
 			cell.check("at first", time.Minute, inStep)
-			c.insist(cell)
+			c.change(cell)
 			answers, began := 0, time.Now()
 			// It goes on for a while after the last that is answered at once.
 			await.NoError(t, 2*time.Minute, func(context.Context) error {
 				if c.answered(cell) {
 					answers++
-					c.insist(cell)
+					c.change(cell)
 				}
 				if answers < 20 || time.Since(began) < 15*time.Second {
 					return fmt.Errorf("%d answers, want 20", answers)

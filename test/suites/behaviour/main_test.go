@@ -133,8 +133,8 @@ func startController(ctx context.Context, name, account string, args ...string) 
 	return c, err
 }
 
-// again starts the process again after its end.
-func (c *controller) again(ctx context.Context) (err error) {
+// restart starts the process again after its end.
+func (c *controller) restart(ctx context.Context) (err error) {
 	c.Process, err = process.Start(ctx, c.Spec)
 	return err
 }

@@ -21,7 +21,7 @@ func TestReplicas(t *testing.T) {
 	namespace := newNamespace(t)
 	projector.Kill()
 	defer func() {
-		if err := projector.again(context.WithoutCancel(t.Context())); err != nil {
+		if err := projector.restart(context.WithoutCancel(t.Context())); err != nil {
 			t.Error(err)
 		}
 	}()
@@ -58,7 +58,7 @@ func TestReplicas(t *testing.T) {
 	if !acts(replicas[other]) {
 		t.Fatal("nobody acted")
 	}
-	if err := replicas[leader].again(t.Context()); err != nil {
+	if err := replicas[leader].restart(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), await.Limit(10*time.Second))
@@ -74,8 +74,8 @@ func TestReplicas(t *testing.T) {
 // TestUninstall takes the product away in the order of docs/projection.md, first
 // the controller: nothing hangs, and what is not deleted stays.
 func TestUninstall(t *testing.T) {
-	namespace, doomed := newNamespace(t), newNamespace(t, "doomed")
-	for _, namespace := range []string{namespace, doomed} {
+	namespace, deleted := newNamespace(t), newNamespace(t, "deleted")
+	for _, namespace := range []string{namespace, deleted} {
 		createMany(t, namespace, 3, 300)
 		awaitSynced(t, namespace, 3, time.Minute)
 	}
@@ -96,7 +96,7 @@ func TestUninstall(t *testing.T) {
 
 	projector.Kill()
 	defer func() {
-		if err := projector.again(context.WithoutCancel(t.Context())); err != nil {
+		if err := projector.restart(context.WithoutCancel(t.Context())); err != nil {
 			t.Error(err)
 		}
 	}()
@@ -107,11 +107,11 @@ func TestUninstall(t *testing.T) {
 	await.NoError(t, time.Minute, func(context.Context) error {
 		return gone(core.CoreV1().Secrets(namespace).Get(t.Context(), "db-0", metav1.GetOptions{}))
 	})
-	if err := core.CoreV1().Namespaces().Delete(t.Context(), doomed, metav1.DeleteOptions{}); err != nil {
+	if err := core.CoreV1().Namespaces().Delete(t.Context(), deleted, metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	await.NoError(t, 60*time.Second, func(context.Context) error {
-		return gone(core.CoreV1().Namespaces().Get(t.Context(), doomed, metav1.GetOptions{}))
+		return gone(core.CoreV1().Namespaces().Get(t.Context(), deleted, metav1.GetOptions{}))
 	})
 
 	// Without the API, owners cannot be read: their Secrets stay.
@@ -146,7 +146,7 @@ func TestUninstall(t *testing.T) {
 		return nil
 	})
 	// Even to a controller that still runs, the 404 says nothing of an HSMSecret.
-	if err := projector.again(t.Context()); err != nil {
+	if err := projector.restart(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	lists := func() int {

@@ -42,7 +42,7 @@ type call struct {
 
 func (c call) String() string { return c.method + " " + c.resource }
 
-// writes tells whether it may change something.
+// writes reports whether it may change something.
 func (c call) writes() bool { return c.method != http.MethodGet && c.method != "WATCH" }
 
 // newProxy is for the user of a kubeconfig; dir takes the kubeconfig to use.
@@ -133,7 +133,7 @@ func (p *proxy) count(selects func(call) bool) int {
 	return n
 }
 
-// since tells the calls that were made since an earlier snapshot, for messages.
+// since lists the calls that were made since an earlier snapshot, for messages.
 func (p *proxy) since(before map[call]int) string {
 	var b strings.Builder
 	for c, n := range p.snapshot() {

@@ -104,7 +104,7 @@ func TestWorkloads(t *testing.T) {
 	check("edit reverted")
 
 	projector.Kill()
-	if err := projector.again(t.Context()); err != nil {
+	if err := projector.restart(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	before := calls()
@@ -124,7 +124,7 @@ func TestWorkloads(t *testing.T) {
 	projector.Kill()
 	c.deleteSecret()
 	c.update(func(h *v1alpha1.HSMSecret) { h.Data = states["v1"] })
-	if err := projector.again(t.Context()); err != nil {
+	if err := projector.restart(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	c.check("deleted and changed", time.Minute, inStep)

@@ -113,7 +113,7 @@ func TestNamespaces(t *testing.T) {
 		if _, err := bindings.Create(t.Context(), binding, metav1.CreateOptions{}); err != nil {
 			t.Error(err)
 		}
-		if err := projector.again(t.Context()); err != nil {
+		if err := projector.restart(t.Context()); err != nil {
 			t.Error(err)
 		}
 	}()

@@ -54,8 +54,8 @@ func awaitConflict(t *testing.T, limit time.Duration, namespace, name, reason, s
 	})
 }
 
-// TestTwoForOne has two HSMSecrets name one Secret: the older has it, whoever
-// came first; the other reports, and gets it when it is free.
+// TestTwoForOne has two HSMSecrets name one Secret: the older has it, in whatever order
+// they came; the other reports, and gets it when it is free.
 func TestTwoForOne(t *testing.T) {
 	t.Parallel()
 	namespace := newNamespace(t)

@@ -217,7 +217,7 @@ func nothingWritten(t *testing.T, namespace string, objects int) {
 	}
 	projector.Kill()
 	writesBefore, getsBefore := writes(), gets()
-	if err := projector.again(t.Context()); err != nil {
+	if err := projector.restart(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	await.NoError(t, time.Minute, func(context.Context) error {
@@ -269,7 +269,7 @@ func TestLastSyncTime(t *testing.T) {
 	if err := hsm.StartAgent(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if err := projector.again(t.Context()); err != nil {
+	if err := projector.restart(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	awaitSynced(t, namespace, 1, time.Minute)

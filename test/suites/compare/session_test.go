@@ -210,7 +210,7 @@ func (s *session) fill(text string) string {
 	return strings.NewReplacer(append(words, "$future", "9000000000000000000")...).Replace(text)
 }
 
-// isPlainBookmark tells a bookmark that only says how far the watch has come.
+// isPlainBookmark reports whether it is a bookmark that only says how far the watch has come.
 func isPlainBookmark(event any) bool {
 	fields := event.(map[string]any)
 	text, err := json.Marshal(fields["object"])

@@ -131,7 +131,7 @@ func (c *client) get(ctx context.Context, k *key) error {
 	if err != nil {
 		return err
 	}
-	c.told(out.GetRevision())
+	c.noteRevision(out.GetRevision())
 	if problem := differs(out.GetRecord(), k.known); problem != "" {
 		c.tally.lost++
 		c.Errorf("get %s: %s", k.name, problem)
@@ -151,7 +151,7 @@ func (c *client) commit(ctx context.Context, k *key, next state) error {
 	switch {
 	case err == nil && out.GetCommitted():
 		c.tally.acknowledged++
-		c.told(out.GetRevision())
+		c.noteRevision(out.GetRevision())
 		if out.GetRevision() <= k.known.revision {
 			c.Errorf("%s: revision %d after %d", k.name, out.GetRevision(), k.known.revision)
 		}
@@ -185,14 +185,14 @@ func (c *client) setStatus(ctx context.Context, k *key) error {
 		c.tally.lost++
 		c.Errorf("%s is not at revision %d any more, and nobody else writes it", k.name, k.known.revision)
 	default:
-		c.told(out.GetRevision())
+		c.noteRevision(out.GetRevision())
 		k.known.revision = out.GetRevision()
 	}
 	return err
 }
 
-// told notes a revision that an answer was of; they never go back.
-func (c *client) told(revision uint64) {
+// noteRevision notes a revision that an answer was of; they never go back.
+func (c *client) noteRevision(revision uint64) {
 	if revision < c.last {
 		c.Errorf("%s was told revision %d after %d", c.name, revision, c.last)
 	}

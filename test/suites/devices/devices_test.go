@@ -160,7 +160,7 @@ func twins(ctx context.Context, t *testing.T, w *world, s *stick) {
 	w.write(ctx, t, "2")
 	w.readable(ctx, t, "2")
 	twin.plug(t, w.nodes["node-2"], "1-1")
-	eventually(ctx, t, "the pool tells of it", func(ctx context.Context) error {
+	eventually(ctx, t, "the pool reports it", func(ctx context.Context) error {
 		p, err := w.hsm.HsmV1alpha1().HSMPools(system).Get(ctx, w.pool, metav1.GetOptions{})
 		if err != nil {
 			return err

@@ -92,7 +92,7 @@ func many(ctx context.Context, t *testing.T, w *world, first *stick, device stri
 	if seen.reports == 0 || seen.writes == 0 {
 		t.Errorf("%d reports and %d writes of pools were seen: it proves nothing", seen.reports, seen.writes)
 	}
-	t.Logf("%d discovery pods ended in %s, %d of them for ever: %d agents changed, %d of %d reports lost, %d of %d writes of pools without a change",
+	t.Logf("%d discovery pods ended in %s, %d of them deleted: %d agents changed, %d of %d reports lost, %d of %d writes of pools without a change",
 		kills, took.Round(time.Second), deleted, seen.agentChanges, seen.lostReports, seen.reports, seen.idleWrites, seen.writes)
 	fmt.Printf("figure: discovery-kills %d\n", kills)
 	fmt.Printf("figure: discovery-kills-agents-changed %d\n", seen.agentChanges)
@@ -105,7 +105,7 @@ func many(ctx context.Context, t *testing.T, w *world, first *stick, device stri
 	}
 }
 
-// killDiscovery ends discovery pods at random, and tells how many of them for ever. A
+// killDiscovery ends discovery pods at random, and returns how many of them were deleted. A
 // process is killed and started again; a pod is deleted and another one takes its place.
 // One of four that are deleted is not waited for.
 func (w *world) killDiscovery(ctx context.Context, t *testing.T, kills int) (deleted int) {
@@ -143,7 +143,7 @@ func (w *world) killDiscovery(ctx context.Context, t *testing.T, kills int) (del
 	return deleted
 }
 
-// exactly tells what a pool lacks, or has too much. Wanted are the nodes by serial number.
+// exactly returns what a pool lacks, or has too much. Wanted are the nodes by serial number.
 func exactly(p *v1alpha1.HSMPool, want map[string]string) error {
 	available, serving := map[string]string{}, map[string]string{}
 	for _, device := range p.Status.AggregatedDevices {

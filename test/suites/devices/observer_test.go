@@ -43,7 +43,7 @@ func (w *world) observe(ctx context.Context, t *testing.T) {
 			case <-ctx.Done():
 				return
 			case <-tick.C:
-				o.look(ctx, w)
+				o.read(ctx, w)
 			}
 		}
 	})
@@ -54,7 +54,7 @@ func (w *world) observe(ctx context.Context, t *testing.T) {
 	t.Cleanup(o.end)
 }
 
-// stop ends the observation, and tells what it has seen.
+// stop ends the observation, and fails the test for what was wrong.
 func (o *observer) stop(t *testing.T) {
 	t.Helper()
 	o.end()
@@ -66,7 +66,7 @@ func (o *observer) stop(t *testing.T) {
 	}
 }
 
-func (o *observer) look(ctx context.Context, w *world) {
+func (o *observer) read(ctx context.Context, w *world) {
 	before, there := o.allowed()
 	got, err := w.hsm.HsmV1alpha1().HSMSecrets(namespace).Get(ctx, secret, metav1.GetOptions{})
 	o.mutex.Lock()
@@ -110,7 +110,7 @@ func (o *observer) answers() int {
 	return o.reads + o.refused
 }
 
-// during tells that a value is being written. The returned function tells that it is.
+// during notes that a value is being written. The returned function notes that it has been.
 func (o *observer) during(value string) (written func()) {
 	o.mutex.Lock()
 	defer o.mutex.Unlock()

@@ -18,7 +18,7 @@ import (
 
 const (
 	controllerManager = "kube-controller-manager"
-	// collectorAttempts is how often the garbage collector is to ask for the owner in vain.
+	// collectorAttempts is how often the garbage collector is to ask for the owner without an answer.
 	collectorAttempts = 3
 	// collectorSync is more than the time in which it notices that a kind is gone.
 	collectorSync = 40 * time.Second

@@ -19,7 +19,7 @@ const pin = "648219"
 // stick is a token that can be plugged into a node.
 type stick struct {
 	softhsm.Token
-	// usbSerial is what its USB descriptor tells: that of the token, if it is honest.
+	// usbSerial is what its USB descriptor says: that of the token, if it is honest.
 	usbSerial string
 	// product is the id of its USB descriptor.
 	product string

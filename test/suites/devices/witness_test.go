@@ -140,7 +140,7 @@ func (s *witness) seeAgent(t *testing.T, kind watch.EventType, before, after *ap
 	t.Errorf("the agent %s was changed: %s, generation %d", after.Name, kind, after.Generation)
 }
 
-// seeReport wants that whoever reports tells all tokens of its node, and does not stop to.
+// seeReport fails the test unless a pod that reports lists all tokens of its node, and goes on to.
 func (s *witness) seeReport(t *testing.T, reported map[string]bool, pod *corev1.Pod) {
 	text, uid := pod.Annotations[report.Annotation], string(pod.UID)
 	if pod.Spec.NodeName == control || text == "" && !reported[uid] {

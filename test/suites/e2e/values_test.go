@@ -69,7 +69,7 @@ func TestValues(t *testing.T) {
 		name string
 		// test has the HSMSecret of its name, made by u with the value "one".
 		test func(u, blind user, name string)
-		// changes tells that the value is another one afterwards, or gone.
+		// changes: the value is another one afterwards, or gone.
 		changes bool
 	}{
 		{name: "get", test: blindGet},

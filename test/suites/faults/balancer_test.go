@@ -156,15 +156,15 @@ func (b *balancer) serve(client net.Conn) {
 		return
 	}
 	defer server.Close()
-	b.hold(client, server)
-	defer b.release(client, server)
+	b.track(client, server)
+	defer b.untrack(client, server)
 	var both sync.WaitGroup
 	both.Go(func() { carry(condition{}, server, client); _ = server.Close() })
 	both.Go(func() { carry(condition{}, client, server); _ = client.Close() })
 	both.Wait()
 }
 
-func (b *balancer) hold(conns ...net.Conn) {
+func (b *balancer) track(conns ...net.Conn) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for _, conn := range conns {
@@ -172,7 +172,7 @@ func (b *balancer) hold(conns ...net.Conn) {
 	}
 }
 
-func (b *balancer) release(conns ...net.Conn) {
+func (b *balancer) untrack(conns ...net.Conn) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for _, conn := range conns {

@@ -25,7 +25,7 @@ import (
 const (
 	controllerManager = "kube-controller-manager"
 	// collectorAttempts is how often the garbage collector is to ask for the owner
-	// in vain. Between them it waits longer each time.
+	// without an answer. Between them it waits longer each time.
 	collectorAttempts = 5
 )
 

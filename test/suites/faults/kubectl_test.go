@@ -74,7 +74,7 @@ func (o *observer) read(lines *bufio.Scanner, known map[string]string) {
 	}
 }
 
-// replace tells what has changed from one list to another, as an informer does.
+// replace adds what has changed from one list to another, as an informer does.
 func (o *observer) replace(known, listed map[string]string) {
 	for name, version := range known {
 		if _, there := listed[name]; !there {

@@ -170,7 +170,7 @@ func withStaleRead(history []porcupine.Operation) ([]porcupine.Operation, bool) 
 	return nil, false
 }
 
-// overwritten tells whether somebody was told of a later version.
+// overwritten reports whether somebody was told of a later version.
 func overwritten(history []porcupine.Operation, version uint64) bool {
 	return slices.ContainsFunc(history, func(operation porcupine.Operation) bool {
 		return operation.Output.(output).version > version

@@ -71,7 +71,7 @@ func (o object) deleted() object { return object{floor: max(o.floor, o.version)}
 
 func (o object) grows(version uint64) bool { return version > max(o.floor, o.version) }
 
-// step tells whether an object can answer so, and what it is afterwards.
+// step reports whether an object can answer so, and returns what it is afterwards.
 func (o object) step(in input, out output) (bool, object) {
 	switch in.verb {
 	case verbRead:

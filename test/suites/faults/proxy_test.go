@@ -79,11 +79,11 @@ func (p *proxy) serve(client net.Conn) {
 		return
 	}
 	defer server.Close()
-	c, ok := p.hold(client, server)
+	c, ok := p.track(client, server)
 	if !ok {
 		return
 	}
-	defer p.release(client, server)
+	defer p.untrack(client, server)
 	var fromServer io.Reader = server
 	if c.CutAfter > 0 {
 		fromServer = io.LimitReader(server, c.CutAfter)
@@ -94,8 +94,8 @@ func (p *proxy) serve(client net.Conn) {
 	both.Wait()
 }
 
-// hold gives the condition that holds for a new connection.
-func (p *proxy) hold(conns ...net.Conn) (condition, bool) {
+// track returns the condition that holds for a new connection.
+func (p *proxy) track(conns ...net.Conn) (condition, bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.closed {
@@ -107,7 +107,7 @@ func (p *proxy) hold(conns ...net.Conn) (condition, bool) {
 	return p.condition, true
 }
 
-func (p *proxy) release(conns ...net.Conn) {
+func (p *proxy) untrack(conns ...net.Conn) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, conn := range conns {

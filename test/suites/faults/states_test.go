@@ -23,15 +23,15 @@ import (
 	"j5t.io/hsm/test/framework/process"
 )
 
-// tellWithin is how soon an outage is told, beyond what the same requests take on this
+// answerWithin is how soon a request in an outage is answered, beyond what the same requests take on this
 // machine when all is well.
-const tellWithin = 5 * time.Second
+const answerWithin = 5 * time.Second
 
 // state is one in which agent and token can be.
 type state struct {
 	name string
-	// enter brings it about; leave, which it gives, mends it.
-	enter func(*testing.T) (leave func())
+	// enter brings it about, and returns what mends it.
+	enter func(*testing.T) (restore func())
 	// cause is what programs are told; empty where that depends on the request.
 	cause string
 	// namespaces are deleted in it.
@@ -167,9 +167,9 @@ func TestUnavailable(t *testing.T) {
 	createSecret(t, changedNamespace, present[0])
 
 	createSecret(t, changedNamespace, victim("before"))
-	limit := tellWithin
+	limit := answerWithin
 	for _, a := range askAll(t, "before") {
-		limit = max(limit, tellWithin+5*a.took)
+		limit = max(limit, answerWithin+5*a.took)
 	}
 	t.Logf("an outage is to be told within %s", limit)
 	var asked, false404 int
@@ -184,7 +184,7 @@ func TestUnavailable(t *testing.T) {
 			}
 			createSecret(t, changedNamespace, victim(id))
 
-			leave := s.enter(t)
+			restore := s.enter(t)
 			var others sync.WaitGroup
 			others.Go(func() { checkTheRest(t) })
 			if s.namespaces {
@@ -195,7 +195,7 @@ func TestUnavailable(t *testing.T) {
 				checkRetryAfter(t)
 			}
 			others.Wait()
-			leave()
+			restore()
 
 			for _, a := range answers {
 				asked++
@@ -246,7 +246,7 @@ func askAll(t *testing.T, id string) []answer {
 	return answers
 }
 
-// untrue tells that something was called absent that may exist.
+// untrue reports whether something was called absent that may exist.
 func (a answer) untrue() bool {
 	var partial partialError
 	return asPartial(a.err, &partial) || apierrors.IsNotFound(a.err) && !a.request.absent

@@ -66,7 +66,7 @@ func TestPages(t *testing.T) {
 	}
 }
 
-// TestReadyWithoutAgent tells that the agent is away, and stays ready: what else
+// TestReadyWithoutAgent: the server says that the agent is away, and stays ready: what else
 // the server serves must go on.
 func TestReadyWithoutAgent(t *testing.T) {
 	config := monitoring(t)

@@ -35,7 +35,7 @@ type goBuild struct {
 	args   []string // flags, and the package
 }
 
-// build runs go build and tells progress how far it is.
+// build runs go build and writes to progress how far it is.
 func build(ctx context.Context, progress io.Writer, b goBuild) error {
 	cmd := b.command(ctx, "build", "-v", "-buildvcs=false", "-o", b.output)
 	log := &buildLog{}
