@@ -23,52 +23,67 @@ import (
 // to nothing. An apply with it creates an object, and is refused with 409 where
 // there is one: it never takes over what someone else has created meanwhile.
 // (k8s.io/apiserver, Store.Update: the version of an object that an apply creates
-// is wiped, that of an existing one has to match.)
+// is cleared, that of an existing one has to match.)
 const notYetCreated = "1"
 
-// act carries out a decision, and returns the pair as it is afterwards. Every
-// write is bound to the state that was decided on.
-func (r *reconciler) act(ctx context.Context, d decision, p pair, f facts) (pair, error) {
+// act carries out a decision of a pass, and makes the Events of it.
+func (r *reconciler) act(ctx context.Context, p *pass, d decision) error {
+	if p.facts.answersEdit(d) && !p.state.edits.AllowN(r.clock.Now(), 1) {
+		return errEditedTooOften
+	}
+	if d.reason == reasonBothChanged {
+		p.lostEdit = lostEdit(p.pair, r.clock.Now())
+	}
+	before := p.pair
+	after, err := r.carryOut(ctx, d, before, p.facts)
+	if err != nil {
+		return err
+	}
+	actions.WithLabelValues(string(d.action), d.reason).Inc()
+	p.pair, p.done = after, append(p.done, d)
+	r.recordAction(d, before, p)
+	return nil
+}
+
+// carryOut returns the pair as it is afterwards. Every write is bound to the state that
+// was decided on.
+func (r *reconciler) carryOut(ctx context.Context, d decision, p pair, f facts) (pair, error) {
 	var err error
-	switch o := outfitOf(p.hsm); d.action {
+	switch m := metadataFor(p.hsm); d.action {
 	case create:
-		o = o.noted(f.source.mark, f.source.request, d.changed)
-		p.secret, err = r.apply(ctx, o.configuration(p.hsm.Namespace, p.hsm.Spec.SecretName, p.hsm.Data).WithResourceVersion(notYetCreated))
+		m = m.withSyncState(f.hsm.dataVersion, f.hsm.syncRequest, d.dataChanged)
+		p.secret, err = r.apply(ctx, m.configuration(p.hsm.Namespace, p.hsm.Spec.SecretName, p.hsm.Data).WithResourceVersion(notYetCreated))
 	case project:
-		o = o.noted(f.source.mark, f.source.request, d.changed || f.target.pending)
-		p.secret, err = r.write(ctx, o, p.secret, p.hsm.Data)
+		m = m.withSyncState(f.hsm.dataVersion, f.hsm.syncRequest, d.dataChanged || f.secret.restartPending)
+		p.secret, err = r.write(ctx, m, p.secret, p.hsm.Data)
 	case note:
-		inStep := f.source.mark
-		if f.target.sum != f.source.sum {
-			inStep = f.target.inStep
+		synced := f.hsm.dataVersion
+		if f.secret.checksum != f.hsm.checksum {
+			synced = f.secret.synced
 		}
-		o = o.noted(inStep, f.source.request, d.changed || f.target.pending)
-		p.secret, err = r.write(ctx, o, p.secret, p.secret.Data)
+		m = m.withSyncState(synced, f.hsm.syncRequest, d.dataChanged || f.secret.restartPending)
+		p.secret, err = r.write(ctx, m, p.secret, p.secret.Data)
 	case push:
 		p.hsm, err = r.push(ctx, p, f)
 	case replace:
 		err = r.delete(ctx, p.secret)
 		p.secret = nil
 	case restart:
-		if err = r.restart(ctx, p.hsm, f.target.sum); err != nil {
+		if err = r.restart(ctx, p.hsm, f.secret.checksum); err != nil {
 			break
 		}
-		o = o.noted(f.target.inStep, f.target.request, false)
-		p.secret, err = r.write(ctx, o, p.secret, p.secret.Data)
+		m = m.withSyncState(f.secret.synced, f.secret.syncRequest, false)
+		p.secret, err = r.write(ctx, m, p.secret, p.secret.Data)
 	}
-	if err != nil {
-		return p, err
-	}
-	actions.WithLabelValues(string(d.action), d.reason).Inc()
-	return p, nil
+	return p, err
 }
 
-// write brings a Secret into an outfit and to data.
-func (r *reconciler) write(ctx context.Context, o outfit, secret *corev1.Secret, data map[string][]byte) (*corev1.Secret, error) {
-	if !o.takesAway(secret, data) {
-		return r.apply(ctx, o.configuration(secret.Namespace, secret.Name, data).WithResourceVersion(secret.ResourceVersion))
+// write gives a Secret its metadata and data.
+func (r *reconciler) write(ctx context.Context, m projectedMetadata, secret *corev1.Secret, data map[string][]byte) (*corev1.Secret, error) {
+	if !m.removes(secret, data) {
+		return r.apply(ctx, m.configuration(secret.Namespace, secret.Name, data).WithResourceVersion(secret.ResourceVersion))
 	}
-	secret = o.on(secret, data)
+	secret = m.setOn(secret, data)
 	if err := r.client.Update(ctx, secret, client.FieldOwner(identity.FieldManager)); err != nil {
 		return nil, fmt.Errorf("update Secret %s: %w", secret.Name, err)
 	}
@@ -87,17 +102,16 @@ func (r *reconciler) apply(ctx context.Context, configuration *corev1ac.SecretAp
 	return secret, nil
 }
 
-// push writes the Secret's data to the token, if the token still is as it was
-// read. It notes there which edit it is that has arrived: should this process
-// end now, and the Secret be edited again, the next edit is still one of what
-// the token holds.
+// push writes the Secret's data to the token, if the token still is as it was read. The
+// annotation says which edit was pushed. Should this process end now, and the Secret be
+// edited again, that edit is still known to be one of what the token holds.
 func (r *reconciler) push(ctx context.Context, p pair, f facts) (*v1alpha1.HSMSecret, error) {
 	pushed := p.hsm.DeepCopy()
 	pushed.Data = p.secret.Data
 	if pushed.Annotations == nil {
 		pushed.Annotations = map[string]string{}
 	}
-	pushed.Annotations[PushedAnnotation] = f.target.inStep.revision + " " + f.target.sum
+	pushed.Annotations[PushedAnnotation] = f.secret.synced.revision + " " + f.secret.checksum
 	if err := r.client.Update(ctx, pushed, client.FieldOwner(identity.FieldManager)); err != nil {
 		return nil, fmt.Errorf("write the data of Secret %s to the token: %w", p.secret.Name, err)
 	}

@@ -33,8 +33,8 @@ const (
 	keySize = 32 // Bytes, the size of SHA-256.
 )
 
-// keys gives the key of checksums. It lies on the token, as what it protects
-// does: so it is one for each store, and in the clear nowhere.
+// keys gives the key of checksums. It is kept on the token, beside what it
+// protects: so each store has its own, and it is nowhere in the clear.
 type keys struct {
 	client client.Client
 	values *values
@@ -63,7 +63,7 @@ func (k *keys) get(ctx context.Context) ([]byte, error) {
 		return nil, fmt.Errorf("key of checksums: %w", err)
 	}
 	if len(holder.Data[keyData]) != keySize {
-		return nil, fmt.Errorf("key of checksums: HSMSecret %s has no %d bytes in data.%s: delete it, and it is made anew", k.name, keySize, keyData)
+		return nil, fmt.Errorf("key of checksums: HSMSecret %s has no %d bytes in data.%s: delete it to have a new key made", k.name, keySize, keyData)
 	}
 	k.key = holder.Data[keyData]
 	return k.key, nil

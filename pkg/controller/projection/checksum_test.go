@@ -41,8 +41,8 @@ func TestKeyThatIsNotShown(t *testing.T) {
 		says    string
 	}{
 		{name: "hidden", says: "hsmsecrets/data"},
-		{name: "just granted", allowed: true, says: errNotSettled.Error()},
-		{name: "broken", allowed: true, key: "short", says: "delete it, and it is made anew"},
+		{name: "just granted", allowed: true, says: errRightTooNew.Error()},
+		{name: "broken", allowed: true, key: "short", says: "delete it to have a new key made"},
 	} {
 		data, allowed = map[string][]byte{keyData: []byte(step.key)}, step.allowed
 		if _, err := k.get(t.Context()); err == nil || !strings.Contains(err.Error(), step.says) {

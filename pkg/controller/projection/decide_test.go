@@ -8,43 +8,45 @@ import (
 	corev1 "k8s.io/api/core/v1"
 )
 
-// inStepFacts are those of a pair that is in step, with data "A" of revision 1.
-func inStepFacts() facts {
+// inSyncFacts are those of a pair that is in sync, with data "A" of revision 1.
+func inSyncFacts() facts {
 	return facts{
-		source: source{
-			mark: mark{"1", "A"}, secretType: corev1.SecretTypeOpaque,
+		hsm: hsmFacts{
+			dataVersion: dataVersion{"1", "A"}, secretType: corev1.SecretTypeOpaque,
 			autoSync: true, bidirectional: true,
 		},
-		target: &target{
-			holder: us, secretType: corev1.SecretTypeOpaque,
-			sum: "A", inStep: mark{"1", "A"}, dressed: true,
+		secret: &secretFacts{
+			owner: self, secretType: corev1.SecretTypeOpaque,
+			checksum: "A", synced: dataVersion{"1", "A"}, metadataCurrent: true,
 		},
-		projected: true,
-		lastSum:   "A",
+		projected:    true,
+		lastChecksum: "A",
 	}
 }
 
 func TestDecide(t *testing.T) {
 	t.Parallel()
 	type change = func(*facts)
-	tokenIs := func(revision, sum string) change { return func(f *facts) { f.source.mark = mark{revision, sum} } }
-	secretIs := func(sum string) change { return func(f *facts) { f.target.sum = sum } }
-	noSecret := func(f *facts) { f.target = nil }
-	neverProjected := func(f *facts) { f.target, f.projected, f.lastSum = nil, false, "" }
-	oneWay := func(f *facts) { f.source.bidirectional = false }
-	manual := func(f *facts) { f.source.autoSync = false }
-	asked := func(f *facts) { f.source.request = "again" }
-	honoured := func(f *facts) { f.target.request = "again" }
-	workloads := func(f *facts) { f.source.workloads = true }
-	heldBy := func(h holder) change { return func(f *facts) { f.target.holder, f.target.holderName = h, "other" } }
-	undressed := func(f *facts) { f.target.dressed = false }
-	pending := func(f *facts) { f.target.pending = true }
-	immutableSource := func(f *facts) { f.source.immutable = true }
-	immutableSecret := func(f *facts) { f.target.immutable = true }
-	otherType := func(f *facts) { f.target.secretType = corev1.SecretTypeTLS }
-	unmarked := func(f *facts) { f.target.inStep = mark{} }
-	newKey := func(f *facts) { f.target.inStep.sum = "of another key" }
-	pushed := func(revision, sum string) change { return func(f *facts) { f.source.pushed = mark{revision, sum} } }
+	tokenIs := func(revision, sum string) change {
+		return func(f *facts) { f.hsm.dataVersion = dataVersion{revision, sum} }
+	}
+	secretIs := func(sum string) change { return func(f *facts) { f.secret.checksum = sum } }
+	noSecret := func(f *facts) { f.secret = nil }
+	neverProjected := func(f *facts) { f.secret, f.projected, f.lastChecksum = nil, false, "" }
+	oneWay := func(f *facts) { f.hsm.bidirectional = false }
+	manual := func(f *facts) { f.hsm.autoSync = false }
+	asked := func(f *facts) { f.hsm.syncRequest = "again" }
+	answered := func(f *facts) { f.secret.syncRequest = "again" }
+	workloads := func(f *facts) { f.hsm.workloads = true }
+	ownedBy := func(o ownership) change { return func(f *facts) { f.secret.owner, f.secret.ownerName = o, "other" } }
+	outdatedMetadata := func(f *facts) { f.secret.metadataCurrent = false }
+	pending := func(f *facts) { f.secret.restartPending = true }
+	immutableSource := func(f *facts) { f.hsm.immutable = true }
+	immutableSecret := func(f *facts) { f.secret.immutable = true }
+	otherType := func(f *facts) { f.secret.secretType = corev1.SecretTypeTLS }
+	neverSynced := func(f *facts) { f.secret.synced = dataVersion{} }
+	newKey := func(f *facts) { f.secret.synced.checksum = "of another key" }
+	pushed := func(revision, sum string) change { return func(f *facts) { f.hsm.pushed = dataVersion{revision, sum} } }
 
 	for _, c := range []struct {
 		name    string
@@ -53,22 +55,22 @@ func TestDecide(t *testing.T) {
 		reason  string
 		changed bool
 	}{
-		{"in step", nil, nothing, reasonInSync, false},
+		{"in sync", nil, nothing, reasonInSync, false},
 		{"never made", []change{neverProjected}, create, reasonSecretAbsent, false},
 		{"never made, workloads", []change{neverProjected, workloads}, create, reasonSecretAbsent, false},
 		{"deleted", []change{noSecret, workloads}, create, reasonSecretAbsent, false},
 		{"deleted, and the token changed", []change{noSecret, workloads, tokenIs("2", "B")}, create, reasonSecretAbsent, true},
-		{"renewed clothes", []change{undressed}, note, reasonRecorded, false},
+		{"outdated metadata", []change{outdatedMetadata}, note, reasonRecorded, false},
 
-		{"of a stranger", []change{heldBy(stranger)}, nothing, reasonSecretExists, false},
-		{"of a stranger, same data", []change{heldBy(stranger), secretIs("A")}, nothing, reasonSecretExists, false},
-		{"of a stranger, manual", []change{heldBy(stranger), manual}, nothing, reasonSecretExists, false},
-		{"of another HSMSecret", []change{heldBy(another)}, nothing, reasonSecretTaken, false},
-		{"of a younger HSMSecret", []change{heldBy(inherited), secretIs("B"), undressed}, project, reasonAdopted, false},
-		{"adoptable", []change{heldBy(willing), secretIs("B"), undressed}, project, reasonAdopted, false},
-		{"adoptable, same data", []change{heldBy(willing), undressed, unmarked}, note, reasonRecorded, false},
-		{"adoptable, other type", []change{heldBy(willing), otherType, undressed}, replace, reasonCannotChange, false},
-		{"adoptable, manual", []change{heldBy(willing), secretIs("B"), undressed, manual}, project, reasonAdopted, false},
+		{"of others", []change{ownedBy(foreign)}, nothing, reasonSecretExists, false},
+		{"of others, same data", []change{ownedBy(foreign), secretIs("A")}, nothing, reasonSecretExists, false},
+		{"of others, manual", []change{ownedBy(foreign), manual}, nothing, reasonSecretExists, false},
+		{"of another HSMSecret", []change{ownedBy(another)}, nothing, reasonSecretTaken, false},
+		{"of a younger HSMSecret", []change{ownedBy(inherited), secretIs("B"), outdatedMetadata}, project, reasonAdopted, false},
+		{"adoptable", []change{ownedBy(adoptable), secretIs("B"), outdatedMetadata}, project, reasonAdopted, false},
+		{"adoptable, same data", []change{ownedBy(adoptable), outdatedMetadata, neverSynced}, note, reasonRecorded, false},
+		{"adoptable, other type", []change{ownedBy(adoptable), otherType, outdatedMetadata}, replace, reasonCannotChange, false},
+		{"adoptable, manual", []change{ownedBy(adoptable), secretIs("B"), outdatedMetadata, manual}, project, reasonAdopted, false},
 
 		{"token changed", []change{tokenIs("2", "B")}, project, reasonSourceChanged, false},
 		{"token changed, workloads", []change{tokenIs("2", "B"), workloads}, project, reasonSourceChanged, true},
@@ -94,9 +96,9 @@ func TestDecide(t *testing.T) {
 		{"both changed, one way", []change{secretIs("C"), tokenIs("2", "B"), oneWay}, project, reasonReverted, false},
 		{"both changed, one way, workloads", []change{secretIs("C"), tokenIs("2", "B"), oneWay, workloads}, project, reasonReverted, true},
 
-		{"unmarked, in step", []change{unmarked}, note, reasonRecorded, false},
-		{"unmarked, differs", []change{unmarked, secretIs("B")}, project, reasonBothChanged, false},
-		{"new key, in step", []change{newKey, workloads}, note, reasonRecorded, false},
+		{"never synced, in sync", []change{neverSynced}, note, reasonRecorded, false},
+		{"never synced, differs", []change{neverSynced, secretIs("B")}, project, reasonBothChanged, false},
+		{"new key, in sync", []change{newKey, workloads}, note, reasonRecorded, false},
 		{"new key, Secret edited", []change{newKey, secretIs("B")}, push, reasonSecretEdited, false},
 
 		{"workloads wait", []change{pending, workloads}, restart, reasonContentChanged, false},
@@ -104,25 +106,25 @@ func TestDecide(t *testing.T) {
 		{"workloads wait, manual", []change{pending, workloads, manual}, restart, reasonContentChanged, false},
 
 		{"manual, never made", []change{neverProjected, manual}, create, reasonSecretAbsent, false},
-		{"manual, in step", []change{manual}, nothing, reasonInSync, false},
+		{"manual, in sync", []change{manual}, nothing, reasonInSync, false},
 		{"manual, token changed", []change{manual, tokenIs("2", "B")}, nothing, reasonAutoSyncOff, false},
 		{"manual, Secret edited", []change{manual, secretIs("B")}, nothing, reasonAutoSyncOff, false},
 		{"manual, deleted", []change{manual, noSecret}, nothing, reasonSecretDeleted, false},
 		{"manual, deleted, asked", []change{manual, noSecret, asked}, create, reasonSecretAbsent, false},
 		{"manual, token changed, asked", []change{manual, tokenIs("2", "B"), asked}, project, reasonSourceChanged, false},
 		{"manual, Secret edited, asked", []change{manual, secretIs("B"), asked}, push, reasonSecretEdited, false},
-		{"manual, in step, asked", []change{manual, asked}, note, reasonRecorded, false},
-		{"manual, token changed, honoured", []change{manual, tokenIs("2", "B"), asked, honoured}, nothing, reasonAutoSyncOff, false},
-		{"manual, token changed, new owner", []change{manual, tokenIs("2", "B"), undressed}, note, reasonAutoSyncOff, false},
+		{"manual, in sync, asked", []change{manual, asked}, note, reasonRecorded, false},
+		{"manual, token changed, answered", []change{manual, tokenIs("2", "B"), asked, answered}, nothing, reasonAutoSyncOff, false},
+		{"manual, token changed, new owner", []change{manual, tokenIs("2", "B"), outdatedMetadata}, note, reasonAutoSyncOff, false},
 	} {
-		f := inStepFacts()
+		f := inSyncFacts()
 		for _, change := range c.changes {
 			change(&f)
 		}
 		got := decide(f)
-		if got.action != c.action || got.reason != c.reason || got.changed != c.changed {
+		if got.action != c.action || got.reason != c.reason || got.dataChanged != c.changed {
 			t.Errorf("%s: got %s because %s, changed %t; want %s because %s, changed %t",
-				c.name, got.action, got.reason, got.changed, c.action, c.reason, c.changed)
+				c.name, got.action, got.reason, got.dataChanged, c.action, c.reason, c.changed)
 		}
 		if (got.action == nothing) != (got.message != "") {
 			t.Errorf("%s: %s with message %q", c.name, got.action, got.message)
@@ -130,70 +132,70 @@ func TestDecide(t *testing.T) {
 	}
 }
 
-// TestDecideComesToRest plays decisions on a model of token and Secret: from any
-// facts, few actions lead to rest, and no edit is lost but by BothChanged.
-func TestDecideComesToRest(t *testing.T) {
+// TestDecideConverges plays decisions on a model of token and Secret: from any
+// facts, few actions lead to a state that stays, and no edit is lost but by BothChanged.
+func TestDecideConverges(t *testing.T) {
 	t.Parallel()
 	bools := []bool{false, true}
 	sums := []string{"A", "B", "C"}
-	for _, h := range []holder{us, inherited, willing, another, stranger} {
+	for _, o := range []ownership{self, inherited, adoptable, another, foreign} {
 		for _, token := range sums {
 			for _, secret := range sums {
 				for bits := range 1 << 9 {
 					bit := func(i int) bool { return bools[bits>>i&1] }
-					f := inStepFacts()
+					f := inSyncFacts()
 					if token != "A" {
-						f.source.mark = mark{"2", token}
+						f.hsm.dataVersion = dataVersion{"2", token}
 					}
-					f.target.sum, f.target.holder = secret, h
-					f.source.autoSync, f.source.bidirectional, f.source.immutable = bit(0), bit(1), bit(2)
-					f.source.workloads, f.target.pending, f.target.dressed = bit(3), bit(4), bit(5)
-					f.target.immutable = bit(6)
+					f.secret.checksum, f.secret.owner = secret, o
+					f.hsm.autoSync, f.hsm.bidirectional, f.hsm.immutable = bit(0), bit(1), bit(2)
+					f.hsm.workloads, f.secret.restartPending, f.secret.metadataCurrent = bit(3), bit(4), bit(5)
+					f.secret.immutable = bit(6)
 					if bit(7) {
-						f.source.request = "again"
+						f.hsm.syncRequest = "again"
 					}
 					if bit(8) {
-						f.target = nil
+						f.secret = nil
 					}
-					playToRest(t, f)
+					converges(t, f)
 				}
 			}
 		}
 	}
 }
 
-func playToRest(t *testing.T, f facts) {
+func converges(t *testing.T, f facts) {
 	t.Helper()
 	start := f
-	for range maxActs {
+	for range maxActions {
 		d := decide(f)
-		if f.target != nil {
-			copied := *f.target
-			f.target = &copied
+		if f.secret != nil {
+			copied := *f.secret
+			f.secret = &copied
 		}
 		switch d.action {
 		case nothing:
 			return
 		case create:
-			f.target = &target{holder: us, secretType: f.source.secretType, immutable: f.source.immutable, sum: f.source.sum, inStep: f.source.mark, request: f.source.request, pending: d.changed, dressed: true}
+			f.secret = &secretFacts{owner: self, secretType: f.hsm.secretType, immutable: f.hsm.immutable, checksum: f.hsm.checksum, synced: f.hsm.dataVersion, syncRequest: f.hsm.syncRequest, restartPending: d.dataChanged, metadataCurrent: true}
 		case replace:
-			f.target = nil
+			f.secret = nil
 		case push:
-			f.source.pushed = mark{f.target.inStep.revision, f.target.sum}
-			f.source.mark = mark{"9", f.target.sum}
+			f.hsm.pushed = dataVersion{f.secret.synced.revision, f.secret.checksum}
+			f.hsm.dataVersion = dataVersion{"9", f.secret.checksum}
 		case restart:
-			f.target.pending = false
+			f.secret.restartPending = false
 		case project:
-			f.target.sum = f.source.sum
+			f.secret.checksum = f.hsm.checksum
 			fallthrough
 		case note:
-			if f.target.sum == f.source.sum {
-				f.target.inStep = f.source.mark
+			if f.secret.checksum == f.hsm.checksum {
+				f.secret.synced = f.hsm.dataVersion
 			}
-			f.target.holder, f.target.dressed, f.target.request = us, true, f.source.request
-			f.target.pending = f.target.pending || d.changed
-			f.target.immutable = f.target.immutable || f.source.immutable
+			f.secret.owner, f.secret.metadataCurrent, f.secret.syncRequest = self, true, f.hsm.syncRequest
+			f.secret.restartPending = f.secret.restartPending || d.dataChanged
+			f.secret.immutable = f.secret.immutable || f.hsm.immutable
 		}
 	}
-	t.Errorf("no rest from %+v, %+v", start.source, start.target)
+	t.Errorf("does not converge from %+v, %+v", start.hsm, start.secret)
 }

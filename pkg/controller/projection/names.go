@@ -15,13 +15,13 @@ import (
 	"j5t.io/hsm/pkg/controller/identity"
 )
 
-// The labels of a projected Secret. The watch selects by the first, people do
-// by either.
+// The labels of a projected Secret. The watch selects by the first. The second is short
+// enough to type in a selector.
 const (
 	ManagedByLabel      = "app.kubernetes.io/managed-by"
 	ManagedByValue      = identity.Name
-	PeoplesManagedLabel = "managed-by"
-	PeoplesManagedValue = "hsm-secrets-operator"
+	ShortManagedByLabel = "managed-by"
+	ShortManagedByValue = "hsm-secrets-operator"
 )
 
 // The annotations of a projected Secret. All but AdoptAnnotation are written by
@@ -31,7 +31,7 @@ const (
 	SourceNameAnnotation = "hsm.j5t.io/source-name"
 	SourceUIDAnnotation  = "hsm.j5t.io/source-uid"
 	// RevisionAnnotation is the status.dataVersion, and ChecksumAnnotation the keyed
-	// checksum, of the data when token and Secret were last in step.
+	// checksum, of the data when token and Secret were last in sync.
 	RevisionAnnotation = "hsm.j5t.io/revision"
 	ChecksumAnnotation = "hsm.j5t.io/checksum"
 	// RestartAnnotation is there while workloads are still to be restarted for the
@@ -44,7 +44,7 @@ const (
 )
 
 // SyncAnnotation asks an HSMSecret without autoSync for one more sync by any
-// value that is new. On the Secret it is the value that was last honoured.
+// value that is new. On the Secret it is the value that was last answered.
 const SyncAnnotation = "hsm.j5t.io/sync"
 
 // PushedAnnotation on an HSMSecret says which data the last push back wrote, and

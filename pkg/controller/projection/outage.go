@@ -19,7 +19,7 @@ import (
 )
 
 // probeInterval is the time between two requests while the token or an API
-// server is away. Five seconds after its return, everything is to be in step.
+// server is away. Five seconds after its return, everything is to be in sync.
 const probeInterval = time.Second
 
 // outage lets one request through in each probeInterval while token or API
@@ -48,8 +48,8 @@ func (o *outage) wait() time.Duration {
 	return 0
 }
 
-// note takes the outcome of a request that needs the token, and tells whether
-// that makes a difference.
+// note takes the outcome of a request that needs the token, and reports whether the token
+// has gone away or come back.
 func (o *outage) note(err error) (changed bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -62,8 +62,8 @@ func (o *outage) note(err error) (changed bool) {
 	return was != o.away
 }
 
-// isAway tells whether an error says that token or API server are away, or too
-// busy: of the object it says nothing.
+// isAway reports whether an error says that the token or an API server is away, or too
+// busy: it says nothing about the object.
 func isAway(err error) bool {
 	if apierrors.HasStatusCause(err, metav1.CauseTypeResourceVersionTooLarge) {
 		return false // It is a timeout, too, but of a list that waits for what will not come.

@@ -48,7 +48,7 @@ func TestIsAway(t *testing.T) {
 		{apierrors.NewConflict(secrets, "db", nil), false},
 		{apierrors.NewInternalError(errors.New("broken")), false},
 		{context.Canceled, false},
-		{errRestless, false},
+		{errNotConverging, false},
 	} {
 		if got := isAway(c.err); got != c.want {
 			t.Errorf("%v: %t", c.err, got)

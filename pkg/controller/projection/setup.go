@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package projection keeps a Secret in step with each HSMSecret, in both
+// Package projection keeps a Secret in sync with each HSMSecret, in both
 // directions. It owns the Secrets that it made, and the controller's fields in
-// the status of HSMSecrets. It never touches a Secret of others, never takes what
-// cannot be read for deleted, and keeps no value.
+// the status of HSMSecrets. It never touches a Secret of others, never treats what
+// cannot be read as deleted, and keeps no value.
 package projection
 
 import (
@@ -45,7 +45,7 @@ type Options struct {
 	Concurrency int
 	// Recorder takes events of HSMSecrets and Secrets.
 	Recorder record.EventRecorder
-	// Clock tells the time.
+	// Clock is the time.
 	Clock clock.PassiveClock
 }
 
@@ -68,7 +68,7 @@ func Add(ctx context.Context, mgr manager.Manager, o Options) error {
 		recorder: o.Recorder,
 		clock:    o.Clock,
 		outage:   &outage{clock: o.Clock},
-		memories: newMemories(),
+		states:   newSyncStates(),
 	}
 	return builder.ControllerManagedBy(mgr).
 		Named("projection").
@@ -83,14 +83,14 @@ func Add(ctx context.Context, mgr manager.Manager, o Options) error {
 		Complete(r)
 }
 
-// sourceOf names the HSMSecret of a projected Secret to which something happened.
+// sourceOf names the HSMSecret of a projected Secret that has changed.
 func (r *reconciler) sourceOf(_ context.Context, secret client.Object) []reconcile.Request {
 	name := secret.GetAnnotations()[SourceNameAnnotation]
 	if name == "" {
 		return nil
 	}
 	source := types.NamespacedName{Namespace: secret.GetNamespace(), Name: name}
-	r.memories.show(source, secret.GetUID())
+	r.states.secretShown(source, secret.GetUID())
 	return []reconcile.Request{{NamespacedName: source}}
 }
 

@@ -18,37 +18,26 @@ const (
 	reasonNoConflict = "NoConflict"
 	reasonProjected  = "Projected"
 	reasonSyncFailed = "SyncFailed"
-	// reasonUnavailable: token or API server are away.
+	// reasonUnavailable: the token or an API server is away.
 	reasonUnavailable = "Unavailable"
 
 	// maxMessage is the length of messages in bytes; a condition takes 32 KiB.
 	maxMessage = 1024
 )
 
-// outcome is what became of one HSMSecret that was looked at.
-type outcome struct {
-	pair
-	facts facts
-	final decision
-	did   []decision
-	// lost says whose edit lost, when both sides had changed.
-	lost string
-	err  error
-}
-
-// moved tells whether data went from one side to the other.
-func (o *outcome) moved() bool {
-	return slices.ContainsFunc(o.did, func(d decision) bool {
+// movedData reports whether data went from one side to the other.
+func (p *pass) movedData() bool {
+	return slices.ContainsFunc(p.done, func(d decision) bool {
 		return d.action == create || d.action == project || d.action == push
 	})
 }
 
-// refused tells whether the Secret is of others.
-func (o *outcome) refused() bool {
-	return o.final.reason == reasonSecretExists || o.final.reason == reasonSecretTaken
+// isForeign reports whether the Secret belongs to others.
+func (p *pass) isForeign() bool {
+	return p.final.reason == reasonSecretExists || p.final.reason == reasonSecretTaken
 }
 
-// failureReason sums up an error.
+// failureReason is the reason in conditions and metrics.
 func failureReason(err error) string {
 	if isAway(err) {
 		return reasonUnavailable
@@ -56,24 +45,24 @@ func failureReason(err error) string {
 	return reasonSyncFailed
 }
 
-// status gives the controller's part of the status, given the previous one. What
-// has not changed stays as it was, so equal statuses mean that nothing happened.
-func (o *outcome) status(previous v1alpha1.HSMSecretStatus, now time.Time) v1alpha1.HSMSecretStatus {
-	status := *ours(previous).DeepCopy()
+// status returns the controller's part of the status. What has not changed stays as it was
+// in the previous one, so equal statuses mean that nothing happened.
+func (p *pass) status(now time.Time) v1alpha1.HSMSecretStatus {
+	status := *controllersPart(p.previous).DeepCopy()
 	set := func(conditionType string, value metav1.ConditionStatus, reason, message string) {
 		meta.SetStatusCondition(&status.Conditions, metav1.Condition{
 			Type: conditionType, Status: value, Reason: reason, Message: truncated(message),
-			ObservedGeneration: o.hsm.Generation, LastTransitionTime: metav1.NewTime(now).Rfc3339Copy(),
+			ObservedGeneration: p.hsm.Generation, LastTransitionTime: metav1.NewTime(now).Rfc3339Copy(),
 		})
 	}
-	status.ObservedGeneration = o.hsm.Generation
-	if o.err != nil {
-		reason := failureReason(o.err)
+	status.ObservedGeneration = p.hsm.Generation
+	if p.err != nil {
+		reason := failureReason(p.err)
 		status.SyncStatus = v1alpha1.SyncStatusError
-		status.LastError = truncated(o.err.Error())
-		set(v1alpha1.HSMSecretSynced, metav1.ConditionFalse, reason, o.err.Error())
+		status.LastError = truncated(p.err.Error())
+		set(v1alpha1.HSMSecretSynced, metav1.ConditionFalse, reason, p.err.Error())
 		if status.SecretRef == nil {
-			set(v1alpha1.HSMSecretReady, metav1.ConditionFalse, reason, o.err.Error())
+			set(v1alpha1.HSMSecretReady, metav1.ConditionFalse, reason, p.err.Error())
 		}
 		if meta.FindStatusCondition(status.Conditions, v1alpha1.HSMSecretConflict) == nil {
 			set(v1alpha1.HSMSecretConflict, metav1.ConditionFalse, reasonNoConflict, "")
@@ -81,20 +70,20 @@ func (o *outcome) status(previous v1alpha1.HSMSecretStatus, now time.Time) v1alp
 		return status
 	}
 
-	reason, message, refused := o.final.reason, o.final.message, o.refused()
+	reason, message, isForeign := p.final.reason, p.final.message, p.isForeign()
 	status.LastError, status.SecretRef, status.SecretChecksum = "", nil, ""
-	status.HSMChecksum = o.facts.source.sum
-	if o.secret != nil && !refused {
-		status.SecretRef = &v1alpha1.SecretReference{Name: o.secret.Name, Namespace: o.secret.Namespace, UID: o.secret.UID}
-		status.SecretChecksum = o.facts.target.sum
+	status.HSMChecksum = p.facts.hsm.checksum
+	if p.secret != nil && !isForeign {
+		status.SecretRef = &v1alpha1.SecretReference{Name: p.secret.Name, Namespace: p.secret.Namespace, UID: p.secret.UID}
+		status.SecretChecksum = p.facts.secret.checksum
 	}
-	// What a former look has moved, but could not tell, counts as well.
-	moved := o.moved() || reason == reasonInSync && previous.HSMChecksum != "" && previous.HSMChecksum != o.facts.source.sum
+	// What a former pass has moved, but could not write into the status, counts as well.
+	moved := p.movedData() || reason == reasonInSync && p.previous.HSMChecksum != "" && p.previous.HSMChecksum != p.facts.hsm.checksum
 	if moved {
 		status.LastSyncTime = new(metav1.NewTime(now).Rfc3339Copy())
 	} else if status.LastSyncTime == nil && status.SecretRef != nil {
-		// The status was lost: the Secret remembers.
-		status.LastSyncTime = applied(o.secret)
+		// The status was lost: managedFields of the Secret have the time.
+		status.LastSyncTime = lastApplied(p.secret)
 	}
 
 	switch {
@@ -102,7 +91,7 @@ func (o *outcome) status(previous v1alpha1.HSMSecretStatus, now time.Time) v1alp
 		status.SyncStatus = v1alpha1.SyncStatusInSync
 		set(v1alpha1.HSMSecretSynced, metav1.ConditionTrue, reason, message)
 		set(v1alpha1.HSMSecretReady, metav1.ConditionTrue, reasonProjected, "the Secret can be used")
-	case refused:
+	case isForeign:
 		status.SyncStatus = v1alpha1.SyncStatusError
 		status.LastError = message
 		set(v1alpha1.HSMSecretSynced, metav1.ConditionFalse, reason, message)
@@ -118,26 +107,26 @@ func (o *outcome) status(previous v1alpha1.HSMSecretStatus, now time.Time) v1alp
 	}
 
 	switch {
-	case refused:
+	case isForeign:
 		set(v1alpha1.HSMSecretConflict, metav1.ConditionTrue, reason, message)
-	case o.lost != "":
-		set(v1alpha1.HSMSecretConflict, metav1.ConditionTrue, reasonBothChanged, o.lost)
+	case p.lostEdit != "":
+		set(v1alpha1.HSMSecretConflict, metav1.ConditionTrue, reasonBothChanged, p.lostEdit)
 	case moved || !hasReason(status.Conditions, v1alpha1.HSMSecretConflict, reasonBothChanged):
-		// A conflict that was settled is told until the next sync.
+		// A conflict is shown until the next sync that moves data.
 		set(v1alpha1.HSMSecretConflict, metav1.ConditionFalse, reasonNoConflict, "")
 	}
 	return status
 }
 
-// ours is the part of a status that the controller writes.
-func ours(status v1alpha1.HSMSecretStatus) *v1alpha1.HSMSecretStatus {
+// controllersPart is the part of a status that the controller writes.
+func controllersPart(status v1alpha1.HSMSecretStatus) *v1alpha1.HSMSecretStatus {
 	status.DataVersion, status.DeviceSyncStatus, status.PrimaryDevice = "", nil, ""
 	return &status
 }
 
-// isSame tells whether two statuses are the same for the controller.
+// isSame reports whether two statuses are the same for the controller.
 func isSame(a, b v1alpha1.HSMSecretStatus) bool {
-	return equality.Semantic.DeepEqual(ours(a), ours(b))
+	return equality.Semantic.DeepEqual(controllersPart(a), controllersPart(b))
 }
 
 // lostEdit says whose edit was overwritten, and when. It never says what was

@@ -40,55 +40,56 @@ func summary(s v1alpha1.HSMSecretStatus) string {
 
 func TestStatus(t *testing.T) {
 	t.Parallel()
-	projected := func(o *outcome) { o.did = []decision{{action: project, reason: reasonSourceChanged}} }
-	rests := func(reason string) func(*outcome) {
-		return func(o *outcome) { o.final = decision{action: nothing, reason: reason, message: "why"} }
+	projected := func(p *pass) { p.done = []decision{{action: project, reason: reasonSourceChanged}} }
+	rests := func(reason string) func(*pass) {
+		return func(p *pass) { p.final = decision{action: nothing, reason: reason, message: "why"} }
 	}
-	fails := func(err error) func(*outcome) { return func(o *outcome) { o.err = err } }
-	noSecret := func(o *outcome) { o.secret, o.facts.target = nil, nil }
+	fails := func(err error) func(*pass) { return func(p *pass) { p.err = err } }
+	noSecret := func(p *pass) { p.secret, p.facts.secret = nil, nil }
 	var synced v1alpha1.HSMSecretStatus
 	{
-		o := testOutcome()
-		projected(o)
-		synced = o.status(v1alpha1.HSMSecretStatus{}, testNow)
+		p := testPass()
+		projected(p)
+		synced = p.status(testNow)
 	}
 	conflict := func() v1alpha1.HSMSecretStatus {
-		o := testOutcome()
-		projected(o)
-		o.lost = "an edit"
-		return o.status(v1alpha1.HSMSecretStatus{}, testNow)
+		p := testPass()
+		projected(p)
+		p.lostEdit = "an edit"
+		return p.status(testNow)
 	}()
 
 	for _, c := range []struct {
 		name     string
 		previous v1alpha1.HSMSecretStatus
-		changes  []func(*outcome)
+		changes  []func(*pass)
 		want     string
 		ref      bool
 		lastSync time.Time
 		lastErr  string
 	}{
-		{"first", v1alpha1.HSMSecretStatus{}, []func(*outcome){projected}, "InSync True/Projected True/InSync False/NoConflict", true, testLater, ""},
+		{"first", v1alpha1.HSMSecretStatus{}, []func(*pass){projected}, "InSync True/Projected True/InSync False/NoConflict", true, testLater, ""},
 		{"nothing new", synced, nil, "InSync True/Projected True/InSync False/NoConflict", true, testNow, ""},
 		{"lost, and found in the Secret", v1alpha1.HSMSecretStatus{}, nil, "InSync True/Projected True/InSync False/NoConflict", true, testNow.Add(-time.Minute), ""},
 		{"moved before, and not told", withSum(synced, "B"), nil, "InSync True/Projected True/InSync False/NoConflict", true, testLater, ""},
-		{"left alone", synced, []func(*outcome){rests(reasonAutoSyncOff)}, "OutOfSync True/Projected False/AutoSyncOff False/NoConflict", true, testNow, ""},
-		{"deleted", synced, []func(*outcome){rests(reasonSecretDeleted), noSecret}, "OutOfSync False/SecretDeleted False/SecretDeleted False/NoConflict", false, testNow, ""},
-		{"exists", v1alpha1.HSMSecretStatus{}, []func(*outcome){rests(reasonSecretExists)}, "Error False/SecretExists False/SecretExists True/SecretExists", false, time.Time{}, "why"},
-		{"taken", synced, []func(*outcome){rests(reasonSecretTaken)}, "Error False/SecretTaken False/SecretTaken True/SecretTaken", false, testNow, "why"},
-		{"both changed", synced, []func(*outcome){projected, func(o *outcome) { o.lost = "an edit" }}, "InSync True/Projected True/InSync True/BothChanged", true, testLater, ""},
+		{"left alone", synced, []func(*pass){rests(reasonAutoSyncOff)}, "OutOfSync True/Projected False/AutoSyncOff False/NoConflict", true, testNow, ""},
+		{"deleted", synced, []func(*pass){rests(reasonSecretDeleted), noSecret}, "OutOfSync False/SecretDeleted False/SecretDeleted False/NoConflict", false, testNow, ""},
+		{"exists", v1alpha1.HSMSecretStatus{}, []func(*pass){rests(reasonSecretExists)}, "Error False/SecretExists False/SecretExists True/SecretExists", false, time.Time{}, "why"},
+		{"taken", synced, []func(*pass){rests(reasonSecretTaken)}, "Error False/SecretTaken False/SecretTaken True/SecretTaken", false, testNow, "why"},
+		{"both changed", synced, []func(*pass){projected, func(p *pass) { p.lostEdit = "an edit" }}, "InSync True/Projected True/InSync True/BothChanged", true, testLater, ""},
 		{"conflict is told for a while", conflict, nil, "InSync True/Projected True/InSync True/BothChanged", true, testNow, ""},
-		{"conflict is over with the next sync", conflict, []func(*outcome){projected}, "InSync True/Projected True/InSync False/NoConflict", true, testLater, ""},
-		{"fails", synced, []func(*outcome){fails(errors.New("full"))}, "Error True/Projected False/SyncFailed False/NoConflict", true, testNow, "full"},
-		{"fails at first", v1alpha1.HSMSecretStatus{}, []func(*outcome){fails(errors.New("full"))}, "Error False/SyncFailed False/SyncFailed False/NoConflict", false, time.Time{}, "full"},
-		{"away", synced, []func(*outcome){fails(apierrors.NewServiceUnavailable("no token"))}, "Error True/Projected False/Unavailable False/NoConflict", true, testNow, "no token"},
+		{"conflict is over with the next sync", conflict, []func(*pass){projected}, "InSync True/Projected True/InSync False/NoConflict", true, testLater, ""},
+		{"fails", synced, []func(*pass){fails(errors.New("full"))}, "Error True/Projected False/SyncFailed False/NoConflict", true, testNow, "full"},
+		{"fails at first", v1alpha1.HSMSecretStatus{}, []func(*pass){fails(errors.New("full"))}, "Error False/SyncFailed False/SyncFailed False/NoConflict", false, time.Time{}, "full"},
+		{"away", synced, []func(*pass){fails(apierrors.NewServiceUnavailable("no token"))}, "Error True/Projected False/Unavailable False/NoConflict", true, testNow, "no token"},
 	} {
-		o := testOutcome()
+		p := testPass()
 		for _, change := range c.changes {
-			change(o)
+			change(p)
 		}
 		before := c.previous.DeepCopy()
-		got := o.status(c.previous, testLater)
+		p.previous = c.previous
+		got := p.status(testLater)
 		if summary(got) != c.want {
 			t.Errorf("%s: got %s, want %s", c.name, summary(got), c.want)
 		}
@@ -111,9 +112,9 @@ func TestStatus(t *testing.T) {
 			t.Errorf("%s: the previous status was changed", c.name)
 		}
 		// What is written once is not written twice.
-		o.did, o.lost = nil, ""
-		if again := o.status(got, testLater.Add(time.Hour)); !isSame(again, got) {
-			t.Errorf("%s: looked at again, the status is another", c.name)
+		p.done, p.lostEdit, p.previous = nil, "", got
+		if again := p.status(testLater.Add(time.Hour)); !isSame(again, got) {
+			t.Errorf("%s: synced again, the status is another", c.name)
 		}
 	}
 }
@@ -123,18 +124,18 @@ func withSum(s v1alpha1.HSMSecretStatus, sum string) v1alpha1.HSMSecretStatus {
 	return s
 }
 
-func testOutcome() *outcome {
+func testPass() *pass {
 	h := testHSMSecret()
 	h.Generation = 7
-	secret := worn(h)
+	secret := projectedSecret(h)
 	secret.UID = "s1"
 	secret.ManagedFields = []metav1.ManagedFieldsEntry{
 		{Manager: "kubectl", Operation: metav1.ManagedFieldsOperationApply, Time: new(metav1.NewTime(testNow))},
 		{Manager: identity.FieldManager, Operation: metav1.ManagedFieldsOperationApply, Time: new(metav1.NewTime(testNow.Add(-time.Minute)))},
 	}
-	return &outcome{
+	return &pass{
 		pair:  pair{h, secret},
-		facts: facts{source: source{mark: mark{"1", "A"}}, target: &target{sum: "A"}},
+		facts: facts{hsm: hsmFacts{dataVersion: dataVersion{"1", "A"}}, secret: &secretFacts{checksum: "A"}},
 		final: decision{action: nothing, reason: reasonInSync, message: "the same"},
 	}
 }

@@ -18,17 +18,17 @@ import (
 	"j5t.io/hsm/pkg/apis/hsm/v1alpha1"
 )
 
-// grantTime is how long the right to values has to be known before values that
-// are all empty are believed. API servers keep decisions for ten seconds
+// grantTime is how long the right to values must have been there before values that are
+// all empty are trusted. API servers keep decisions for ten seconds
 // (--authorization-webhook-cache-unauthorized-ttl).
 const grantTime = 30 * time.Second
 
-// errNotSettled says that the right to values may not have arrived everywhere.
-var errNotSettled = errors.New("all values of the HSMSecret are shown as empty, and the right to see them is too new to believe it; it is tried again")
+// errRightTooNew: the right to values may not be known to all API servers yet.
+var errRightTooNew = errors.New("all values of the HSMSecret are shown as empty, and the right to see them was granted too recently to trust that; it is tried again")
 
-// values makes sure that what is shown are values. Who lacks the right get on
-// hsmsecrets/data is shown keys with empty values: to project those would be to
-// delete what workloads live on.
+// values makes sure that the API server has shown values. A caller without the verb get on
+// hsmsecrets/data is shown keys with empty values: to project those would delete what
+// workloads need.
 type values struct {
 	client client.Client
 	clock  clock.PassiveClock
@@ -54,7 +54,7 @@ func (v *values) areShown(ctx context.Context, h *v1alpha1.HSMSecret) error {
 		},
 	}}
 	if err := v.client.Create(ctx, review); err != nil {
-		return fmt.Errorf("ask for the right to see values: %w", err)
+		return fmt.Errorf("ask whether the controller may see values: %w", err)
 	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -64,7 +64,7 @@ func (v *values) areShown(ctx context.Context, h *v1alpha1.HSMSecret) error {
 		return apierrors.NewForbidden(schema.GroupResource{Group: hsmSecretKind.Group, Resource: "hsmsecrets/data"}, h.Name,
 			errors.New("the controller is shown no values: give its ServiceAccount the verb get on hsmsecrets/data"))
 	case now.Before(v.denied.Add(grantTime)):
-		return errNotSettled
+		return errRightTooNew
 	}
 	return nil
 }

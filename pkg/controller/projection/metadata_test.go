@@ -23,27 +23,29 @@ func testHSMSecret() *v1alpha1.HSMSecret {
 	}
 }
 
-// worn is a Secret in the outfit of an HSMSecret.
-func worn(h *v1alpha1.HSMSecret) *corev1.Secret {
+// projectedSecret is the Secret of an HSMSecret.
+func projectedSecret(h *v1alpha1.HSMSecret) *corev1.Secret {
 	secret := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: "app", Name: "db"}, Type: corev1.SecretTypeOpaque}
-	return outfitOf(h).noted(mark{"1", "sum"}, "", false).on(secret, h.Data)
+	return metadataFor(h).withSyncState(dataVersion{"1", "sum"}, "", false).setOn(secret, h.Data)
 }
 
-func TestOutfit(t *testing.T) {
+func TestMetadata(t *testing.T) {
 	t.Parallel()
-	stranger := metav1.OwnerReference{APIVersion: "v1", Kind: "ConfigMap", Name: "theirs", UID: "u7"}
+	othersOwner := metav1.OwnerReference{APIVersion: "v1", Kind: "ConfigMap", Name: "theirs", UID: "u7"}
 	for _, c := range []struct {
-		name   string
-		change func(*v1alpha1.HSMSecret, *corev1.Secret)
-		isOn   bool
-		takes  bool // Something has to go.
+		name    string
+		change  func(*v1alpha1.HSMSecret, *corev1.Secret)
+		current bool
+		removes bool // Something has to go.
 	}{
 		{"as made", func(*v1alpha1.HSMSecret, *corev1.Secret) {}, true, false},
 		{"label gone", func(_ *v1alpha1.HSMSecret, s *corev1.Secret) { delete(s.Labels, ManagedByLabel) }, false, false},
-		{"label changed", func(_ *v1alpha1.HSMSecret, s *corev1.Secret) { s.Labels[PeoplesManagedLabel] = "helm" }, false, false},
+		{"label changed", func(_ *v1alpha1.HSMSecret, s *corev1.Secret) { s.Labels[ShortManagedByLabel] = "helm" }, false, false},
 		{"source gone", func(_ *v1alpha1.HSMSecret, s *corev1.Secret) { delete(s.Annotations, SourceUIDAnnotation) }, false, false},
 		{"others' label", func(_ *v1alpha1.HSMSecret, s *corev1.Secret) { s.Labels["a"] = "b" }, true, false},
-		{"others' owner", func(_ *v1alpha1.HSMSecret, s *corev1.Secret) { s.OwnerReferences = append(s.OwnerReferences, stranger) }, true, false},
+		{"others' owner", func(_ *v1alpha1.HSMSecret, s *corev1.Secret) {
+			s.OwnerReferences = append(s.OwnerReferences, othersOwner)
+		}, true, false},
 		{"owner gone", func(_ *v1alpha1.HSMSecret, s *corev1.Secret) { s.OwnerReferences = nil }, false, false},
 		{"to be retained", func(h *v1alpha1.HSMSecret, _ *corev1.Secret) { h.Spec.DeletionPolicy = v1alpha1.DeletionPolicyRetain }, false, true},
 		{"retained", func(h *v1alpha1.HSMSecret, s *corev1.Secret) {
@@ -58,27 +60,27 @@ func TestOutfit(t *testing.T) {
 		{"immutable by others", func(_ *v1alpha1.HSMSecret, s *corev1.Secret) { s.Immutable = new(true) }, true, false},
 	} {
 		h := testHSMSecret()
-		secret := worn(h)
+		secret := projectedSecret(h)
 		secret.Data = maps.Clone(secret.Data)
 		c.change(h, secret)
-		o := outfitOf(h)
-		noted := o.noted(mark{"1", "sum"}, "", false)
-		if got := o.isOn(secret); got != c.isOn {
-			t.Errorf("%s: it is on: %t", c.name, got)
+		m := metadataFor(h)
+		withState := m.withSyncState(dataVersion{"1", "sum"}, "", false)
+		if got := m.isCurrent(secret); got != c.current {
+			t.Errorf("%s: it is current: %t", c.name, got)
 		}
-		if got := noted.takesAway(secret, h.Data); got != c.takes {
+		if got := withState.removes(secret, h.Data); got != c.removes {
 			t.Errorf("%s: something has to go: %t", c.name, got)
 		}
 		before := secret.DeepCopy()
-		dressed := noted.on(secret, h.Data)
-		if !o.isOn(dressed) || noted.takesAway(dressed, h.Data) {
-			t.Errorf("%s: dressed, it is not right: %+v", c.name, dressed)
+		updated := withState.setOn(secret, h.Data)
+		if !m.isCurrent(updated) || withState.removes(updated, h.Data) {
+			t.Errorf("%s: updated, it is not current: %+v", c.name, updated)
 		}
 		if !equality.Semantic.DeepEqual(before, secret) {
 			t.Errorf("%s: the Secret that was read was changed", c.name)
 		}
 		for label, value := range map[string]string{"a": "b"} {
-			if secret.Labels[label] == value && dressed.Labels[label] != value {
+			if secret.Labels[label] == value && updated.Labels[label] != value {
 				t.Errorf("%s: lost the label %s of others", c.name, label)
 			}
 		}
@@ -90,7 +92,7 @@ func TestServiceAccountToken(t *testing.T) {
 	h := testHSMSecret()
 	h.Spec.SecretType = corev1.SecretTypeServiceAccountToken
 	h.Annotations = map[string]string{corev1.ServiceAccountNameKey: "builder"}
-	if got := outfitOf(h).annotations[corev1.ServiceAccountNameKey]; got != "builder" {
+	if got := metadataFor(h).annotations[corev1.ServiceAccountNameKey]; got != "builder" {
 		t.Errorf("the Secret would be refused: its annotation is %q", got)
 	}
 }
