@@ -246,7 +246,7 @@ func TestSerialsAndSeats(t *testing.T) {
 			w.want("pico", "Partial 2/4 2/2 A@1!OverMaxDevices B@1!OverMaxDevices C@1 D@2 | C@1:Serving D@2:Serving")
 			w.report(w.found("pico", "node-1", "A", "B"))
 			w.want("pico", "Partial 1/4 2/2 A@1!OverMaxDevices B@1!OverMaxDevices C@1!Unplugged D@2 | C@1:Serving D@2:Serving")
-			w.pass(seatTime)
+			w.pass(replugTime)
 			w.want("pico", "Partial 2/4 2/2 A@1 B@1!OverMaxDevices C@1!Unplugged D@2 | A@1:Starting(no endpoint) C@1:Serving D@2:Serving")
 		},
 		"HSMDevices that a person adds to a pool": func(t *testing.T) {
@@ -277,13 +277,13 @@ func TestAgentStates(t *testing.T) {
 			w.want("pico", "Aggregating 1/1 1/1 A@1 | A@1:Starting(no endpoint)")
 			w.agent("A", "node-1", nil)
 			w.want("pico", "Aggregating 1/1 1/1 A@1 | A@1:Starting")
-			w.agent("A", "node-1", &answer{err: errForeign})
+			w.agent("A", "node-1", &answer{err: errNotDiscovery})
 			w.want("pico", "Aggregating 1/1 1/1 A@1 | A@1:Starting")
 			w.agent("A", "node-1", failing(agentv1.Reason_REASON_LOADING))
 			w.want("pico", "Aggregating 1/1 1/1 A@1 | A@1:Loading")
 			w.agent("A", "node-1", serving(7))
 			w.want("pico", "Ready 1/1 1/1 A@1 | A@1:Serving")
-			w.agent("A", "node-1", &answer{status: serving(7).status, err: errForeign})
+			w.agent("A", "node-1", &answer{status: serving(7).status, err: errNotDiscovery})
 			w.want("pico", "Error 1/1 1/1 A@1 | A@1:AgentUnreachable")
 			for reason, state := range map[agentv1.Reason]string{
 				agentv1.Reason_REASON_TOKEN_ABSENT: "TokenAbsent", agentv1.Reason_REASON_TOKEN_FOREIGN: "TokenForeign",

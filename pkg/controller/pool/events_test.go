@@ -16,8 +16,8 @@ import (
 	"j5t.io/hsm/pkg/apis/hsm/v1alpha1"
 )
 
-// TestHappenings tells what people get to know, and of what not.
-func TestHappenings(t *testing.T) {
+// TestTransitions shows which changes make Events, and which do not.
+func TestTransitions(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, 1, "pico").served()
 	last := w.pool("pico").Status
@@ -26,8 +26,8 @@ func TestHappenings(t *testing.T) {
 		w.decide()
 		status := w.pool("pico").Status
 		var got []string
-		for _, h := range happenings(&last, &status) {
-			got = append(got, h.kind+" "+h.reason)
+		for _, h := range transitions(&last, &status) {
+			got = append(got, h.eventType+" "+h.reason)
 		}
 		if !slices.Equal(got, want) {
 			t.Errorf("%s: %q, want %q", what, got, want)
@@ -131,11 +131,11 @@ func TestConditions(t *testing.T) {
 	}
 }
 
-// TestComplaints: one pod that goes on is told of once in a while, many pods not
-// all at once.
-func TestComplaints(t *testing.T) {
+// TestRefusals: one pod that goes on makes an Event once in a while, many pods do not make
+// theirs all at once.
+func TestRefusals(t *testing.T) {
 	t.Parallel()
-	c := newComplaints()
+	c := newRefusals()
 	now := time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC)
 	pod := func(name string, version int) *corev1.Pod {
 		return &corev1.Pod{ObjectMeta: metav1.ObjectMeta{UID: types.UID(name), ResourceVersion: fmt.Sprint(version)}}
@@ -151,7 +151,7 @@ func TestComplaints(t *testing.T) {
 	if told != 1 {
 		t.Errorf("told %d times of one pod", told)
 	}
-	if !c.due(pod("one", 101), "another node", now) || c.due(pod("one", 102), "another node", now) || !c.due(pod("one", 103), "another node", now.Add(complaintInterval)) {
+	if !c.due(pod("one", 101), "another node", now) || c.due(pod("one", 102), "another node", now) || !c.due(pod("one", 103), "another node", now.Add(refusalInterval)) {
 		t.Error("another fault is not told, or the same one too early, or never again")
 	}
 	now = now.Add(time.Hour)
@@ -161,11 +161,11 @@ func TestComplaints(t *testing.T) {
 			told++
 		}
 	}
-	if told != complaintBurst {
-		t.Errorf("told of %d pods at once, want %d", told, complaintBurst)
+	if told != refusalBurst {
+		t.Errorf("told of %d pods at once, want %d", told, refusalBurst)
 	}
 	c.keep(nil)
-	if len(c.told) != 0 {
-		t.Errorf("%d pods that are gone are remembered", len(c.told))
+	if len(c.last) != 0 {
+		t.Errorf("%d pods that are gone are remembered", len(c.last))
 	}
 }

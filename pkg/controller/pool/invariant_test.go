@@ -84,7 +84,7 @@ func (c *chaos) step() string {
 		}
 		return "no pod on " + node
 	case 4:
-		c.agent(serial, node, []*answer{nil, serving(c.Uint64N(100)), failing(agentv1.Reason_REASON_LOADING), {err: errForeign}}[c.IntN(4)])
+		c.agent(serial, node, []*answer{nil, serving(c.Uint64N(100)), failing(agentv1.Reason_REASON_LOADING), {err: errNotDiscovery}}[c.IntN(4)])
 		return "agent of " + serial
 	case 5:
 		c.agent(serial, "", nil)
@@ -187,7 +187,7 @@ func (w *world) violations() (list []string) {
 			}
 			endpoints[m.SerialNumber] += m.AgentEndpoint
 			i := slices.IndexFunc(s.AggregatedDevices, func(d v1alpha1.AggregatedDevice) bool { return d.SerialNumber == m.SerialNumber && !d.Available })
-			if i >= 0 && available[m.SerialNumber] == "" && m.AgentEndpoint != "" && !isGone(s.AggregatedDevices[i].Reason) {
+			if i >= 0 && available[m.SerialNumber] == "" && m.AgentEndpoint != "" && !isAbsent(s.AggregatedDevices[i].Reason) {
 				list = append(list, fmt.Sprintf("token %s is %s, and its agent is to be asked", m.SerialNumber, s.AggregatedDevices[i].Reason))
 			}
 		}

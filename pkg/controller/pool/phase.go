@@ -4,193 +4,113 @@ package pool
 
 import (
 	"fmt"
-	"slices"
-	"strings"
-
-	"k8s.io/apimachinery/pkg/api/meta"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"time"
 
 	"j5t.io/hsm/pkg/apis/hsm/v1alpha1"
 	"j5t.io/hsm/pkg/membership"
 )
 
-// tally is how many tokens of a pool can be used.
-type tally struct {
-	total, served int32
-	// coming are those whose agent has just been made, failing the others that are not
-	// served.
-	coming, failing int32
-	// why names up to three of those that fail.
-	why []string
+// poolCounts are what a phase is made of.
+type poolCounts struct {
+	// tokens are all that are listed. Of these, usable ones are served, or need no agent;
+	// starting ones have a new agent; failing ones are the rest.
+	tokens, usable, starting, failing int32
+	// reporting pods of discovery have reported once, missing ones have no report that
+	// counts, pending ones are missing and still in their grace period.
+	reporting, missing, pending int32
+	// discoveryRuns: the DaemonSet wants pods.
+	discoveryRuns bool
 }
 
-func (t *tally) fail(format string, args ...any) {
-	t.failing++
-	if len(t.why) < 3 {
-		t.why = append(t.why, fmt.Sprintf(format, args...))
+// phaseOf is a pure function: the first case that applies decides.
+//
+//	          ┌──────────┐  reports or tokens  ┌─────────────┐
+//	 new ────►│ Pending  ├────────────────────►│ Aggregating │
+//	          └──────────┘                     └──┬───────▲──┘
+//	                        all is there, in time │       │ a pod or an agent is new
+//	                                           ┌──▼───────┴──┐
+//	                                           │    Ready    │
+//	                                           └──┬───────▲──┘
+//	                 something is late or refused │       │ all is well again
+//	┌─────────┐  the last usable token fails   ┌──▼───────┴──┐
+//	│  Error  │◄───────────────────────────────┤   Partial   │
+//	└────┬────┘                                └──────▲──────┘
+//	     └──────── some token is usable ──────────────┘
+//
+// Every phase may follow every other one: a decision looks at the counts only, and not at
+// the phase before.
+func phaseOf(c poolCounts) v1alpha1.PoolPhase {
+	late := c.missing - c.pending
+	allWell := c.failing == 0 && late == 0
+	switch {
+	case c.tokens == 0 && c.reporting == 0 && (c.missing > 0 || !c.discoveryRuns):
+		return v1alpha1.PoolPhasePending // Nothing was heard, and nothing is known.
+	case allWell && c.starting+c.pending > 0:
+		return v1alpha1.PoolPhaseAggregating
+	case allWell && c.tokens > 0:
+		return v1alpha1.PoolPhaseReady
+	case c.usable+c.starting > 0:
+		return v1alpha1.PoolPhasePartial
+	}
+	return v1alpha1.PoolPhaseError
+}
+
+func (f *facts) counts(t tokenCounts, p podCounts) poolCounts {
+	return poolCounts{
+		tokens: t.total, usable: t.usable, starting: t.starting, failing: t.failing,
+		reporting: int32(len(p.reporting)), missing: p.missing, pending: p.pending,
+		discoveryRuns: f.discoveryPods > 0,
 	}
 }
 
-// tally counts the tokens.
-func (f *facts) tally(d *decision, pool *v1alpha1.HSMPool, devices []*v1alpha1.HSMDevice, status *v1alpha1.HSMPoolStatus) tally {
-	t := tally{total: status.TotalDevices}
+// tokenCounts are how many tokens of a pool can be used.
+type tokenCounts struct {
+	total, usable, starting, failing int32
+	// failures describe up to three of the failing ones.
+	failures []string
+}
+
+func (t *tokenCounts) fail(format string, args ...any) {
+	t.failing++
+	if len(t.failures) < 3 {
+		t.failures = append(t.failures, fmt.Sprintf(format, args...))
+	}
+}
+
+func (f *facts) countTokens(d *decision, pool *v1alpha1.HSMPool, devices []*v1alpha1.HSMDevice, status *v1alpha1.HSMPoolStatus) tokenCounts {
+	t := tokenCounts{total: status.TotalDevices}
+	grace := membership.GracePeriod(pool)
 	for i := range status.AggregatedDevices {
 		device := &status.AggregatedDevices[i]
-		member := memberOf(status, device.SerialNumber)
+		member := findMember(status, device.SerialNumber)
 		switch {
 		case !device.Available:
-			t.fail("%s is not available: %s", called(device), device.Reason)
+			t.fail("%s is not available: %s", deviceLabel(device), device.Reason)
 		case !isServed(devices, device):
-			t.served++
+			t.usable++
 		case member == nil:
-			t.fail("%s has no agent", called(device))
+			t.fail("%s has no agent", deviceLabel(device))
 		case member.State == v1alpha1.MemberStateServing:
-			t.served++
-		case (member.State == v1alpha1.MemberStateStarting || member.State == v1alpha1.MemberStateLoading) && f.isNew(d, pool, device):
-			t.coming++
+			t.usable++
+		case (member.State == v1alpha1.MemberStateStarting || member.State == v1alpha1.MemberStateLoading) && f.isNew(d, grace, device):
+			t.starting++
 		default:
-			t.fail("%s is not served: %s", called(device), member.State)
+			t.fail("%s is not served: %s", deviceLabel(device), member.State)
 		}
 	}
 	return t
 }
 
-// isNew tells whether a token or its agent has come so lately that it need not be
-// served yet.
-func (f *facts) isNew(d *decision, pool *v1alpha1.HSMPool, device *v1alpha1.AggregatedDevice) bool {
+// isNew reports whether a token or its agent came so lately that it need not be served yet.
+func (f *facts) isNew(d *decision, grace time.Duration, device *v1alpha1.AggregatedDevice) bool {
 	since := device.LastTransitionTime.Time
 	if a, found := f.agentOf(device.SerialNumber); found && a.pod.CreationTimestamp.After(since) {
 		since = a.pod.CreationTimestamp.Time
 	}
-	end := since.Add(membership.GracePeriod(pool))
+	end := since.Add(grace)
 	if !f.now.Before(end) {
 		return false
 	}
-	d.wake(end)
+	d.recheckAt(end)
 	return true
-}
-
-func memberOf(status *v1alpha1.HSMPoolStatus, serial string) *v1alpha1.PoolMember {
-	i := slices.IndexFunc(status.Members, func(m v1alpha1.PoolMember) bool { return m.SerialNumber == serial })
-	if i < 0 {
-		return nil
-	}
-	return &status.Members[i]
-}
-
-// sumUp makes the phase and the conditions.
-//
-//	               nothing heard, nothing known ──> Pending
-//	all that lacks is on its way ──────────────────> Aggregating
-//	nothing lacks, and there are tokens ───────────> Ready
-//	something lacks, some tokens can be used ──────> Partial
-//	no token can be used ──────────────────────────> Error
-func (f *facts) sumUp(d *decision, pool *v1alpha1.HSMPool, devices []*v1alpha1.HSMDevice, p pods, status *v1alpha1.HSMPoolStatus) {
-	t := f.tally(d, pool, devices, status)
-	late := p.missing - p.coming
-	switch {
-	case t.total == 0 && len(p.reporting) == 0 && (p.missing > 0 || f.wanted <= 0):
-		status.Phase = v1alpha1.PoolPhasePending
-	case t.failing == 0 && late == 0 && t.coming+p.coming > 0:
-		status.Phase = v1alpha1.PoolPhaseAggregating
-	case t.failing == 0 && late == 0 && t.total > 0:
-		status.Phase = v1alpha1.PoolPhaseReady
-	case t.served+t.coming > 0:
-		status.Phase = v1alpha1.PoolPhasePartial
-	default:
-		status.Phase = v1alpha1.PoolPhaseError
-	}
-	reporting := reportingCondition(f.wanted, p)
-	available := availableCondition(devices, status)
-	conditions := []metav1.Condition{reporting, available}
-	if slices.ContainsFunc(devices, membership.ServedByAgents) {
-		conditions = append(conditions, servingCondition(t))
-	} else {
-		meta.RemoveStatusCondition(&status.Conditions, v1alpha1.HSMPoolAgentsServing)
-	}
-	conditions = append(conditions, readyCondition(status.Phase, conditions))
-	for _, condition := range conditions {
-		condition.ObservedGeneration = pool.Generation
-		condition.LastTransitionTime = *f.stamp()
-		meta.SetStatusCondition(&status.Conditions, condition)
-	}
-}
-
-// condition is true without a reason that speaks against it.
-func condition(kind, good, bad, format string, args ...any) metav1.Condition {
-	c := metav1.Condition{Type: kind, Status: metav1.ConditionTrue, Reason: good, Message: fmt.Sprintf(format, args...)}
-	if bad != "" {
-		c.Status, c.Reason = metav1.ConditionFalse, bad
-	}
-	return c
-}
-
-func reportingCondition(wanted int32, p pods) metav1.Condition {
-	reason, message := "", fmt.Sprintf("%d of %d discovery pods report", p.expected-p.missing, p.expected)
-	switch {
-	case wanted < 0:
-		reason, message = "NoDiscovery", "there is no DaemonSet "+discoveryName
-	case p.missing > p.coming:
-		reason = "PodsMissing"
-	case p.missing > 0:
-		reason = "PodsComing"
-	case p.failed != nil:
-		reason, message = "DiscoveryFailed", fmt.Sprintf("pod %s on node %s: %s", p.failed.PodName, p.failed.NodeName, p.failed.Error)
-	}
-	return condition(v1alpha1.HSMPoolReporting, "AllReport", reason, "%s", message)
-}
-
-func availableCondition(devices []*v1alpha1.HSMDevice, status *v1alpha1.HSMPoolStatus) metav1.Condition {
-	reason := ""
-	message := fmt.Sprintf("%d of %d tokens are available", status.AvailableDevices, status.TotalDevices)
-	switch {
-	case len(devices) == 0:
-		reason, message = "NoHSMDevice", "no HSMDevice of spec.hsmDeviceRefs is there, or another HSMPool lists it"
-	case status.TotalDevices == 0:
-		reason, message = "NoDevices", "no token was found"
-	case status.AvailableDevices < status.TotalDevices:
-		reason = "DevicesUnavailable"
-		for i := range status.AggregatedDevices {
-			if device := &status.AggregatedDevices[i]; !device.Available {
-				message += fmt.Sprintf("; %s on node %s: %s", called(device), device.NodeName, device.Reason)
-				break
-			}
-		}
-	}
-	return condition(v1alpha1.HSMPoolDevicesAvailable, "AllAvailable", reason, "%s", message)
-}
-
-func servingCondition(t tally) metav1.Condition {
-	reason := ""
-	switch {
-	case t.total == 0:
-		reason = "NoDevices"
-	case t.failing > 0:
-		reason = "TokensNotServed"
-	case t.coming > 0:
-		reason = "AgentsStarting"
-	}
-	message := fmt.Sprintf("%d of %d tokens are served", t.served, t.total)
-	return condition(v1alpha1.HSMPoolAgentsServing, "AllServed", reason, "%s", strings.Join(append([]string{message}, t.why...), "; "))
-}
-
-// readyCondition gives the first condition that speaks against it as its reason.
-func readyCondition(phase v1alpha1.PoolPhase, others []metav1.Condition) metav1.Condition {
-	if phase == v1alpha1.PoolPhaseReady {
-		return condition(v1alpha1.HSMPoolReady, "Ready", "", "all tokens can be used")
-	}
-	for _, other := range others {
-		if other.Status != metav1.ConditionTrue {
-			return condition(v1alpha1.HSMPoolReady, "Ready", other.Reason, "%s", other.Message)
-		}
-	}
-	return condition(v1alpha1.HSMPoolReady, "Ready", string(phase), "")
-}
-
-// called is how people know a device.
-func called(device *v1alpha1.AggregatedDevice) string {
-	if device.SerialNumber != "" {
-		return "token " + device.SerialNumber
-	}
-	return "device " + device.DevicePath
 }

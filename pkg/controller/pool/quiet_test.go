@@ -69,7 +69,7 @@ func TestFiguresAreWrittenOnceAMinute(t *testing.T) {
 		t.Errorf("the revision is %s, want the last one", got)
 	}
 	// A change of state is written at once, with the figures as they are then.
-	w.answers[name] = &answer{status: serving(200).status, err: errForeign}
+	w.answers[name] = &answer{status: serving(200).status, err: errNotDiscovery}
 	w.want("pico", "Error 1/1 1/1 A@1 | A@1:AgentUnreachable")
 	w.pass(time.Second)
 	w.answers[name] = serving(201)

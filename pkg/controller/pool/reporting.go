@@ -12,47 +12,47 @@ import (
 	"j5t.io/hsm/pkg/membership"
 )
 
-// pods is how complete the reports of a pool are.
-type pods struct {
+// podCounts say how complete the reports of a pool are.
+type podCounts struct {
 	reporting []v1alpha1.ReportingPod
 	expected  int32
-	// missing reports are those that are not there, coming those among them that
-	// there is no reason to miss yet.
-	missing, coming int32
-	// failed is a report that tells of an error; nil if there is none.
+	// missing pods have no report that counts. Of these, pending ones are so new that
+	// nothing is wrong yet.
+	missing, pending int32
+	// failed is a report of an error; nil if there is none.
 	failed *v1alpha1.ReportingPod
 }
 
 // reporting counts the reports. A pod that is gone counts until its successor
 // reports, or its report is too old.
-func (f *facts) reporting(d *decision, pool *v1alpha1.HSMPool, devices []*v1alpha1.HSMDevice) pods {
+func (f *facts) reporting(d *decision, pool *v1alpha1.HSMPool, devices []*v1alpha1.HSMDevice) podCounts {
 	grace := membership.GracePeriod(pool)
-	var p pods
+	var p podCounts
 	if len(devices) == 0 {
 		return p // There is nothing to report.
 	}
-	var unselected, fresh, young int32
+	var unselected, fresh, recent int32
 	for name, n := range f.nodes {
-		counts, until := n.fresh(grace, f.now)
-		if end := n.awaited.Add(grace); n.alive && n.entries == nil && f.now.Before(end) {
-			d.wake(end)
-			young++
+		counts, until := n.counts(grace, f.now)
+		if end := n.podCreated.Add(grace); n.hasPod && n.entries == nil && f.now.Before(end) {
+			d.recheckAt(end)
+			recent++
 		}
 		r, selected := f.reportingPod(pool, devices, name, n)
 		switch {
 		case !selected && counts:
 			unselected++
-			d.wake(until)
-		case r == nil, !counts && !n.alive:
+			d.recheckAt(until)
+		case r == nil, !counts && !n.hasPod:
 			continue
 		default:
 			if counts {
-				d.wake(until)
+				d.recheckAt(until)
 				fresh++
 			}
 			r.Fresh = counts
 			if !counts && n.entries != nil {
-				r.LastReportTime = stamp(n.time)
+				r.LastReportTime = timestamp(n.time)
 			}
 			p.reporting = append(p.reporting, *r)
 		}
@@ -66,22 +66,22 @@ func (f *facts) reporting(d *decision, pool *v1alpha1.HSMPool, devices []*v1alph
 			p.failed = &p.reporting[i]
 		}
 	}
-	p.expected = max(0, f.wanted-unselected)
+	p.expected = max(0, f.discoveryPods-unselected)
 	p.missing = max(0, p.expected-fresh)
-	p.coming = min(p.missing, young)
+	p.pending = min(p.missing, recent)
 	if end := pool.CreationTimestamp.Add(grace); f.now.Before(end) {
-		p.coming = p.missing
-		d.wake(end)
+		p.pending = p.missing
+		d.recheckAt(end)
 	}
 	return p
 }
 
-// reportingPod is the pod that has reported for the HSMDevices of a pool last; nil if
-// none has. selected is false if none of them selects the node.
+// reportingPod returns the pod that has reported last for the HSMDevices of a pool; nil if
+// none has. selected is false if none of the HSMDevices selects the node.
 func (f *facts) reportingPod(pool *v1alpha1.HSMPool, devices []*v1alpha1.HSMDevice, name string, n *node) (r *v1alpha1.ReportingPod, selected bool) {
 	previous := slices.IndexFunc(pool.Status.ReportingPods, func(r v1alpha1.ReportingPod) bool { return r.NodeName == name })
 	if n.entries == nil {
-		// Nothing was heard since the start.
+		// It has not reported since the start.
 		if previous < 0 {
 			return nil, true
 		}
@@ -111,7 +111,7 @@ func (f *facts) reportingPod(pool *v1alpha1.HSMPool, devices []*v1alpha1.HSMDevi
 	if r == nil {
 		return nil, entries == 0 || entries < len(devices)
 	}
-	r.LastReportTime = stamp(n.time)
+	r.LastReportTime = timestamp(n.time)
 	r.Fresh = true
 	if previous >= 0 {
 		same := *r

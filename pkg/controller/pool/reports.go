@@ -28,28 +28,27 @@ const (
 // key names an HSMDevice or an HSMPool.
 type key = types.NamespacedName
 
-// heard is a report that counts, and whose it is.
-type heard struct {
+// nodeReport is the report of a node, and the pod that it is from.
+type nodeReport struct {
 	pod  string
 	time time.Time
-	// entries is nil if nothing is known but that there was a report.
+	// entries is nil if it is only known that there was a report.
 	entries map[key]report.Entry
 }
 
 // node is what is known of the discovery on one node.
 type node struct {
-	heard
-	// alive tells that there is a discovery pod, ready to report or not.
-	alive bool
-	// awaited is when the pod was made that has not reported yet; zero if there is
-	// none.
-	awaited time.Time
+	nodeReport
+	// hasPod: there is a discovery pod, ready or not.
+	hasPod bool
+	// podCreated is when the pod was made that has not reported yet; zero if there is none.
+	podCreated time.Time
 	// notReady is since when no pod has been ready; zero if one is, or may be.
 	notReady time.Time
 }
 
-// fresh tells whether the report counts still, and when that ends.
-func (n *node) fresh(grace time.Duration, now time.Time) (counts bool, until time.Time) {
+// counts reports whether the report still counts, and until when.
+func (n *node) counts(grace time.Duration, now time.Time) (counts bool, until time.Time) {
 	until = n.time.Add(grace)
 	if end := n.notReady.Add(grace); !n.notReady.IsZero() && end.Before(until) {
 		until = end
@@ -57,20 +56,20 @@ func (n *node) fresh(grace time.Duration, now time.Time) (counts bool, until tim
 	return now.Before(until), until
 }
 
-// errForeign is of a pod that is none of discovery's.
-var errForeign = errors.New("the pod is not of the DaemonSet " + discoveryName)
+// errNotDiscovery refuses the report of a pod that is none of discovery's.
+var errNotDiscovery = errors.New("the pod is not of the DaemonSet " + discoveryName)
 
-// isDiscovery tells whether the DaemonSet made the pod, and kubelet gave it the
-// identity by which an admission policy limits what it writes.
+// isDiscovery reports whether the DaemonSet made the pod, and it runs as the
+// ServiceAccount whose writes an admission policy limits.
 func isDiscovery(pod *corev1.Pod, daemonSet *appsv1.DaemonSet) bool {
 	owner := metav1.GetControllerOf(pod)
 	return daemonSet != nil && owner != nil && owner.Kind == "DaemonSet" && owner.UID == daemonSet.UID &&
 		pod.Spec.ServiceAccountName == discoveryName
 }
 
-// reportOf reads the report on a pod of discovery; nil if there is none yet. What a
-// node may not say is an error: only about itself, and not about the future.
-func reportOf(pod *corev1.Pod, now time.Time) (*heard, error) {
+// reportOf reads the report on a pod of discovery; nil if there is none yet. It is an error
+// if a node reports about another one, or about the future.
+func reportOf(pod *corev1.Pod, now time.Time) (*nodeReport, error) {
 	value, found := pod.Annotations[report.Annotation]
 	if !found {
 		return nil, nil
@@ -79,7 +78,7 @@ func reportOf(pod *corev1.Pod, now time.Time) (*heard, error) {
 	if err != nil {
 		return nil, err
 	}
-	h := &heard{pod: pod.Name, entries: make(map[key]report.Entry, len(entries))}
+	h := &nodeReport{pod: pod.Name, entries: make(map[key]report.Entry, len(entries))}
 	for _, entry := range entries {
 		if entry.ReportingNode != pod.Spec.NodeName {
 			return nil, fmt.Errorf("it is about node %+q, and the pod runs on %q", entry.ReportingNode, pod.Spec.NodeName)
@@ -99,15 +98,15 @@ func reportOf(pod *corev1.Pod, now time.Time) (*heard, error) {
 	return h, nil
 }
 
-// hear sums up the discovery pods by node. refused is told of each report that does
-// not count; a pod without a report is no offence.
-func hear(pods []corev1.Pod, daemonSet *appsv1.DaemonSet, now time.Time, refused func(*corev1.Pod, error)) map[string]*node {
+// nodesOf sums up the discovery pods by node. It calls refused for each report that does
+// not count, and not for pods without a report.
+func nodesOf(pods []corev1.Pod, daemonSet *appsv1.DaemonSet, now time.Time, refused func(*corev1.Pod, error)) map[string]*node {
 	nodes := map[string]*node{}
 	for i := range pods {
 		pod := &pods[i]
 		if !isDiscovery(pod, daemonSet) {
 			if _, reports := pod.Annotations[report.Annotation]; reports {
-				refused(pod, errForeign)
+				refused(pod, errNotDiscovery)
 			}
 			continue
 		}
@@ -119,7 +118,7 @@ func hear(pods []corev1.Pod, daemonSet *appsv1.DaemonSet, now time.Time, refused
 			n = &node{notReady: notReadySince(pod)}
 			nodes[pod.Spec.NodeName] = n
 		}
-		n.alive = true
+		n.hasPod = true
 		if since := notReadySince(pod); since.IsZero() || since.After(n.notReady) && !n.notReady.IsZero() {
 			n.notReady = since
 		}
@@ -127,23 +126,23 @@ func hear(pods []corev1.Pod, daemonSet *appsv1.DaemonSet, now time.Time, refused
 		switch {
 		case err != nil:
 			refused(pod, err)
-			n.await(pod)
+			n.addPending(pod)
 		case h == nil:
-			n.await(pod)
+			n.addPending(pod)
 		case n.entries == nil || h.time.After(n.time):
-			n.heard = *h
+			n.nodeReport = *h
 		}
 	}
 	return nodes
 }
 
-func (n *node) await(pod *corev1.Pod) {
-	if pod.CreationTimestamp.After(n.awaited) {
-		n.awaited = pod.CreationTimestamp.Time
+func (n *node) addPending(pod *corev1.Pod) {
+	if pod.CreationTimestamp.After(n.podCreated) {
+		n.podCreated = pod.CreationTimestamp.Time
 	}
 }
 
-// notReadySince is zero for a pod that is ready, or of which kubelet has not told.
+// notReadySince is zero for a pod that is ready, or of which kubelet has said nothing yet.
 func notReadySince(pod *corev1.Pod) time.Time {
 	for _, condition := range pod.Status.Conditions {
 		if condition.Type == corev1.PodReady && condition.Status == corev1.ConditionFalse {
@@ -153,50 +152,50 @@ func notReadySince(pod *corev1.Pod) time.Time {
 	return time.Time{}
 }
 
-// memory is the last report of each node: a pod that is gone takes its report with
-// it, but not the devices.
-type memory map[string]heard
+// lastReports are those of each node. A pod that is gone takes its report with it, but not
+// the devices.
+type lastReports map[string]nodeReport
 
-// recall gives nodes whose pods tell nothing what was last heard of them, and
-// remembers what they tell. Nodes in known, of which nothing was heard since the
-// start, count as if they had reported then.
-func (m memory) recall(nodes map[string]*node, known []string, start time.Time) {
-	for _, name := range known {
+// restore gives nodes without a report their last one, and keeps the reports of the others.
+// Nodes that a status lists, and that have not reported since the start, count as if they
+// had reported then.
+func (l lastReports) restore(nodes map[string]*node, listed []string, start time.Time) {
+	for _, name := range listed {
 		if nodes[name] == nil {
 			nodes[name] = &node{}
 		}
 	}
-	for name := range m {
+	for name := range l {
 		if nodes[name] == nil {
 			nodes[name] = &node{}
 		}
 	}
 	for name, n := range nodes {
 		if n.entries != nil {
-			m[name] = n.heard
+			l[name] = n.nodeReport
 			continue
 		}
-		if last, found := m[name]; found {
-			n.heard = last
+		if last, found := l[name]; found {
+			n.nodeReport = last
 		} else if n.time.IsZero() {
 			n.time = start
 		}
 	}
 }
 
-// drop forgets what was reported for an HSMDevice that is gone: another one of its
-// name is not it.
-func (m memory) drop(device key) {
-	for _, last := range m {
+// dropDevice drops what was reported for an HSMDevice that is gone: another one of its
+// name is not the same.
+func (l lastReports) dropDevice(device key) {
+	for _, last := range l {
 		delete(last.entries, device)
 	}
 }
 
-// forget drops what is older than any pool keeps.
-func (m memory) forget(before time.Time) {
-	for name, last := range m {
+// dropOlder drops what is older than any pool keeps.
+func (l lastReports) dropOlder(before time.Time) {
+	for name, last := range l {
 		if last.time.Before(before) {
-			delete(m, name)
+			delete(l, name)
 		}
 	}
 }

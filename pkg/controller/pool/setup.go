@@ -2,7 +2,7 @@
 
 // Package pool makes an HSMPool for each HSMDevice, and owns the whole status of all
 // HSMPools: what discovery pods report and agents answer, in one decision. It never
-// changes the spec of a pool, deploys no agent, and takes no word of other pods.
+// changes the spec of a pool, deploys no agent, and believes no other pods.
 package pool
 
 import (
@@ -38,8 +38,7 @@ const (
 	// settleTime is how long changes are gathered before a decision: many pods that
 	// report at once make one.
 	settleTime = 200 * time.Millisecond
-	// A decision that cannot be written is made again after failureDelay, and then ever
-	// later.
+	// After a failed write a new decision is made after failureDelay, and then ever later.
 	failureDelay    = 200 * time.Millisecond
 	maxFailureDelay = 5 * time.Second
 )
@@ -51,12 +50,12 @@ var everything = reconcile.Request{NamespacedName: key{Name: "pools"}}
 type Options struct {
 	// SystemNamespace is where the pods of discovery and of agents are.
 	SystemNamespace string
-	// Agents prove the controller to agents. They are read when an agent is asked, and
-	// need not be there before.
+	// Agents prove the controller to agents. They are read when an agent is polled, and
+	// need not exist before.
 	Agents mtls.Files
 	// Recorder takes events of HSMPools, and of pods whose reports do not count.
 	Recorder record.EventRecorder
-	// Clock tells the time.
+	// Clock is the time.
 	Clock clock.PassiveClock
 }
 
@@ -98,7 +97,7 @@ func Add(mgr manager.Manager, objects, agents cache.Cache, o Options) error {
 	return nil
 }
 
-// soon asks for a decision a little later, one for all that happens until then.
+// soon asks for a decision after settleTime: one for all changes until then.
 var soon = handler.Funcs{
 	CreateFunc:  func(_ context.Context, _ event.CreateEvent, q queue) { q.AddAfter(everything, settleTime) },
 	UpdateFunc:  func(_ context.Context, _ event.UpdateEvent, q queue) { q.AddAfter(everything, settleTime) },
@@ -108,8 +107,8 @@ var soon = handler.Funcs{
 
 type queue = workqueue.TypedRateLimitingInterface[reconcile.Request]
 
-// Cached is what a cache has to hold: of all namespaces only what is there by the
-// dozen.
+// Cached is what a cache has to hold. From all namespaces it takes only kinds with few
+// objects.
 func Cached(systemNamespace string) map[client.Object]cache.ByObject {
 	everywhere := map[string]cache.Config{cache.AllNamespaces: {}}
 	return map[client.Object]cache.ByObject{
@@ -126,8 +125,8 @@ func Cached(systemNamespace string) map[client.Object]cache.ByObject {
 	}
 }
 
-// CachedAgents is what a second cache has to hold. Pods of two kinds in one would need
-// a selector that there is not.
+// CachedAgents is what a second cache has to hold. No selector selects the pods of
+// discovery and of agents at once.
 func CachedAgents(systemNamespace string) map[client.Object]cache.ByObject {
 	labelled, err := labels.NewRequirement(agentname.ObjectLabel, selection.Exists, nil)
 	utilruntime.Must(err)
@@ -139,7 +138,7 @@ func CachedAgents(systemNamespace string) map[client.Object]cache.ByObject {
 	}
 }
 
-// trimDaemonSet keeps who it is, and its figures.
+// trimDaemonSet keeps its identity and its figures.
 func trimDaemonSet(object any) (any, error) {
 	d, ok := object.(*appsv1.DaemonSet)
 	if !ok {
@@ -151,8 +150,8 @@ func trimDaemonSet(object any) (any, error) {
 	}, nil
 }
 
-// trimPod keeps what is looked at. Of a report that cannot count, only that it is
-// there is kept, and of one that is too large no more than shows it.
+// trimPod keeps what is read. Of a report that cannot count it keeps only that there is
+// one, and of a report that is too large one byte more than is allowed.
 func trimPod(object any) (any, error) {
 	p, ok := object.(*corev1.Pod)
 	if !ok {

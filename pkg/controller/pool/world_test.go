@@ -29,20 +29,20 @@ const (
 
 // world is a cluster as the reconciler sees it, with a clock that stands still.
 type world struct {
-	t         *testing.T
-	now       time.Time
-	start     time.Time
-	devices   []*v1alpha1.HSMDevice
-	pools     []*v1alpha1.HSMPool
-	daemonSet *appsv1.DaemonSet
-	pods      map[string]*corev1.Pod
-	agentPods map[string]corev1.Pod
-	answers   map[string]*answer
-	memory    memory
-	written   map[key]time.Time
-	writes    int
-	refused   []string
-	last      decision
+	t           *testing.T
+	now         time.Time
+	start       time.Time
+	devices     []*v1alpha1.HSMDevice
+	pools       []*v1alpha1.HSMPool
+	daemonSet   *appsv1.DaemonSet
+	pods        map[string]*corev1.Pod
+	agentPods   map[string]corev1.Pod
+	answers     map[string]*answer
+	lastReports lastReports
+	written     map[key]time.Time
+	writes      int
+	refused     []string
+	last        decision
 }
 
 // newWorld has nodes node-1 to node-n, without a pod, and an old pool for each
@@ -51,7 +51,7 @@ func newWorld(t *testing.T, nodes int, devices ...string) *world {
 	start := time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC)
 	w := &world{
 		t: t, now: start, start: start, pods: map[string]*corev1.Pod{}, agentPods: map[string]corev1.Pod{}, answers: map[string]*answer{},
-		memory: memory{}, written: map[key]time.Time{},
+		lastReports: lastReports{}, written: map[key]time.Time{},
 		daemonSet: &appsv1.DaemonSet{
 			ObjectMeta: metav1.ObjectMeta{Namespace: system, Name: discoveryName, UID: "daemonset"},
 			Status:     appsv1.DaemonSetStatus{DesiredNumberScheduled: int32(nodes)},
@@ -152,17 +152,17 @@ func failing(reason agentv1.Reason) *answer {
 // decide decides and writes, as the reconciler does.
 func (w *world) decide() {
 	w.t.Helper()
-	f := &facts{now: w.now, devices: w.devices, wanted: -1, written: w.written, pools: w.pools}
+	f := &facts{now: w.now, devices: w.devices, discoveryPods: noDaemonSet, written: w.written, pools: w.pools}
 	if w.daemonSet != nil {
-		f.wanted = w.daemonSet.Status.DesiredNumberScheduled
+		f.discoveryPods = w.daemonSet.Status.DesiredNumberScheduled
 	}
 	var pods, agentPods []corev1.Pod
 	for _, pod := range w.pods {
 		pods = append(pods, *pod)
 	}
-	f.nodes = hear(pods, w.daemonSet, w.now, func(pod *corev1.Pod, err error) { w.refused = append(w.refused, pod.Name+": "+err.Error()) })
-	r := &reconciler{memory: w.memory, start: w.start}
-	r.recall(f)
+	f.nodes = nodesOf(pods, w.daemonSet, w.now, func(pod *corev1.Pod, err error) { w.refused = append(w.refused, pod.Name+": "+err.Error()) })
+	r := &reconciler{lastReports: w.lastReports, start: w.start}
+	r.restoreReports(f)
 	for _, pod := range w.agentPods {
 		agentPods = append(agentPods, pod)
 	}
@@ -208,9 +208,9 @@ func (w *world) pass(d time.Duration) {
 	w.now = end
 }
 
-// restart forgets what only the controller's memory holds.
+// restart forgets what only the controller's process holds.
 func (w *world) restart() {
-	w.memory, w.written, w.start = memory{}, map[key]time.Time{}, w.now
+	w.lastReports, w.written, w.start = lastReports{}, map[key]time.Time{}, w.now
 }
 
 // want compares a pool with "PHASE AVAILABLE/TOTAL REPORTING/EXPECTED DEVICE... | MEMBER...".
