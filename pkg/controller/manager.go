@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package controller puts the controllers together: clients, caches, leader
-// election, health and metrics. What is to be done in the cluster is decided by
-// its sub-packages only.
+// Package controller wires the controllers: clients, caches, leader election, health
+// and metrics. Its sub-packages decide what is done in the cluster.
 package controller
 
 import (
@@ -42,8 +41,8 @@ import (
 )
 
 const (
-	// cacheSyncTimeout is long: as long as the token is away at the start, it is
-	// waited for.
+	// cacheSyncTimeout is as good as none: while the token is away at the start, the caches
+	// wait for it.
 	cacheSyncTimeout = 365 * 24 * time.Hour
 	// reconciliationTimeout is more than an API server takes for some requests.
 	reconciliationTimeout = 2 * time.Minute
@@ -52,7 +51,7 @@ const (
 // New makes a manager with all controllers. Start it.
 func New(ctx context.Context, base *rest.Config, o *Options) (manager.Manager, error) {
 	log.SetLogger(klog.Background())
-	// Each is limited for itself: neither the lease nor work may wait for events.
+	// Each has a limit of its own: neither the lease nor work may wait for Events.
 	leases, events, work := rest.CopyConfig(base), rest.CopyConfig(base), rest.CopyConfig(base)
 	events.QPS, events.Burst = o.QPS, o.Burst
 	work.RateLimiter = flowcontrol.NewTokenBucketRateLimiter(o.QPS, o.Burst)
@@ -66,7 +65,7 @@ func New(ctx context.Context, base *rest.Config, o *Options) (manager.Manager, e
 	mgr, err := manager.New(work, manager.Options{
 		Scheme:         scheme,
 		MapperProvider: func(*rest.Config, *http.Client) (meta.RESTMapper, error) { return newMapper(), nil },
-		// What is read is acted on: it comes from the API server itself.
+		// Writes depend on what is read: it comes from the API server, not from a cache.
 		NewClient: func(c *rest.Config, options client.Options) (client.Client, error) {
 			options.Cache = nil
 			return client.New(c, options)
@@ -127,8 +126,8 @@ func New(ctx context.Context, base *rest.Config, o *Options) (manager.Manager, e
 	if err != nil {
 		return nil, fmt.Errorf("set up HSMPools: %w", err)
 	}
-	// Its cache is its own: the API server does not start without a certificate, and a
-	// source waits for all that its cache holds.
+	// The certificates have a cache of their own. A source waits for all that its cache holds,
+	// and our API server, whose kinds the others hold, does not start without a certificate.
 	var issuer certs.Issuer = certs.NewAuthorities(mgr.GetClient(), o.SystemNamespace, clock.RealClock{})
 	if o.Certificates == certs.ByCertManager {
 		issuer = certs.NewCertManager(mgr.GetClient(), o.SystemNamespace)
@@ -185,11 +184,11 @@ func newSystemCache(mgr manager.Manager, namespace string, cached ...map[client.
 // replicas that wait, too.
 type cacheRunnable struct{ cache.Cache }
 
-// GetCache tells the manager that this is a cache.
+// GetCache marks it as a cache for the manager.
 func (c cacheRunnable) GetCache() cache.Cache { return c.Cache }
 
-// newMapper knows the kinds that the controllers use. It asks no API server: one
-// that is away must not keep the controllers from starting.
+// newMapper knows the kinds that the controllers use. It asks no API server: the controllers
+// must start while one is away.
 func newMapper() meta.RESTMapper {
 	mapper := meta.NewDefaultRESTMapper(nil)
 	for _, kind := range []schema.GroupVersionKind{
@@ -218,8 +217,8 @@ func namespaces(names []string) map[string]cache.Config {
 	return configs
 }
 
-// newRecorder records events as long as the context lives. It is that of
-// client-go, which puts events of one object together and limits their rate.
+// newRecorder records Events until the context ends. client-go's recorder merges similar
+// Events of one object and limits their rate.
 func newRecorder(ctx context.Context, c *rest.Config, scheme *runtime.Scheme) (record.EventRecorder, error) {
 	events, err := typedcorev1.NewForConfig(c)
 	if err != nil {

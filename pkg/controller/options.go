@@ -37,9 +37,9 @@ type Options struct {
 	Concurrency int
 	// Agents prove the controller to agents, and agents to the controller.
 	Agents mtls.Files
-	// AgentImage is the image of agents; empty is that none are deployed.
+	// AgentImage is the image of agents; if it is empty, none are deployed.
 	AgentImage string
-	// DeviceAccess is how agents get at their devices: dra, plugin or none.
+	// DeviceAccess is how agents get access to their devices: dra, plugin or none.
 	DeviceAccess string
 	// Certificates is who makes them: own or cert-manager.
 	Certificates string
@@ -47,7 +47,7 @@ type Options struct {
 	ListenAddress string
 }
 
-// ownCertificates is to make certificates, not to have them made.
+// ownCertificates: the controller makes the certificates itself.
 const ownCertificates = "own"
 
 // NewOptions returns the defaults. They are good for a thousand HSMSecrets.

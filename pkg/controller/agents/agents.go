@@ -30,8 +30,8 @@ import (
 	"j5t.io/hsm/pkg/controller/certs"
 )
 
-// What is remembered of an agent on its Deployment. DevicePathAnnotation is on its
-// pods as well, which are replaced when it changes.
+// The annotations of an agent's Deployment, from which the next decision knows it.
+// DevicePathAnnotation is on its pods as well, which are replaced when it changes.
 const (
 	SerialAnnotation      = "hsm.j5t.io/serial-number"
 	DeviceAnnotation      = "hsm.j5t.io/hsmdevice"
@@ -51,8 +51,8 @@ var (
 	hsmDeviceKind = v1alpha1.SchemeGroupVersion.WithKind("HSMDevice")
 )
 
-// DeviceAccess is how an agent's pod gets at the device. Discovery has to give access in the
-// same way.
+// DeviceAccess is how an agent's pod gets access to the device. Discovery must give access
+// in the same way.
 type DeviceAccess string
 
 const (
@@ -61,7 +61,7 @@ const (
 	// AccessPlugin: by the extended resource that is this one token. Nothing of
 	// resource.k8s.io is touched.
 	AccessPlugin DeviceAccess = "plugin"
-	// AccessNone: not at all. For tokens that are no device of the node, as SoftHSM.
+	// AccessNone: not at all. For tokens that are no device of the node, such as SoftHSM's.
 	AccessNone DeviceAccess = "none"
 )
 
@@ -71,18 +71,18 @@ type Options struct {
 	SystemNamespace string
 	// Image is that of the agents.
 	Image string
-	// Access is how they get at their devices.
+	// Access is how they get access to their devices.
 	Access DeviceAccess
 	// Issuer makes their certificates.
 	Issuer certs.Issuer
 	// Recorder takes events of HSMDevices and HSMPools.
 	Recorder record.EventRecorder
-	// Clock tells the time.
+	// Clock is the time.
 	Clock clock.PassiveClock
 }
 
-// kinds are those that an agent is made of, beside its certificate. The Deployment comes
-// last, and goes first.
+// kinds are those of an agent's objects, beside its certificate. The Deployment is made
+// last, and deleted first.
 func (a DeviceAccess) kinds() []schema.GroupVersionKind {
 	kinds := []schema.GroupVersionKind{deploymentKind, serviceKind, serviceAccountKind}
 	if a == AccessDRA {
@@ -93,48 +93,47 @@ func (a DeviceAccess) kinds() []schema.GroupVersionKind {
 
 type reconciler struct {
 	Options
-	// kinds are all that an agent is made of, in the order in which they go.
+	// kinds are those of all of an agent's objects, in the order of their deletion.
 	kinds   []schema.GroupVersionKind
 	client  client.Client
 	applied *applied
-	// told are the notes that were told already.
-	told map[told]bool
+	// reported are the notices of which Events were made.
+	reported map[noticeKey]bool
 }
 
-// told is a note without the state of the object that it is about.
-type told struct {
+// noticeKey is a notice without the state of the object that it is about.
+type noticeKey struct {
 	device          types.NamespacedName
 	reason, message string
 }
 
-func (n note) told() told { return told{n.device, n.reason, n.message} }
+func (n notice) key() noticeKey { return noticeKey{n.device, n.reason, n.message} }
 
-// present are the agents' objects as they were listed: by kind and name, the
-// metadata.
-type present map[schema.GroupVersionKind]map[string]*metav1.PartialObjectMetadata
+// existingObjects are the agents' objects as they were listed: metadata by kind and name.
+type existingObjects map[schema.GroupVersionKind]map[string]*metav1.PartialObjectMetadata
 
-// Reconcile brings all agents to what they are to be.
+// Reconcile makes, changes and removes agents as was decided.
 func (r *reconciler) Reconcile(ctx context.Context, _ reconcile.Request) (reconcile.Result, error) {
-	there, err := r.list(ctx)
+	existing, err := r.list(ctx)
 	if err != nil {
 		return reconcile.Result{}, err
 	}
-	f, err := r.facts(ctx, there)
+	f, err := r.facts(ctx, existing)
 	if err != nil {
 		return reconcile.Result{}, err
 	}
 	p := f.makePlan()
-	work := r.findPINs(ctx, f, &p)
+	agents := r.findPINs(ctx, f, &p)
 	wanted := map[string]bool{}
-	for _, w := range work {
+	for _, w := range agents {
 		wanted[w.name()] = true
 	}
-	// One that fails is in nobody's way.
-	errs := []error{r.remove(ctx, there, wanted)}
-	for _, w := range work {
+	// A failure of one agent does not hold up the others.
+	errs := []error{r.remove(ctx, existing, wanted)}
+	for _, w := range agents {
 		err := w.err
 		if err == nil {
-			err = r.ensure(ctx, there, f, w.agent, w.pin)
+			err = r.ensure(ctx, existing, f, w.agent, w.pin)
 		}
 		if err == nil {
 			err = r.provision(ctx, f, w.agent, &p)
@@ -143,48 +142,48 @@ func (r *reconciler) Reconcile(ctx context.Context, _ reconcile.Request) (reconc
 			errs = append(errs, fmt.Errorf("agent %s of HSMDevice %s: %w", w.name(), w.device, err))
 		}
 	}
-	r.tell(f, p.notes)
-	return reconcile.Result{RequeueAfter: r.next(f.now, p.again, work)}, errors.Join(errs...)
+	r.recordEvents(f, p.notices)
+	return reconcile.Result{RequeueAfter: r.recheckAfter(f.now, p.next, agents)}, errors.Join(errs...)
 }
 
-// job is an agent that is to be, with its PIN, or why that is not known.
-type job struct {
+// desiredAgent is an agent that is to run, with its PIN, or why that is not known.
+type desiredAgent struct {
 	agent
 	pin pin
 	err error
 }
 
-// next is when to look again though nothing is seen to change.
-func (r *reconciler) next(now, again time.Time, work []job) time.Duration {
+// recheckAfter is when to decide anew though no watch shows a change.
+func (r *reconciler) recheckAfter(now, next time.Time, agents []desiredAgent) time.Duration {
 	wait := resync
-	for _, w := range work {
+	for _, w := range agents {
 		if w.pin.isCopy {
-			wait = copyInterval // Of the Secrets of other namespaces, no event comes.
+			wait = copyInterval // The Secrets of other namespaces are not watched.
 		}
 	}
-	if !again.IsZero() {
-		wait = min(wait, max(again.Sub(now), time.Second))
+	if !next.IsZero() {
+		wait = min(wait, max(next.Sub(now), time.Second))
 	}
 	return wait
 }
 
-func (r *reconciler) list(ctx context.Context) (present, error) {
-	there := present{}
+func (r *reconciler) list(ctx context.Context) (existingObjects, error) {
+	existing := existingObjects{}
 	for _, kind := range r.kinds {
 		list := &metav1.PartialObjectMetadataList{}
 		list.SetGroupVersionKind(kind)
 		if err := r.client.List(ctx, list, client.InNamespace(r.SystemNamespace), client.HasLabels{agentname.ObjectLabel}); err != nil {
 			return nil, fmt.Errorf("list the agents' objects of kind %s: %w", kind.Kind, err)
 		}
-		there[kind] = map[string]*metav1.PartialObjectMetadata{}
+		existing[kind] = map[string]*metav1.PartialObjectMetadata{}
 		for i := range list.Items {
-			there[kind][list.Items[i].Name] = &list.Items[i]
+			existing[kind][list.Items[i].Name] = &list.Items[i]
 		}
 	}
-	return there, nil
+	return existing, nil
 }
 
-func (r *reconciler) facts(ctx context.Context, there present) (*facts, error) {
+func (r *reconciler) facts(ctx context.Context, existing existingObjects) (*facts, error) {
 	devices, pools := &v1alpha1.HSMDeviceList{}, &v1alpha1.HSMPoolList{}
 	if err := r.client.List(ctx, devices); err != nil {
 		return nil, fmt.Errorf("list HSMDevices: %w", err)
@@ -199,32 +198,31 @@ func (r *reconciler) facts(ctx context.Context, there present) (*facts, error) {
 	for i := range devices.Items {
 		f.devices[client.ObjectKeyFromObject(&devices.Items[i])] = &devices.Items[i]
 	}
-	for _, deployment := range there[deploymentKind] {
-		if a, ok := remembered(deployment); ok && deployment.DeletionTimestamp == nil {
+	for _, deployment := range existing[deploymentKind] {
+		if a, ok := agentOfDeployment(deployment); ok && deployment.DeletionTimestamp == nil {
 			f.deployed = append(f.deployed, a)
 		}
 	}
 	return f, nil
 }
 
-// remembered is the agent of a Deployment.
-func remembered(deployment *metav1.PartialObjectMetadata) (agent, bool) {
-	note := deployment.Annotations
-	a := agent{serial: note[SerialAnnotation], place: place{node: note[NodeAnnotation], path: note[DevicePathAnnotation]}, hint: note[StoreIDAnnotation]}
-	a.device.Namespace, a.device.Name, _ = strings.Cut(note[DeviceAnnotation], string(types.Separator))
-	if since, err := time.Parse(time.RFC3339, note[AbsentSinceAnnotation]); err == nil {
-		a.absent = since
+// agentOfDeployment reads the annotations of a Deployment; false if they are not an agent's.
+func agentOfDeployment(deployment *metav1.PartialObjectMetadata) (agent, bool) {
+	annotations := deployment.Annotations
+	a := agent{serial: annotations[SerialAnnotation], place: place{node: annotations[NodeAnnotation], path: annotations[DevicePathAnnotation]}, hint: annotations[StoreIDAnnotation]}
+	a.device.Namespace, a.device.Name, _ = strings.Cut(annotations[DeviceAnnotation], string(types.Separator))
+	if since, err := time.Parse(time.RFC3339, annotations[AbsentSinceAnnotation]); err == nil {
+		a.absentSince = since
 	}
 	return a, a.serial != "" && a.name() == deployment.Name
 }
 
-// tell makes Events of what was not told yet.
-func (r *reconciler) tell(f *facts, notes []note) {
-	told := map[told]bool{}
-	for _, n := range notes {
-		what := n.told()
-		isNew := !r.told[what] && !told[what]
-		told[what] = true
+// recordEvents makes Events of the notices that are new.
+func (r *reconciler) recordEvents(f *facts, notices []notice) {
+	reported := map[noticeKey]bool{}
+	for _, n := range notices {
+		isNew := !r.reported[n.key()] && !reported[n.key()]
+		reported[n.key()] = true
 		var about runtime.Object
 		if device := f.devices[n.device]; n.pool != nil {
 			about = n.pool
@@ -234,11 +232,11 @@ func (r *reconciler) tell(f *facts, notes []note) {
 		if about == nil || !isNew {
 			continue
 		}
-		kind := corev1.EventTypeNormal
+		eventType := corev1.EventTypeNormal
 		if n.warning {
-			kind = corev1.EventTypeWarning
+			eventType = corev1.EventTypeWarning
 		}
-		r.Recorder.Event(about, kind, n.reason, n.message)
+		r.Recorder.Event(about, eventType, n.reason, n.message)
 	}
-	r.told = told
+	r.reported = reported
 }

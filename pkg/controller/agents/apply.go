@@ -19,8 +19,8 @@ import (
 	"j5t.io/hsm/pkg/controller/identity"
 )
 
-// applied remembers what this process has applied to an object, and the
-// resourceVersion that this gave it: what nobody has touched since is not applied
+// applied keeps a hash of what this process has applied to each object, and the
+// resourceVersion that the object got: an object that nobody has changed since is not applied
 // again. It holds no values.
 type applied struct {
 	seed   maphash.Seed
@@ -41,14 +41,14 @@ type appliedState struct {
 	resourceVersion string
 }
 
-// apply brings an object to its configuration, unless it is there.
-func (r *reconciler) apply(ctx context.Context, there present, kind schema.GroupVersionKind, name string, configuration any) error {
+// apply applies the configuration of an object, unless it is applied already.
+func (r *reconciler) apply(ctx context.Context, existing existingObjects, kind schema.GroupVersionKind, name string, configuration any) error {
 	body, err := json.Marshal(configuration)
 	if err != nil {
 		return fmt.Errorf("encode %s %s: %w", kind.Kind, name, err)
 	}
 	hash := maphash.Bytes(r.applied.seed, body)
-	key, now := objectKey{kind, name}, there[kind][name]
+	key, now := objectKey{kind, name}, existing[kind][name]
 	if before, known := r.applied.states[key]; known && now != nil && before == (appliedState{hash, now.ResourceVersion}) {
 		return nil
 	}
@@ -64,10 +64,10 @@ func (r *reconciler) apply(ctx context.Context, there present, kind schema.Group
 	return nil
 }
 
-// remove removes all objects of agents that are not wanted.
-func (r *reconciler) remove(ctx context.Context, there present, wanted map[string]bool) error {
+// remove deletes all objects of agents that are not desired.
+func (r *reconciler) remove(ctx context.Context, existing existingObjects, wanted map[string]bool) error {
 	for _, kind := range r.kinds {
-		for name, object := range there[kind] {
+		for name, object := range existing[kind] {
 			if wanted[object.Labels[agentname.ObjectLabel]] || object.DeletionTimestamp != nil {
 				continue
 			}

@@ -27,8 +27,8 @@ const (
 	HealthPort  = 9444
 	MetricsPort = 8080
 	// StateRoot is the folder of a node in which each agent has its state, in a folder
-	// of its own name. It outlives the agent, and whoever removes it makes the token's
-	// store foreign to a later one.
+	// of its own name. It outlives the agent. Without it, a later agent treats the token's
+	// store as foreign.
 	StateRoot = "/var/lib/hsm-agent"
 
 	// Where an agent finds its files.
@@ -51,7 +51,7 @@ func (r *reconciler) deployment(a agent, device *v1alpha1.HSMDevice, p pin) *app
 	d := appsv1ac.Deployment(name, r.SystemNamespace).WithSpec(appsv1ac.DeploymentSpec().
 		WithReplicas(1).
 		WithRevisionHistoryLimit(0).
-		// Two agents of one token would fight for it.
+		// Two agents must never use one token at once.
 		WithStrategy(appsv1ac.DeploymentStrategy().WithType(appsv1.RecreateDeploymentStrategyType)).
 		WithSelector(metav1ac.LabelSelector().WithMatchLabels(map[string]string{agentname.ObjectLabel: name})).
 		WithTemplate(corev1ac.PodTemplateSpec().
@@ -108,10 +108,10 @@ func secretVolume(name, secret string, optional bool, items ...*corev1ac.KeyToPa
 	return corev1ac.Volume().WithName(name).WithSecret(source)
 }
 
-// container is that of the agent itself.
+// container is the agent's container.
 func (r *reconciler) container(a agent, device *v1alpha1.HSMDevice) *corev1ac.ContainerApplyConfiguration {
 	pkcs11 := device.Spec.PKCS11
-	// An IPv6 address needs the brackets, an IPv4 address bears them.
+	// An IPv6 address needs the brackets, and an IPv4 address may have them.
 	args := []string{
 		"--pkcs11-module=" + pkcs11.LibraryPath,
 		"--token-serial=" + a.serial,
@@ -147,7 +147,7 @@ func (r *reconciler) container(a agent, device *v1alpha1.HSMDevice) *corev1ac.Co
 			corev1ac.ContainerPort().WithName("health").WithContainerPort(HealthPort).WithProtocol(corev1.ProtocolTCP),
 			corev1ac.ContainerPort().WithName("http").WithContainerPort(MetricsPort).WithProtocol(corev1.ProtocolTCP),
 		).
-		// A token that is away makes an agent unready. It is never killed for that.
+		// An agent whose token is away is not ready. It is not killed for that.
 		WithReadinessProbe(probe("").WithPeriodSeconds(2)).
 		WithLivenessProbe(probe(agentv1.LivenessService).WithPeriodSeconds(20).WithTimeoutSeconds(5).WithInitialDelaySeconds(10)).
 		WithResources(corev1ac.ResourceRequirements().
@@ -173,8 +173,8 @@ func hardened() *corev1ac.SecurityContextApplyConfiguration {
 		WithCapabilities(corev1ac.Capabilities().WithDrop("ALL"))
 }
 
-// giveDevice has the pod get the token, and a PC/SC daemon of its own, which is how
-// PKCS#11 modules reach smart cards: that of the node would see the tokens of all.
+// giveDevice gives the pod access to the token, and a PC/SC daemon of its own, through which
+// PKCS#11 modules reach smart cards. A daemon of the node would see the tokens of all agents.
 func (r *reconciler) giveDevice(spec *corev1ac.PodSpecApplyConfiguration, main *corev1ac.ContainerApplyConfiguration, a agent, device *v1alpha1.HSMDevice) {
 	socket := corev1ac.VolumeMount().WithName("pcscd").WithMountPath(pcscDir)
 	daemon := corev1ac.Container().
@@ -194,8 +194,9 @@ func (r *reconciler) giveDevice(spec *corev1ac.PodSpecApplyConfiguration, main *
 		daemon.Resources.WithClaims(claim)
 		main.Resources.WithClaims(claim)
 	} else {
-		// Kubelet gives a device of a plugin to one container: to the one that opens it. PC/SC
-		// finds readers by itself; what is found by its file is for the module to open.
+		// Kubelet gives a device of a plugin to one container only: here to the one that opens
+		// it. PC/SC finds readers by itself; a device that is found by its file is opened by the
+		// PKCS#11 module.
 		opener := daemon
 		if discovery := device.Spec.Discovery; discovery != nil && discovery.DevicePath != nil {
 			opener = main

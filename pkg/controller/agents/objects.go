@@ -30,68 +30,68 @@ import (
 const (
 	// deviceClass is the DeviceClass of all tokens.
 	deviceClass = "hsm.j5t.io"
-	// requestName is how a ResourceClaim calls the token.
+	// requestName is the token's name in a ResourceClaim.
 	requestName = "token"
 
 	nameLabel, partOfLabel = "app.kubernetes.io/name", "app.kubernetes.io/part-of"
 	appName, partOf        = "hsm-agent", "hsm"
 )
 
-// ensure brings all objects of an agent to what they are to be. The Deployment is
-// the last: its pods find what they need.
-func (r *reconciler) ensure(ctx context.Context, there present, f *facts, a agent, p pin) error {
+// ensure applies all objects of an agent. The Deployment is the last: its pods find what
+// they need.
+func (r *reconciler) ensure(ctx context.Context, existing existingObjects, f *facts, a agent, p pin) error {
 	device, name := f.devices[a.device], a.name()
 	owners := r.owners(device)
-	if there := there[r.Issuer.Kind()][certs.AgentSecret(name)]; there == nil || !equality.Semantic.DeepEqual(there.OwnerReferences, owners) {
+	if existing := existing[r.Issuer.Kind()][certs.AgentSecret(name)]; existing == nil || !equality.Semantic.DeepEqual(existing.OwnerReferences, owners) {
 		if err := r.Issuer.Agent(ctx, name, owners); err != nil {
 			return err
 		}
 	}
-	if err := r.ensurePIN(ctx, there, a, device, p); err != nil {
+	if err := r.ensurePIN(ctx, existing, a, device, p); err != nil {
 		return err
 	}
 	account := corev1ac.ServiceAccount(name, r.SystemNamespace).WithAutomountServiceAccountToken(false)
 	account.ObjectMetaApplyConfiguration = r.meta(name, a, device)
-	if err := r.apply(ctx, there, serviceAccountKind, name, account); err != nil {
+	if err := r.apply(ctx, existing, serviceAccountKind, name, account); err != nil {
 		return err
 	}
 	service := corev1ac.Service(name, r.SystemNamespace).WithSpec(corev1ac.ServiceSpec().
 		WithSelector(map[string]string{agentname.ObjectLabel: name}).
 		WithPorts(corev1ac.ServicePort().WithName("grpc").WithPort(agentv1.Port).WithProtocol(corev1.ProtocolTCP)).
-		// The agent tells by itself why it cannot serve.
+		// An agent that cannot serve answers with the reason.
 		WithPublishNotReadyAddresses(true))
 	service.ObjectMetaApplyConfiguration = r.meta(name, a, device)
-	if err := r.apply(ctx, there, serviceKind, name, service); err != nil {
+	if err := r.apply(ctx, existing, serviceKind, name, service); err != nil {
 		return err
 	}
 	if r.Access == AccessDRA {
-		if err := r.ensureClaim(ctx, there, a, device); err != nil {
+		if err := r.ensureClaim(ctx, existing, a, device); err != nil {
 			return err
 		}
 	}
-	if err := r.settle(ctx, there, f, &a); err != nil {
+	if err := r.moveToNode(ctx, existing, f, &a); err != nil {
 		return err
 	}
-	return r.apply(ctx, there, deploymentKind, name, r.deployment(a, device, p))
+	return r.apply(ctx, existing, deploymentKind, name, r.deployment(a, device, p))
 }
 
-// settle makes way for an agent on the node that it is to be on, and finds what it
-// has to know there of its token: its state is on the node where it was before.
-// While it stays there, that is not changed, which would replace its pod.
-func (r *reconciler) settle(ctx context.Context, there present, f *facts, a *agent) error {
-	old := there[deploymentKind][a.name()]
+// moveToNode deletes the Deployment of an agent on another node, and finds out which store
+// its token holds: the agent's state, which knows it, stays on that node. While an agent stays
+// on its node, the hint stays too, as another one would replace its pod.
+func (r *reconciler) moveToNode(ctx context.Context, existing existingObjects, f *facts, a *agent) error {
+	old := existing[deploymentKind][a.name()]
 	if old != nil {
-		was, _ := remembered(old)
+		was, _ := agentOfDeployment(old)
 		if was.node == a.node {
 			a.hint = was.hint
 			return nil
 		}
-		// A Deployment waits for its old pod to end, which one on a node that is down
-		// does not. Without its Deployment it does not matter.
+		// A Deployment waits for its old pod to end, and a pod on a node that is down does
+		// not end. A new Deployment does not wait for it.
 		if err := r.delete(ctx, deploymentKind, old); err != nil {
 			return err
 		}
-		delete(there[deploymentKind], a.name())
+		delete(existing[deploymentKind], a.name())
 	}
 	if _, member := f.member(*a); member != nil && member.StoreID != "" {
 		a.hint = member.StoreID
@@ -106,11 +106,11 @@ func (r *reconciler) settle(ctx context.Context, there present, f *facts, a *age
 	return nil
 }
 
-// ensureClaim keeps the claim of an agent's pod. A claim is of one node: that of a pod
-// on a node that is down stays allocated there.
-func (r *reconciler) ensureClaim(ctx context.Context, there present, a agent, device *v1alpha1.HSMDevice) error {
+// ensureClaim applies the claim of an agent's pod. There is one for each node: the claim of
+// a pod on a node that is down stays allocated there.
+func (r *reconciler) ensureClaim(ctx context.Context, existing existingObjects, a agent, device *v1alpha1.HSMDevice) error {
 	name := claimName(a)
-	for _, old := range there[claimKind] {
+	for _, old := range existing[claimKind] {
 		if old.Labels[agentname.ObjectLabel] != a.name() || old.Name == name || old.DeletionTimestamp != nil {
 			continue
 		}
@@ -123,16 +123,16 @@ func (r *reconciler) ensureClaim(ctx context.Context, there present, a agent, de
 			WithExactly(resourcev1ac.ExactDeviceRequest().WithDeviceClassName(deviceClass).WithSelectors(
 				resourcev1ac.DeviceSelector().WithCEL(resourcev1ac.CELDeviceSelector().WithExpression(attribute.SerialSelector(a.serial))))))))
 	claim.ObjectMetaApplyConfiguration = r.meta(name, a, device)
-	return r.apply(ctx, there, claimKind, name, claim)
+	return r.apply(ctx, existing, claimKind, name, claim)
 }
 
-// claimName is that of the agent and a hash of its node.
+// claimName is the agent's name and a hash of its node's.
 func claimName(a agent) string {
 	sum := sha256.Sum256([]byte(a.node))
 	return a.name() + "-" + hex.EncodeToString(sum[:])[:8]
 }
 
-// meta is that of an object of an agent.
+// meta is the metadata of an object of an agent.
 func (r *reconciler) meta(name string, a agent, device *v1alpha1.HSMDevice) *metav1ac.ObjectMetaApplyConfiguration {
 	m := metav1ac.ObjectMeta().WithName(name).WithNamespace(r.SystemNamespace).
 		WithLabels(labelsOf(a)).
@@ -159,15 +159,15 @@ func (r *reconciler) owners(device *v1alpha1.HSMDevice) []metav1.OwnerReference 
 	}}
 }
 
-// annotations of a Deployment: what is remembered of its agent.
+// annotations of a Deployment: all that agentOfDeployment reads.
 func (a agent) annotations() map[string]string {
-	notes := map[string]string{NodeAnnotation: a.node, DevicePathAnnotation: a.path}
+	all := map[string]string{NodeAnnotation: a.node, DevicePathAnnotation: a.path}
 	if a.hint != "" {
-		notes[StoreIDAnnotation] = a.hint
+		all[StoreIDAnnotation] = a.hint
 	}
-	if !a.absent.IsZero() {
-		notes[AbsentSinceAnnotation] = a.absent.UTC().Format(time.RFC3339)
+	if !a.absentSince.IsZero() {
+		all[AbsentSinceAnnotation] = a.absentSince.UTC().Format(time.RFC3339)
 	}
-	maps.Copy(notes, map[string]string{SerialAnnotation: a.serial, DeviceAnnotation: a.device.String()})
-	return notes
+	maps.Copy(all, map[string]string{SerialAnnotation: a.serial, DeviceAnnotation: a.device.String()})
+	return all
 }

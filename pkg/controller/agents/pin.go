@@ -28,8 +28,8 @@ const pinKey = "pin"
 // pin is where an agent's pod finds its PIN, in the system namespace.
 type pin struct {
 	secret, key string
-	// copied is the PIN that the Secret is to hold, if it is a copy; nil if there is no
-	// PIN to copy at the moment.
+	// copied is the PIN that the Secret must hold, if it is a copy; nil if there is no PIN to
+	// copy now.
 	copied []byte
 	isCopy bool
 }
@@ -37,22 +37,22 @@ type pin struct {
 // pinCopySecret is the Secret of an agent that holds a copy of a PIN.
 func pinCopySecret(agent string) string { return agent + "-pin" }
 
-// findPINs finds the PINs of all agents that are wanted. One whose PIN Secret must
-// not be used is not.
-func (r *reconciler) findPINs(ctx context.Context, f *facts, p *plan) []job {
+// findPINs finds the PINs of all desired agents. An agent whose PIN Secret must not be used
+// is left out.
+func (r *reconciler) findPINs(ctx context.Context, f *facts, p *plan) []desiredAgent {
 	sources := pinSources{reconciler: r}
-	var work []job
-	for _, a := range p.wanted {
+	var agents []desiredAgent
+	for _, a := range p.desired {
 		found, notes, err := sources.pinOf(ctx, a, f.devices[a.device])
-		p.notes = append(p.notes, notes...)
+		p.notices = append(p.notices, notes...)
 		switch {
 		case err != nil:
-			work = append(work, job{agent: a, err: err})
+			agents = append(agents, desiredAgent{agent: a, err: err})
 		case found != nil:
-			work = append(work, job{agent: a, pin: *found})
+			agents = append(agents, desiredAgent{agent: a, pin: *found})
 		}
 	}
-	return work
+	return agents
 }
 
 // pinSources reads the allow-list and the Secrets once for all agents.
@@ -62,8 +62,8 @@ type pinSources struct {
 	secrets map[types.NamespacedName]*corev1.Secret
 }
 
-// pinOf gives nil if the agent must not have its PIN.
-func (s *pinSources) pinOf(ctx context.Context, a agent, device *v1alpha1.HSMDevice) (*pin, []note, error) {
+// pinOf returns nil if the agent must not have its PIN.
+func (s *pinSources) pinOf(ctx context.Context, a agent, device *v1alpha1.HSMDevice) (*pin, []notice, error) {
 	ref := device.Spec.PKCS11.PINSecret
 	source := types.NamespacedName{Namespace: cmp.Or(ref.Namespace, device.Namespace), Name: ref.Name}
 	key := cmp.Or(ref.Key, pinKey)
@@ -75,7 +75,7 @@ func (s *pinSources) pinOf(ctx context.Context, a agent, device *v1alpha1.HSMDev
 		return nil, nil, err
 	}
 	if !allowed {
-		return nil, []note{{device: a.device, warning: true, reason: "PINSecretNotAllowed", message: fmt.Sprintf(
+		return nil, []notice{{device: a.device, warning: true, reason: "PINSecretNotAllowed", message: fmt.Sprintf(
 			"Secret %s is of another namespace than %s: to let agents use it, add a line %q to an entry of ConfigMap %s in namespace %s",
 			source, s.SystemNamespace, source, AllowList, s.SystemNamespace)}}, nil
 	}
@@ -88,7 +88,7 @@ func (s *pinSources) pinOf(ctx context.Context, a agent, device *v1alpha1.HSMDev
 		p.copied = secret.Data[key]
 	}
 	if len(p.copied) == 0 {
-		return p, []note{{device: a.device, warning: true, reason: "PINSecretMissing", message: fmt.Sprintf(
+		return p, []notice{{device: a.device, warning: true, reason: "PINSecretMissing", message: fmt.Sprintf(
 			"Secret %s with a PIN under key %q does not exist: create it. An agent that has a PIN already keeps it", source, key)}}, nil
 	}
 	return p, nil, nil
@@ -111,7 +111,7 @@ func (s *pinSources) isAllowed(ctx context.Context, source types.NamespacedName)
 	return s.allowed[source.String()], nil
 }
 
-// secret is nil if there is none.
+// secret returns nil if there is none.
 func (s *pinSources) secret(ctx context.Context, name types.NamespacedName) (*corev1.Secret, error) {
 	if secret, known := s.secrets[name]; known {
 		return secret, nil
@@ -131,11 +131,11 @@ func (s *pinSources) secret(ctx context.Context, name types.NamespacedName) (*co
 	return secret, nil
 }
 
-// ensurePIN keeps the copy of a PIN in step, and removes one that is of no use.
-func (r *reconciler) ensurePIN(ctx context.Context, there present, a agent, device *v1alpha1.HSMDevice, p pin) error {
+// ensurePIN applies the copy of a PIN, and removes one that is not used.
+func (r *reconciler) ensurePIN(ctx context.Context, existing existingObjects, a agent, device *v1alpha1.HSMDevice, p pin) error {
 	name := pinCopySecret(a.name())
 	if !p.isCopy {
-		if old := there[secretKind][name]; old != nil {
+		if old := existing[secretKind][name]; old != nil {
 			return r.delete(ctx, secretKind, old)
 		}
 		return nil
@@ -145,5 +145,5 @@ func (r *reconciler) ensurePIN(ctx context.Context, there present, a agent, devi
 	}
 	secret := corev1ac.Secret(name, r.SystemNamespace).WithType(corev1.SecretTypeOpaque).WithData(map[string][]byte{pinKey: slices.Clone(p.copied)})
 	secret.ObjectMetaApplyConfiguration = r.meta(name, a, device)
-	return r.apply(ctx, there, secretKind, name, secret)
+	return r.apply(ctx, existing, secretKind, name, secret)
 }

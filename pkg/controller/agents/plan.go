@@ -20,42 +20,42 @@ import (
 type place struct {
 	device types.NamespacedName // The HSMDevice.
 	node   string
-	path   string // Of the device file. Another one: the token was enumerated anew.
+	path   string // Of the device file. It changes when the token is enumerated again.
 }
 
-// agent is the agent of a token as it is to be, or as it is.
+// agent is the agent of a token, desired or deployed.
 type agent struct {
 	serial string
 	place
-	// absent is since when nobody sees the token; zero: it is seen.
-	absent time.Time
-	// hint is the store that the token was known to hold when its agent came to this
-	// node; empty if that is not known.
+	// absentSince is when the token was first missed; zero if it is seen.
+	absentSince time.Time
+	// hint is the id of the store that the token was known to hold when its agent came to
+	// this node; empty if that is not known.
 	hint string
 }
 
 func (a agent) name() string { return agentname.For(a.serial) }
 
-// facts are what a plan is made of.
+// facts are all that a plan is made of.
 type facts struct {
 	now     time.Time
 	devices map[types.NamespacedName]*v1alpha1.HSMDevice
 	pools   []*v1alpha1.HSMPool
-	// deployed are the agents that there are.
+	// deployed are the agents that have a Deployment.
 	deployed []agent
 }
 
-// plan is which agents are to be.
+// plan says which agents are to run.
 type plan struct {
-	wanted []agent // By serial number.
-	// notes are what people are to be told.
-	notes []note
-	// again is when another plan is due; zero: when something has changed.
-	again time.Time
+	desired []agent // By serial number.
+	// notices are the Events to make.
+	notices []notice
+	// next is when another plan is due; zero: when something has changed.
+	next time.Time
 }
 
-// note is an Event, of a pool if it has one, or of an HSMDevice.
-type note struct {
+// notice is an Event to make: of the pool if there is one, or of the HSMDevice.
+type notice struct {
 	pool    *v1alpha1.HSMPool
 	device  types.NamespacedName
 	warning bool
@@ -63,7 +63,7 @@ type note struct {
 	message string
 }
 
-// makePlan decides for each token:
+// makePlan is a pure function. It decides for each token:
 //
 //	seen at one place ──────────────────────────► an agent there
 //	seen at several ──┬─ one of it is the agent's ─► stays there
@@ -81,60 +81,60 @@ func (f *facts) makePlan() plan {
 	}
 	serials := slices.Collect(maps.Keys(deployed))
 	for serial := range seen {
-		if _, is := deployed[serial]; !is {
+		if _, exists := deployed[serial]; !exists {
 			serials = append(serials, serial)
 		}
 	}
 	slices.Sort(serials)
 	for _, serial := range serials {
-		old, is := deployed[serial]
-		if a, wanted := f.decide(&p, serial, seen[serial], old, is); wanted {
-			p.wanted = append(p.wanted, a)
+		old, exists := deployed[serial]
+		if a, desired := f.decide(&p, serial, seen[serial], old, exists); desired {
+			p.desired = append(p.desired, a)
 		}
 	}
 	return p
 }
 
-func (f *facts) decide(p *plan, serial string, places []place, old agent, is bool) (agent, bool) {
-	if is {
-		old.absent = f.absent(old, len(places) > 0)
+func (f *facts) decide(p *plan, serial string, places []place, old agent, exists bool) (agent, bool) {
+	if exists {
+		old.absentSince = f.absentSince(old, len(places) > 0)
 	}
 	switch {
 	case len(places) == 1:
 		return agent{serial: serial, place: places[0]}, true
 	case len(places) > 1:
 		for _, at := range places {
-			p.notes = append(p.notes, note{device: at.device, warning: true, reason: "SerialAmbiguous", message: fmt.Sprintf(
-				"the token with serial number %q is seen at several places: %v. No agent is made for it, and none is moved, until it is seen at one only", serial, places)})
+			p.notices = append(p.notices, notice{device: at.device, warning: true, reason: "SerialAmbiguous", message: fmt.Sprintf(
+				"the token with serial number %q is seen at several places: %v. No agent is made for it, and none is moved, until it is seen at one place only", serial, places)})
 		}
-		return old, is
-	case !is || !membership.ServedByAgents(f.devices[old.device]):
+		return old, exists
+	case !exists || !membership.ServedByAgents(f.devices[old.device]):
 		return agent{}, false
-	case old.absent.IsZero():
+	case old.absentSince.IsZero():
 		return old, true
 	}
-	gone := old.absent.Add(membership.GracePeriod(membership.PoolOf(f.pools, old.device)))
+	gone := old.absentSince.Add(membership.GracePeriod(membership.PoolOf(f.pools, old.device)))
 	if !f.now.Before(gone) {
-		p.notes = append(p.notes, note{device: old.device, reason: "AgentRemoved", message: fmt.Sprintf(
-			"the token with serial number %q was not seen on node %s since %s: its agent is removed. The agent's state stays on the node", serial, old.node, old.absent.UTC().Format(time.RFC3339))})
+		p.notices = append(p.notices, notice{device: old.device, reason: "AgentRemoved", message: fmt.Sprintf(
+			"the token with serial number %q was not seen on node %s since %s: its agent is removed. The agent's state stays on the node", serial, old.node, old.absentSince.UTC().Format(time.RFC3339))})
 		return agent{}, false
 	}
-	if p.again.IsZero() || gone.Before(p.again) {
-		p.again = gone
+	if p.next.IsZero() || gone.Before(p.next) {
+		p.next = gone
 	}
 	return old, true
 }
 
-// absent is since when nobody has seen the token of an agent. An agent that serves
-// its token sees it, whatever discovery says.
-func (f *facts) absent(old agent, seen bool) time.Time {
+// absentSince is when the token of an agent was first missed. An agent that serves its token
+// sees it, whatever discovery says.
+func (f *facts) absentSince(old agent, seen bool) time.Time {
 	if seen || f.isServing(old.serial) {
 		return time.Time{}
 	}
-	if old.absent.IsZero() {
+	if old.absentSince.IsZero() {
 		return f.now
 	}
-	return old.absent
+	return old.absentSince
 }
 
 func (f *facts) isServing(serial string) bool {
@@ -148,8 +148,8 @@ func (f *facts) isServing(serial string) bool {
 	return false
 }
 
-// seen are the places of all tokens that an agent may use. A pool of several
-// HSMDevices lists the same as their own pools do.
+// seen are the places of all tokens that an agent may use. A token may be listed by several
+// pools.
 func (f *facts) seen() map[string][]place {
 	seen := map[string][]place{}
 	for _, pool := range f.pools {

@@ -75,7 +75,7 @@ func TestPlan(t *testing.T) {
 	here, moved, again := at(pico, "node-1", "/dev/a"), at(pico, "node-2", "/dev/a"), at(pico, "node-1", "/dev/b")
 	there := at(other, "node-2", "/dev/a")
 	runs := agent{serial: "S", place: here}
-	since := func(d time.Duration) agent { return agent{serial: "S", place: here, absent: start.Add(-d)} }
+	since := func(d time.Duration) agent { return agent{serial: "S", place: here, absentSince: start.Add(-d)} }
 	unserved := newWorld().sees("S", here, true)
 	unserved.facts.devices[pico].Spec.PKCS11 = nil
 	deleted := newWorld(runs).sees("S", here, true)
@@ -116,18 +116,18 @@ func TestPlan(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			p := c.world.facts.makePlan()
-			if !slices.Equal(p.wanted, c.want) {
-				t.Errorf("wanted: %v, want %v", p.wanted, c.want)
+			if !slices.Equal(p.desired, c.want) {
+				t.Errorf("wanted: %v, want %v", p.desired, c.want)
 			}
-			if (c.again == 0) != p.again.IsZero() || c.again != 0 && !p.again.Equal(start.Add(c.again)) {
-				t.Errorf("again at %v, want in %v", p.again, c.again)
+			if (c.again == 0) != p.next.IsZero() || c.again != 0 && !p.next.Equal(start.Add(c.again)) {
+				t.Errorf("again at %v, want in %v", p.next, c.again)
 			}
 			var notes []string
-			for _, n := range p.notes {
+			for _, n := range p.notices {
 				notes = append(notes, n.reason)
 			}
 			if !slices.Equal(notes, c.notes) {
-				t.Errorf("notes: %v, want %v", p.notes, c.notes)
+				t.Errorf("notes: %v, want %v", p.notices, c.notes)
 			}
 		})
 	}

@@ -28,13 +28,13 @@ const (
 	// (OpenSC, card-sc-hsm.c, sc_hsm_init_token), and other tokens take.
 	soPINBytes = 8
 
-	// WarningAnnotation on a Secret with an SO PIN tells people what to do.
+	// WarningAnnotation on a Secret with an SO PIN says what people must do.
 	WarningAnnotation = "hsm.j5t.io/warning"
 	// soPINLabel is on all Secrets with an SO PIN. They have no label of their agents,
 	// with which they would be removed.
 	soPINLabel = "hsm.j5t.io/so-pin-of"
 
-	// The states of members that agents tell by agentv1.Reason.
+	// The states of members that agents report by agentv1.Reason.
 	stateUninitialized = v1alpha1.MemberState("TokenUninitialized")
 	stateBlank         = v1alpha1.MemberState("TokenBlank")
 )
@@ -43,9 +43,9 @@ const (
 // officer until a person has taken it to a safe.
 func SOPINSecret(agent string) string { return agent + "-so-pin" }
 
-// provision has a token initialised that its agent found without a user PIN, where
-// that was asked for: it makes the SO PIN. The agent does the rest, and refuses a
-// token that has a PIN or a store.
+// provision makes the SO PIN for a token that its agent found without a user PIN, if the
+// HSMDevice asks for that. The agent then initialises the token, and refuses one that has a
+// PIN or a store.
 func (r *reconciler) provision(ctx context.Context, f *facts, a agent, p *plan) error {
 	pool, member := f.member(a)
 	if member == nil {
@@ -53,7 +53,7 @@ func (r *reconciler) provision(ctx context.Context, f *facts, a agent, p *plan) 
 	}
 	asked := f.devices[a.device].Spec.PKCS11.AutoProvision
 	say := func(warning bool, reason, format string, args ...any) {
-		p.notes = append(p.notes, note{pool: pool, device: a.device, warning: warning, reason: reason, message: fmt.Sprintf(format, args...)})
+		p.notices = append(p.notices, notice{pool: pool, device: a.device, warning: warning, reason: reason, message: fmt.Sprintf(format, args...)})
 	}
 	switch {
 	case !asked && member.State == stateUninitialized:
@@ -86,7 +86,7 @@ func (r *reconciler) provision(ctx context.Context, f *facts, a agent, p *plan) 
 	return nil
 }
 
-// member is the token of an agent as a pool of its HSMDevice knows it; nil if none
+// member returns the token of an agent as a pool of its HSMDevice lists it; nil if none
 // does.
 func (f *facts) member(a agent) (pool *v1alpha1.HSMPool, member *v1alpha1.PoolMember) {
 	for _, pool := range f.pools {
@@ -102,7 +102,7 @@ func (f *facts) member(a agent) (pool *v1alpha1.HSMPool, member *v1alpha1.PoolMe
 	return nil, nil
 }
 
-// soPINSecret is nil if there is none. What is in it is of no interest.
+// soPINSecret returns the metadata of the Secret; nil if there is none.
 func (r *reconciler) soPINSecret(ctx context.Context, a agent) (*metav1.PartialObjectMetadata, error) {
 	secret := metadataOf(secretKind)
 	err := r.client.Get(ctx, types.NamespacedName{Namespace: r.SystemNamespace, Name: SOPINSecret(a.name())}, secret)
@@ -115,7 +115,7 @@ func (r *reconciler) soPINSecret(ctx context.Context, a agent) (*metav1.PartialO
 	return secret, nil
 }
 
-// makeSOPIN makes an SO PIN, and gives the name of the only Secret that it is in.
+// makeSOPIN makes an SO PIN, and returns the name of the only Secret that holds it.
 func (r *reconciler) makeSOPIN(ctx context.Context, a agent) (types.NamespacedName, error) {
 	random := make([]byte, soPINBytes)
 	_, _ = rand.Read(random) // Never fails.
@@ -130,7 +130,7 @@ func (r *reconciler) makeSOPIN(ctx context.Context, a agent) (types.NamespacedNa
 			Annotations: map[string]string{
 				SerialAnnotation: a.serial,
 				WarningAnnotation: fmt.Sprintf("This is the only copy of the PIN of the security officer of the token with serial number %q. "+
-					"It unblocks and erases the token. When the Event Provisioned tells so, take it to a safe and delete this Secret: it is not made again.", a.serial),
+					"It unblocks and erases the token. After the Event Provisioned, take it to a safe and delete this Secret: it is not made again.", a.serial),
 			},
 		},
 		Data:      map[string][]byte{soPINKey: pin},

@@ -27,17 +27,17 @@ import (
 )
 
 const (
-	// resync is a safety net: changes come by watches.
+	// resync is a safety net: watches show the changes.
 	resync = 10 * time.Minute
-	// copyInterval is how far a copy of a PIN may lag behind.
+	// copyInterval is how old a copy of a PIN may be.
 	copyInterval = time.Minute
 
 	failureDelay    = 200 * time.Millisecond
 	maxFailureDelay = 30 * time.Second
 )
 
-// everything is the one request of this controller: a serial number must not be
-// found in two pools, so that all are looked at together.
+// everything is the one request of this controller. All pools are read together, because a
+// serial number may be in two of them.
 var everything = reconcile.Request{}
 
 // Add has a manager run the agents. The cache must hold what Cached says, here and in
@@ -45,10 +45,11 @@ var everything = reconcile.Request{}
 func Add(mgr manager.Manager, c cache.Cache, o Options) error {
 	r := &reconciler{
 		Options: o, client: mgr.GetClient(), applied: newApplied(),
-		// What makes a Secret goes before it, and may be it.
+		// The object that stands for a certificate is deleted before its Secret, which may be
+		// the same object.
 		kinds: slices.Compact(append(o.Access.kinds(), o.Issuer.Kind(), secretKind)),
 	}
-	// Of what is not there yet, no event comes.
+	// Where no object exists yet, no watch shows one.
 	begin := source.Func(func(_ context.Context, queue workqueue.TypedRateLimitingInterface[reconcile.Request]) error {
 		queue.Add(everything)
 		return nil
@@ -74,7 +75,7 @@ func enqueue[T client.Object]() handler.TypedEventHandler[T, reconcile.Request] 
 	return handler.TypedEnqueueRequestsFromMapFunc(func(context.Context, T) []reconcile.Request { return []reconcile.Request{everything} })
 }
 
-// differ tells whether two states of a pool can lead to different plans.
+// differ reports whether two states of a pool can lead to different plans.
 func differ(a, b *v1alpha1.HSMPool) bool {
 	if a.UID != b.UID || a.Generation != b.Generation {
 		return true

@@ -61,7 +61,7 @@ func (i *Authorities) Agent(ctx context.Context, agent string, owners []metav1.O
 	return err
 }
 
-// Renew brings all certificates and authorities to what they are to be by now.
+// Renew makes and renews all certificates and authorities that are due.
 func (i *Authorities) Renew(ctx context.Context) error {
 	i.mu.Lock()
 	defer i.mu.Unlock()
@@ -89,8 +89,8 @@ func (i *Authorities) Renew(ctx context.Context) error {
 	})
 }
 
-// renew writes all that an authority signs, and all that trusts it, and moves it
-// on once that is done.
+// renew writes all that an authority signs and all that trusts it. Once that is done, it
+// takes the authority's next step.
 func (i *Authorities) renew(ctx context.Context, id authorityID, writeAll func(*authority) error) error {
 	for {
 		a, secret, err := i.load(ctx, id)
@@ -112,7 +112,7 @@ func (i *Authorities) renew(ctx context.Context, id authorityID, writeAll func(*
 	}
 }
 
-// load reads an authority, or makes it.
+// load reads an authority, or makes a new one.
 func (i *Authorities) load(ctx context.Context, id authorityID) (*authority, *corev1.Secret, error) {
 	secret := &corev1.Secret{}
 	err := i.client.Get(ctx, types.NamespacedName{Namespace: i.namespace, Name: id.secret}, secret)
@@ -143,8 +143,8 @@ func (i *Authorities) load(ctx context.Context, id authorityID) (*authority, *co
 	return a, secret, nil
 }
 
-// leafsOfAgents are all that the authority of the agents signs. Those of agents are known
-// by the names of their Secrets: what these hold has no say in it.
+// leafsOfAgents are all certificates that the authority of the agents signs. Those of agents
+// are known by the names of their Secrets, and never by what these hold.
 func (i *Authorities) leafsOfAgents(ctx context.Context) ([]leaf, error) {
 	leafs := leafsOfClients()
 	list := &metav1.PartialObjectMetadataList{}
@@ -160,8 +160,7 @@ func (i *Authorities) leafsOfAgents(ctx context.Context) ([]leaf, error) {
 	return leafs, nil
 }
 
-// write brings the Secret of a leaf to what it is to be, and tells whether it is
-// ours at all.
+// write makes or renews the Secret of a leaf, and reports whether the Secret is ours at all.
 func (i *Authorities) write(ctx context.Context, l leaf, a *authority) (ours bool, err error) {
 	now := i.clock.Now()
 	secret := &corev1.Secret{}
@@ -184,8 +183,8 @@ func (i *Authorities) write(ctx context.Context, l leaf, a *authority) (ours boo
 		klog.FromContext(ctx).V(1).Info("Secret is of others and left alone", "secret", l.secret)
 		return false, nil
 	}
-	adopted := l.owners != nil && !equality.Semantic.DeepEqual(l.owners, secret.OwnerReferences)
-	if adopted {
+	newOwners := l.owners != nil && !equality.Semantic.DeepEqual(l.owners, secret.OwnerReferences)
+	if newOwners {
 		secret.OwnerReferences = l.owners
 	}
 	renewed := !l.good(secret, a, now)
@@ -193,7 +192,7 @@ func (i *Authorities) write(ctx context.Context, l leaf, a *authority) (ours boo
 		err = l.issue(secret, a, now)
 	}
 	trusted := bytes.Equal(secret.Data[BundleKey], a.bundle())
-	if err != nil || trusted && !renewed && !adopted {
+	if err != nil || trusted && !renewed && !newOwners {
 		return true, err
 	}
 	secret.Data[BundleKey] = a.bundle()
@@ -214,13 +213,13 @@ func (i *Authorities) secret(l leaf) *corev1.Secret {
 	}
 }
 
-// trust has the APIService trust a bundle, if there is one already that asks for it.
+// trust sets the bundle that the APIService trusts, if that exists and asks for it.
 func (i *Authorities) trust(ctx context.Context, bundle []byte) error {
 	service := &unstructured.Unstructured{}
 	service.SetGroupVersionKind(apiServiceKind)
 	err := i.client.Get(ctx, types.NamespacedName{Name: APIService}, service)
 	if apierrors.IsNotFound(err) {
-		return nil // Its creation is seen.
+		return nil // The watch shows its creation.
 	}
 	if err != nil {
 		return fmt.Errorf("read APIService %s: %w", APIService, err)

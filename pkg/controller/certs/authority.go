@@ -21,8 +21,8 @@ const (
 	caLifetime    = 3 * 365 * 24 * time.Hour
 	caRenewBefore = 180 * 24 * time.Hour
 	// overlap is how long an authority is trusted before it signs, and after it has
-	// signed last: kubelets bring a changed Secret to their pods within minutes, and
-	// nodes that were cut off later.
+	// signed last: kubelets bring a changed Secret to their pods within minutes, on nodes
+	// that were cut off when they are back.
 	overlap = 24 * time.Hour
 	// backdate is how far clocks may be apart.
 	backdate = time.Hour
@@ -59,12 +59,11 @@ func (a *authority) bundle() []byte {
 	return bytes.Join(parts, nil)
 }
 
-// step moves the authority on, if it is time, and says what was done; empty is
-// nothing. What the last step asked for was spread at a certain time, or before
-// the step was written down.
+// step takes the next step of the authority, if it is due, and says what was done; empty is
+// nothing. spread is when all that trusts the authority was last written.
 func (a *authority) step(name string, spread, now time.Time) (string, error) {
 	due := !now.Before(a.since.Add(overlap)) && !now.Before(spread.Add(overlap)) ||
-		now.Add(leafRenewBefore).After(a.signer.Cert.NotAfter) // It was asleep for too long.
+		now.Add(leafRenewBefore).After(a.signer.Cert.NotAfter) // The controller was off for too long.
 	switch {
 	case a.next != nil && due:
 		a.previous, a.signer, a.next = a.signer.CertPEM, a.next, nil
@@ -124,7 +123,7 @@ func parse(secret *corev1.Secret) (*authority, error) {
 			return nil, err
 		}
 	}
-	// One that cert-manager has made, and a person has handed over, has taken no step.
+	// An authority that cert-manager has made, and a person has handed over, has taken no step.
 	if since, is := secret.Annotations[sinceAnnotation]; is {
 		if a.since, err = time.Parse(time.RFC3339, since); err != nil {
 			return nil, fmt.Errorf("annotation %s: %w", sinceAnnotation, err)

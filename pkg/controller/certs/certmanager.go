@@ -48,8 +48,7 @@ func (m *CertManager) Agent(ctx context.Context, agent string, owners []metav1.O
 	return m.ask(ctx, l)
 }
 
-// Renew brings all Certificates to what they are to be. When their Secrets are to be
-// renewed is cert-manager's affair.
+// Renew applies all Certificates. cert-manager renews their Secrets.
 func (m *CertManager) Renew(ctx context.Context) error {
 	leafs := append(leafsOfClients(), leafOfAPIServer(m.namespace))
 	list := &metav1.PartialObjectMetadataList{}
@@ -72,14 +71,14 @@ func (m *CertManager) Renew(ctx context.Context) error {
 	return nil
 }
 
-// ask writes the Certificate of a leaf. It writes nothing if that is there already.
+// ask applies the Certificate of a leaf. That writes nothing if it is there already.
 func (m *CertManager) ask(ctx context.Context, l leaf) error {
 	secret := metadataOf(secretKind)
 	err := m.client.Get(ctx, types.NamespacedName{Namespace: m.namespace, Name: l.secret}, secret)
 	if err != nil && !apierrors.IsNotFound(err) {
 		return fmt.Errorf("read Secret %s: %w", l.secret, err)
 	}
-	// cert-manager would write over whatever there is.
+	// cert-manager would overwrite any Secret.
 	if by := secret.Labels[AuthorityLabel]; err == nil && by != ByCertManager && by != l.of.name {
 		klog.FromContext(ctx).V(1).Info("Secret is of others and left alone", "secret", l.secret)
 		return nil
@@ -101,7 +100,7 @@ func (m *CertManager) certificate(l leaf) *unstructured.Unstructured {
 		"renewBefore":          leafRenewBefore.String(),
 		"revisionHistoryLimit": int64(1),
 		// Not the algorithm of Authorities: cert-manager keeps a certificate that it finds as
-		// long as that will do, and its injector does not trust such a one.
+		// long as it matches, and its injector would not trust that one.
 		"privateKey": map[string]any{"algorithm": "ECDSA", "size": int64(256), "rotationPolicy": "Always"},
 	}
 	if l.usage == x509.ExtKeyUsageClientAuth {

@@ -2,9 +2,9 @@
 
 // Package certs owns the certificates between the parts: that of the API server,
 // which its APIService trusts, and those by which the API server, the controller
-// and the agents know each other. It renews them and their authorities while all
-// run, or has cert-manager do so. It never writes a Secret that it did not make,
-// and no key anywhere but into its Secret.
+// and the agents know each other. It renews them and their authorities without
+// restarts, or has cert-manager do so. It never writes a Secret that it did not make,
+// and writes keys nowhere but into their Secrets.
 package certs
 
 import (
@@ -53,15 +53,15 @@ var (
 	apiServiceKind = schema.GroupVersionKind{Group: "apiregistration.k8s.io", Version: "v1", Kind: "APIService"}
 )
 
-// Issuer makes the certificates, and makes them anew, or has it done.
+// Issuer makes and renews the certificates, or has somebody else do it.
 type Issuer interface {
 	// Kind is that of the objects, named as the Secrets, that stand for certificates:
 	// whoever removes an agent removes that of its certificate, then the Secret.
 	Kind() schema.GroupVersionKind
-	// Agent sees to it that there is a certificate for the agent of this name: of a
-	// server, good for the name of its Service. The owners are those of the object.
+	// Agent ensures that the agent of this name has a server certificate for the name of its
+	// Service. The owners are those of the object.
 	Agent(ctx context.Context, agent string, owners []metav1.OwnerReference) error
-	// Renew brings all certificates to what they are to be by now.
+	// Renew makes and renews all certificates that are due.
 	Renew(ctx context.Context) error
 }
 

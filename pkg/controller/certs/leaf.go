@@ -24,17 +24,17 @@ const (
 	leafRenewBefore = 30 * 24 * time.Hour
 )
 
-// leaf is a certificate that is to be in a Secret: keys tls.crt, tls.key and, of
-// all authorities to trust, ca.crt.
+// leaf is a certificate in a Secret: the keys tls.crt and tls.key, and ca.crt with all
+// authorities to trust.
 type leaf struct {
 	secret string
 	of     authorityID
 	// name is the only DNS name, and the CN.
 	name  string
 	usage x509.ExtKeyUsage
-	// agent is whose it is, if it is an agent's.
+	// agent is the name of the agent that it belongs to, if any.
 	agent string
-	// owners are those of what stands for the certificate; nil: not known here.
+	// owners are those of the object that stands for the certificate; nil: not known here.
 	owners []metav1.OwnerReference
 }
 
@@ -58,7 +58,7 @@ func leafOfAPIServer(namespace string) leaf {
 
 func serverName(service, namespace string) string { return service + "." + namespace + ".svc" }
 
-// labels are those of the Secret, and of what stands for it.
+// labels are those of the Secret, and of the Certificate that stands for it.
 func (l leaf) labels(authority string) map[string]string {
 	labels := map[string]string{AuthorityLabel: authority, partOfLabel: partOf}
 	if l.agent != "" {
@@ -67,15 +67,15 @@ func (l leaf) labels(authority string) map[string]string {
 	return labels
 }
 
-// good tells whether a Secret holds the certificate: of the signer, and not soon
-// to be renewed.
+// good reports whether a Secret holds the certificate, signed by the signer and not due for
+// renewal.
 func (l leaf) good(secret *corev1.Secret, a *authority, now time.Time) bool {
 	ok, err := rotator.ValidCert(a.signer.CertPEM, secret.Data[corev1.TLSCertKey], secret.Data[corev1.TLSPrivateKeyKey],
 		l.name, &[]x509.ExtKeyUsage{l.usage}, now.Add(leafRenewBefore))
 	return ok && err == nil
 }
 
-// issue puts a new certificate into a Secret, and what is to be trusted.
+// issue puts a new certificate and the authorities to trust into a Secret.
 func (l leaf) issue(secret *corev1.Secret, a *authority, now time.Time) error {
 	template := &rotator.CertRotator{DNSName: l.name, ExtKeyUsages: &[]x509.ExtKeyUsage{l.usage}}
 	cert, key, err := template.CreateCertPEM(a.signer, now.Add(-backdate), now.Add(leafLifetime))

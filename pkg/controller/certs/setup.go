@@ -22,7 +22,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/source"
 )
 
-// checkInterval is how often is looked whether something is to be renewed.
+// checkInterval is the time between two checks for what is due.
 const checkInterval = time.Hour
 
 // everything is the one request of this controller.
@@ -34,7 +34,7 @@ func Add(mgr manager.Manager, c cache.Cache, i Issuer) error {
 	enqueue := handler.TypedEnqueueRequestsFromMapFunc(func(context.Context, *metav1.PartialObjectMetadata) []reconcile.Request {
 		return []reconcile.Request{everything}
 	})
-	// Of what is not there yet, no event comes.
+	// Where no object exists yet, no watch shows one.
 	begin := source.Func(func(_ context.Context, queue workqueue.TypedRateLimitingInterface[reconcile.Request]) error {
 		queue.Add(everything)
 		return nil
@@ -51,7 +51,7 @@ func Add(mgr manager.Manager, c cache.Cache, i Issuer) error {
 	}))
 }
 
-// ofSpec leaves the changes of a status out, of which there are many.
+// ofSpec leaves out changes of a status, of which there are many.
 var ofSpec = predicate.TypedFuncs[*metav1.PartialObjectMetadata]{
 	UpdateFunc: func(e event.TypedUpdateEvent[*metav1.PartialObjectMetadata]) bool {
 		return e.ObjectOld.Generation != e.ObjectNew.Generation
