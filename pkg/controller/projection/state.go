@@ -45,6 +45,13 @@ type syncState struct {
 	edits           *rate.Limiter
 }
 
+// isOfAnother reports whether the state is that of an earlier HSMSecret of the same name.
+// The watch need not have shown the time between them.
+func (s *syncState) isOfAnother(uid types.UID) bool { return s.uid != "" && s.uid != uid }
+
+// reset forgets all but the limit of edits.
+func (s *syncState) reset() { *s = syncState{edits: s.edits} }
+
 // isUnchanged reports whether the token holds what was synced last.
 func (s *syncState) isUnchanged(h *v1alpha1.HSMSecret) bool {
 	return s.uid == h.UID && s.generation == h.Generation && s.revision == h.Status.DataVersion && isSame(*s.status, h.Status)

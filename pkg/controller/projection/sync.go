@@ -108,6 +108,11 @@ func (r *reconciler) readHSMSecret(ctx context.Context, p *pass) error {
 	case err != nil:
 		return fmt.Errorf("read the HSMSecret: %w", err)
 	}
+	if p.state.isOfAnother(hsm.UID) {
+		p.state.reset()
+		p.lostEdit = ""
+	}
+	p.state.uid = hsm.UID
 	p.hsm, p.now, p.previous = hsm, r.clock.Now(), hsm.Status
 	if p.state.status != nil && len(p.previous.Conditions) == 0 {
 		p.previous = *p.state.status // The agent has lost it.
