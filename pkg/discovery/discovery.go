@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package discovery finds tokens on a node and reports them on its own pod. It owns the
-// decision which device belongs to which HSMDevice, and when to look and to report. It
+// decision which device belongs to which HSMDevice, and when to scan and to report. It
 // never opens a device, and never decides for the cluster: the controller does.
 package discovery
 
@@ -18,29 +18,29 @@ import (
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/klog/v2"
 
-	"j5t.io/hsm/pkg/discovery/inventory"
+	"j5t.io/hsm/pkg/discovery/allocatable"
 	"j5t.io/hsm/pkg/discovery/report"
 	"j5t.io/hsm/pkg/generated/clientset/versioned"
 	hsmlisters "j5t.io/hsm/pkg/generated/listers/hsm/v1alpha1"
 )
 
 const (
-	// minReportAge bounds how often a report is renewed that tells nothing new. A
+	// minReportAge bounds how often a report is renewed that says nothing new. A
 	// gracePeriod below twice of it cannot be kept.
 	minReportAge = 5 * time.Second
-	// firstLook is when a node is looked at after an event: one plug makes several.
-	firstLook = 100 * time.Millisecond
-	// secondLook is when it is looked at again: udev has set permissions and links then,
-	// of which the kernel sends no event.
-	secondLook = 2 * time.Second
+	// eventScanDelay is the time from an event to a scan: one plug makes several events.
+	eventScanDelay = 100 * time.Millisecond
+	// settledScanDelay is the time from an event to a second scan: by then udev has set
+	// permissions and links, for which the kernel sends no event.
+	settledScanDelay = 2 * time.Second
 )
 
 // Access gives pods access to tokens.
 type Access interface {
 	// Run does so until the context ends.
 	Run(ctx context.Context)
-	// Update tells it what a look at the node has found. It does not wait for anybody.
-	Update(ctx context.Context, found inventory.Found)
+	// Update takes a scan of the node. It never blocks.
+	Update(ctx context.Context, scan allocatable.Scan)
 }
 
 // Config says where discovery runs, and with what.
@@ -48,8 +48,8 @@ type Config struct {
 	Matcher
 	// PodNamespace and PodName are those of the pod that reports.
 	PodNamespace, PodName string
-	// RescanInterval is the longest time between two looks at the node, the safety net
-	// under the kernel's events.
+	// RescanInterval is the longest time between two scans of the node, a safety net in case
+	// the kernel's events are lost.
 	RescanInterval time.Duration
 	// HSM reads HSMDevices and HSMPools, Metadata the node's labels and the pod.
 	HSM      versioned.Interface
@@ -67,20 +67,20 @@ type Discovery struct {
 	hsmDevices hsmlisters.HSMDeviceLister
 	pools      hsmlisters.HSMPoolLister
 	nodes      cache.Store
-	// wake has a token while something has changed that is to be looked at.
+	// wake has an item while a change calls for a scan.
 	wake chan struct{}
-	// looked is when the node was last looked at, in Unix nanoseconds; 0 before.
-	looked atomic.Int64
+	// lastScan is when the node was last scanned, in Unix nanoseconds; 0 before the first.
+	lastScan atomic.Int64
 }
 
-// New returns a discovery that has not begun.
+// New returns a discovery that does not run yet.
 func New(config Config) *Discovery {
 	return &Discovery{config: config, wake: make(chan struct{}, 1)}
 }
 
-// Run looks and reports until the context ends. It reports nothing before it knows the
-// HSMDevices and the node's labels; later it goes on with what it knows while the API is
-// away.
+// Run scans and reports until the context ends. It reports nothing before it knows the
+// HSMDevices and the node's labels. While the API is away later, it goes on with what it
+// knows.
 func (d *Discovery) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	var group wait.Group
@@ -108,7 +108,7 @@ func (d *Discovery) Run(ctx context.Context) error {
 	return nil
 }
 
-// openWriter waits for the pod's API server, but not for a pod.
+// openWriter waits while the API server is away. That the pod does not exist is an error.
 func (d *Discovery) openWriter(ctx context.Context) (*report.Writer, error) {
 	backoff := newBackoff()
 	for {
@@ -125,11 +125,11 @@ func (d *Discovery) openWriter(ctx context.Context) (*report.Writer, error) {
 	}
 }
 
-// loop looks at the node when woken and at every interval.
+// loop scans the node when woken and at every interval.
 func (d *Discovery) loop(ctx context.Context, writer *report.Writer) {
 	backoff := newBackoff()
 	next := time.Now()
-	var settled time.Time // when to look for the second time after an event
+	var settled time.Time // when to scan for the second time after an event
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
@@ -138,13 +138,13 @@ func (d *Discovery) loop(ctx context.Context, writer *report.Writer) {
 		case <-ctx.Done():
 			return
 		case <-d.wake:
-			settled = time.Now().Add(secondLook)
-			next = earlier(next, time.Now().Add(firstLook))
+			settled = time.Now().Add(settledScanDelay)
+			next = earlier(next, time.Now().Add(eventScanDelay))
 			continue
 		case <-timer.C:
 		}
 		next = time.Now().Add(min(d.config.RescanInterval, d.maxReportAge()))
-		if err := d.look(ctx, writer, next); err != nil {
+		if err := d.scan(ctx, writer, next); err != nil {
 			klog.FromContext(ctx).Error(err, "Cannot report; will try again")
 			next = earlier(next, time.Now().Add(backoff.Step()))
 		} else {
@@ -156,9 +156,9 @@ func (d *Discovery) loop(ctx context.Context, writer *report.Writer) {
 	}
 }
 
-// look looks at the node, gives access to what it finds, and reports, if that tells
-// anything new or the pod's report would be too old at the next look.
-func (d *Discovery) look(ctx context.Context, writer *report.Writer, next time.Time) error {
+// scan finds the node's devices, gives access to them, and reports, if anything is new or
+// the pod's report would be too old at the next scan.
+func (d *Discovery) scan(ctx context.Context, writer *report.Writer, next time.Time) error {
 	node, err := d.node()
 	if err != nil {
 		return err
@@ -169,8 +169,8 @@ func (d *Discovery) look(ctx context.Context, writer *report.Writer, next time.T
 	}
 	begin := time.Now()
 	entries, tokens := d.config.Match(ctx, hsmDevices, node.Labels, writer.Last(), report.Time(begin))
-	d.config.Metrics.looked(entries, time.Since(begin))
-	d.looked.Store(begin.UnixNano())
+	d.config.Metrics.scanned(entries, time.Since(begin))
+	d.lastScan.Store(begin.UnixNano())
 	if d.config.Access != nil {
 		d.config.Access.Update(ctx, d.scanResult(entries, tokens, report.Time(begin).Time))
 	}
@@ -186,7 +186,7 @@ func (d *Discovery) look(ctx context.Context, writer *report.Writer, next time.T
 	return err
 }
 
-// logReport says what was reported anew.
+// logReport logs a report that says something new.
 func logReport(ctx context.Context, entries []report.Entry) {
 	for _, entry := range entries {
 		logger := klog.FromContext(ctx).WithValues("hsmDevice", klog.KRef(entry.HSMDeviceNamespace, entry.HSMDeviceName))
@@ -199,18 +199,18 @@ func logReport(ctx context.Context, entries []report.Entry) {
 
 // Healthy is an error if discovery hangs.
 func (d *Discovery) Healthy() error {
-	looked := d.looked.Load()
-	if age := time.Since(time.Unix(0, looked)); looked != 0 && age > 3*d.config.RescanInterval+time.Minute {
-		return fmt.Errorf("the node was last looked at %s ago", age)
+	last := d.lastScan.Load()
+	if age := time.Since(time.Unix(0, last)); last != 0 && age > 3*d.config.RescanInterval+time.Minute {
+		return fmt.Errorf("the node was last scanned %s ago", age)
 	}
 	return nil
 }
 
-// notify makes the loop look at the node soon.
+// notify makes the loop scan the node soon.
 func (d *Discovery) notify() {
 	select {
 	case d.wake <- struct{}{}:
-	default: // It will.
+	default: // It will already.
 	}
 }
 
@@ -221,7 +221,7 @@ func earlier(a, b time.Time) time.Time {
 	return b
 }
 
-// newBackoff says how long to wait after failures: from half a second to half a minute.
+// newBackoff is for failures: it waits from half a second to half a minute.
 func newBackoff() wait.Backoff {
 	return wait.Backoff{Duration: 500 * time.Millisecond, Factor: 2, Jitter: 0.2, Steps: 7, Cap: 30 * time.Second}
 }

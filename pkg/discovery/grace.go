@@ -9,7 +9,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"j5t.io/hsm/pkg/apis/hsm/v1alpha1"
-	"j5t.io/hsm/pkg/discovery/inventory"
+	"j5t.io/hsm/pkg/discovery/allocatable"
 	"j5t.io/hsm/pkg/discovery/report"
 	"j5t.io/hsm/pkg/membership"
 )
@@ -35,15 +35,15 @@ func (d *Discovery) maxReportAge() time.Duration {
 }
 
 // scanResult puts together what those need who give pods access to tokens.
-func (d *Discovery) scanResult(entries []report.Entry, tokens []inventory.Token, now time.Time) inventory.Found {
+func (d *Discovery) scanResult(entries []report.Entry, tokens []allocatable.Token, now time.Time) allocatable.Scan {
 	pools := d.knownPools()
-	found := inventory.Found{Tokens: tokens, HSMDevices: make(map[types.NamespacedName]inventory.HSMDevice, len(entries)), Time: now}
+	scan := allocatable.Scan{Tokens: tokens, HSMDevices: make(map[types.NamespacedName]allocatable.HSMDevice, len(entries)), Time: now}
 	for _, entry := range entries {
 		name := types.NamespacedName{Namespace: entry.HSMDeviceNamespace, Name: entry.HSMDeviceName}
-		found.HSMDevices[name] = inventory.HSMDevice{
+		scan.HSMDevices[name] = allocatable.HSMDevice{
 			Unknown:     entry.DiscoveryStatus == v1alpha1.DiscoveryStatusError,
 			GracePeriod: membership.GracePeriod(membership.PoolOf(pools, name)),
 		}
 	}
-	return found
+	return scan
 }

@@ -14,17 +14,17 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"j5t.io/hsm/pkg/apis/hsm/v1alpha1"
-	"j5t.io/hsm/pkg/discovery/inventory"
+	"j5t.io/hsm/pkg/discovery/allocatable"
 )
 
 // lastFound keeps what discovery told last those who give access to tokens.
 type lastFound struct {
-	found atomic.Pointer[inventory.Found]
+	found atomic.Pointer[allocatable.Scan]
 }
 
 func (l *lastFound) Run(ctx context.Context) { <-ctx.Done() }
 
-func (l *lastFound) Update(_ context.Context, found inventory.Found) { l.found.Store(&found) }
+func (l *lastFound) Update(_ context.Context, found allocatable.Scan) { l.found.Store(&found) }
 
 // TestGracePeriodOfDeviceAccess: pods lose access to a token after the gracePeriod of the
 // HSMPool that its HSMDevice belongs to, whoever made that pool.

@@ -32,7 +32,7 @@ func (d *Discovery) listen(ctx context.Context) {
 	for ctx.Err() == nil {
 		source, err := d.config.Listen()
 		if err == nil {
-			// What changed before the source was open is to be looked at.
+			// A change from before the source was open may have been missed.
 			d.notify()
 			backoff = newBackoff()
 			err = d.receive(ctx, source)
@@ -40,7 +40,7 @@ func (d *Discovery) listen(ctx context.Context) {
 		if ctx.Err() != nil {
 			return
 		}
-		logger.Error(err, "Hot-plug events cannot be heard; devices are found by rescans until they can", "rescanInterval", d.config.RescanInterval)
+		logger.Error(err, "Cannot receive hot-plug events; until that works, rescans find devices", "rescanInterval", d.config.RescanInterval)
 		select {
 		case <-ctx.Done():
 		case <-time.After(backoff.Step()):
@@ -57,14 +57,14 @@ func (d *Discovery) receive(ctx context.Context, source Source) error {
 		event, err := source.Receive()
 		switch {
 		case errors.Is(err, uevent.ErrOverflow):
-			klog.FromContext(ctx).Info("Hot-plug events were lost; looking at all devices")
-			d.config.Metrics.heard(overflow)
+			klog.FromContext(ctx).Info("Hot-plug events were lost; scanning all devices")
+			d.config.Metrics.counted(overflow)
 			d.notify()
 		case err != nil:
 			return err
 		case event.ConcernsTokens():
 			klog.FromContext(ctx).V(4).Info("Hot-plug event", "action", event.Action, "device", event.DevPath)
-			d.config.Metrics.heard(device)
+			d.config.Metrics.counted(device)
 			d.notify()
 		}
 	}

@@ -17,7 +17,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"j5t.io/hsm/pkg/apis/hsm/v1alpha1"
-	"j5t.io/hsm/pkg/discovery/inventory"
+	"j5t.io/hsm/pkg/discovery/allocatable"
 	"j5t.io/hsm/pkg/discovery/known"
 	"j5t.io/hsm/pkg/discovery/report"
 	"j5t.io/hsm/pkg/discovery/sysfs"
@@ -38,10 +38,10 @@ type match struct {
 	err       error
 }
 
-// Match looks at the node and returns an entry for each HSMDevice, by namespace and
+// Match scans the node and returns an entry for each HSMDevice, by namespace and
 // name, and the tokens that can be used. Devices that the last report had as usable keep
 // their places under maxDevices.
-func (m Matcher) Match(ctx context.Context, hsmDevices []*v1alpha1.HSMDevice, nodeLabels map[string]string, last []report.Entry, now metav1.Time) ([]report.Entry, []inventory.Token) {
+func (m Matcher) Match(ctx context.Context, hsmDevices []*v1alpha1.HSMDevice, nodeLabels map[string]string, last []report.Entry, now metav1.Time) ([]report.Entry, []allocatable.Token) {
 	usb, usbErr := m.Host.USB(ctx)
 	matches := make([]match, len(hsmDevices))
 	for i, hsmDevice := range hsmDevices {
@@ -55,10 +55,10 @@ func (m Matcher) Match(ctx context.Context, hsmDevices []*v1alpha1.HSMDevice, no
 	}
 	slices.SortFunc(matches, precedence)
 
-	serials := tellers(matches)
+	serials := countSerials(matches)
 	takenBy := map[string]*v1alpha1.HSMDevice{}
 	entries := make([]report.Entry, len(matches))
-	var tokens []inventory.Token
+	var tokens []allocatable.Token
 	for i, match := range matches {
 		entries[i] = m.entry(match, takenBy, serials, last, now)
 		tokens = append(tokens, usableTokens(match, entries[i])...)
@@ -69,8 +69,8 @@ func (m Matcher) Match(ctx context.Context, hsmDevices []*v1alpha1.HSMDevice, no
 	return entries, tokens
 }
 
-// tellers counts the devices that tell each serial number, in all matches together.
-func tellers(matches []match) map[string]int {
+// countSerials counts the devices with each serial number, in all matches together.
+func countSerials(matches []match) map[string]int {
 	counts := map[string]int{}
 	seen := map[string]bool{}
 	for _, match := range matches {
@@ -85,7 +85,7 @@ func tellers(matches []match) map[string]int {
 }
 
 // usableTokens returns the tokens that an entry reports as usable.
-func usableTokens(match match, entry report.Entry) []inventory.Token {
+func usableTokens(match match, entry report.Entry) []allocatable.Token {
 	if match.err != nil {
 		return nil // Those of the last report, of which nothing is known now.
 	}
@@ -95,10 +95,10 @@ func usableTokens(match match, entry report.Entry) []inventory.Token {
 			usable[device.SerialNumber] = true
 		}
 	}
-	var tokens []inventory.Token
+	var tokens []allocatable.Token
 	for _, device := range match.devices {
 		if usable[device.Serial] {
-			tokens = append(tokens, inventory.Token{
+			tokens = append(tokens, allocatable.Token{
 				Device:     device,
 				HSMDevice:  types.NamespacedName{Namespace: match.hsmDevice.Namespace, Name: match.hsmDevice.Name},
 				DeviceType: match.hsmDevice.Spec.DeviceType,
@@ -136,9 +136,9 @@ func (m Matcher) find(ctx context.Context, spec v1alpha1.HSMDeviceSpec, usb []sy
 	return devices, usbErr
 }
 
-// precedence orders HSMDevices by how exactly they describe devices, the older and
-// then the first by name before others: a device belongs to the first that it matches.
-// Every node and every scan comes to the same order.
+// precedence orders HSMDevices by how exactly they describe devices, then by age, then by
+// name. A device belongs to the first HSMDevice that it matches, on every node and in every
+// scan.
 func precedence(a, b match) int {
 	x, y := a.hsmDevice, b.hsmDevice
 	return cmp.Or(
@@ -165,7 +165,7 @@ func vagueness(spec v1alpha1.HSMDeviceSpec) int {
 	return 4
 }
 
-// entry reports a match. It notes in takenBy to whom its devices belong.
+// entry reports a match. It enters in takenBy which HSMDevice the devices belong to.
 func (m Matcher) entry(match match, takenBy map[string]*v1alpha1.HSMDevice, serials map[string]int, last []report.Entry, now metav1.Time) report.Entry {
 	entry := report.Entry{
 		HSMDeviceNamespace: match.hsmDevice.Namespace,
@@ -209,10 +209,10 @@ func (m Matcher) entry(match match, takenBy map[string]*v1alpha1.HSMDevice, seri
 	return entry
 }
 
-// unusable says why a device cannot be used, if it cannot.
+// unusable returns why a device cannot be used; nothing if it can.
 func unusable(device sysfs.Device, file *v1alpha1.DevicePathDiscovery, serials map[string]int) (report.Reason, string) {
 	if device.Path == "" {
-		return report.ReasonPathUnknown, "the kernel does not tell the device file of USB device " + device.Name
+		return report.ReasonPathUnknown, "the kernel has no device file for USB device " + device.Name
 	}
 	if file != nil {
 		if device.Mode&fs.ModeDevice == 0 {
@@ -228,20 +228,20 @@ func unusable(device sysfs.Device, file *v1alpha1.DevicePathDiscovery, serials m
 	case err != nil:
 		return report.ReasonSerialInvalid, err.Error()
 	case serials[device.Serial] > 1:
-		return report.ReasonSerialAmbiguous, fmt.Sprintf("%d devices of this node tell this serial number", serials[device.Serial])
+		return report.ReasonSerialAmbiguous, fmt.Sprintf("%d devices of this node have this serial number", serials[device.Serial])
 	}
 	return "", ""
 }
 
-// permitted compares permission bits with octal digits; none are not compared.
+// permitted reports whether permission bits are those of octal digits, if any are given.
 func permitted(permissions uint32, octal string) bool {
 	wanted, err := strconv.ParseUint(octal, 8, 32)
 	return octal == "" || err == nil && uint64(permissions) == wanted
 }
 
-// applyMaxDevices leaves the limit's number of devices usable: first those that were so
-// before, so that a newcomer takes no place from a token in service, then by serial
-// number. A limit of 0, which defaulting excludes, is none.
+// applyMaxDevices leaves as many devices usable as the limit says: first those that were
+// usable before, so that a new token does not replace one in service, then by serial number.
+// 0, which defaulting excludes, is no limit.
 func applyMaxDevices(devices []report.Device, limit int, before []report.Device) {
 	inService := map[string]bool{}
 	for _, device := range before {

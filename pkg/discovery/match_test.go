@@ -16,7 +16,7 @@ import (
 
 	"j5t.io/hsm/pkg/apis/hsm/v1alpha1"
 	"j5t.io/hsm/pkg/discovery"
-	"j5t.io/hsm/pkg/discovery/inventory"
+	"j5t.io/hsm/pkg/discovery/allocatable"
 	"j5t.io/hsm/pkg/discovery/known"
 	"j5t.io/hsm/pkg/discovery/report"
 	"j5t.io/hsm/pkg/discovery/sysfs"
@@ -122,7 +122,7 @@ func usable(entries []report.Entry) (tokens []string) {
 }
 
 // access is what of the node pods are given access to.
-func access(tokens []inventory.Token) (names []string) {
+func access(tokens []allocatable.Token) (names []string) {
 	for _, token := range tokens {
 		names = append(names, token.HSMDevice.Name+": "+token.Serial+"@"+token.Path)
 	}

@@ -52,7 +52,7 @@ func NewMetrics(registerer prometheus.Registerer) *Metrics {
 	return m
 }
 
-func (m *Metrics) looked(entries []report.Entry, took time.Duration) {
+func (m *Metrics) scanned(entries []report.Entry, took time.Duration) {
 	m.scans.Observe(took.Seconds())
 	m.devices.Reset()
 	for _, entry := range entries {
@@ -74,4 +74,4 @@ func (m *Metrics) wrote(err error) {
 	m.writes.WithLabelValues(result).Inc()
 }
 
-func (m *Metrics) heard(kind string) { m.events.WithLabelValues(kind).Inc() }
+func (m *Metrics) counted(kind string) { m.events.WithLabelValues(kind).Inc() }

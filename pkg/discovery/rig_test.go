@@ -166,7 +166,7 @@ func (r *rig) reports(what string, want ...string) {
 	}
 }
 
-// scanCount is how often the node was looked at.
+// scanCount is how often the node was scanned.
 func (r *rig) scanCount() uint64 {
 	families, err := r.scans.Gather()
 	must(r.t, err)

@@ -19,8 +19,8 @@ import (
 	"j5t.io/hsm/pkg/generated/informers/externalversions"
 )
 
-// watch follows HSMDevices, HSMPools and the labels of the node. It returns what must
-// have been heard once before anything is reported; pools only say how often to report.
+// watch follows HSMDevices, HSMPools and the labels of the node. It returns the informers
+// that must be synced before anything is reported; pools only say how often to report.
 func (d *Discovery) watch(ctx context.Context, group *wait.Group) ([]cache.DoneChecker, error) {
 	factory := externalversions.NewSharedInformerFactoryWithOptions(d.config.HSM, 0, externalversions.WithTransform(trim))
 	hsmDevices := factory.Hsm().V1alpha1().HSMDevices()

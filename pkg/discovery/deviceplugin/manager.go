@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package deviceplugin gives pods access to tokens by kubelet's older way, for clusters
-// without Dynamic Resource Allocation: each token is an extended resource of its own, as of
-// several devices of one resource nobody can ask for a certain one. It owns its sockets in
-// kubelet's folder. It keeps no account of who has which token, kubelet does, and opens no
-// device.
+// Package deviceplugin gives pods access to tokens by device plugins, for clusters without
+// Dynamic Resource Allocation. Each token is an extended resource of its own, because a pod
+// cannot ask for a certain one of several devices of a resource. The package owns its sockets
+// in kubelet's folder. It does not keep who has which token, kubelet does, and opens no device.
 package deviceplugin
 
 import (
@@ -13,16 +12,16 @@ import (
 
 	"k8s.io/klog/v2"
 
-	"j5t.io/hsm/pkg/discovery/inventory"
+	"j5t.io/hsm/pkg/discovery/allocatable"
 )
 
 // Manager has a plugin for each token of the node.
 type Manager struct {
 	dir string
 
-	mu     sync.Mutex
-	ledger inventory.Ledger
-	// changed is closed, and another takes its place, at each look.
+	mu      sync.Mutex
+	tracker allocatable.Tracker
+	// changed is closed, and another takes its place, at each scan.
 	changed chan struct{}
 }
 
@@ -32,17 +31,16 @@ func New(dir string) *Manager {
 	return &Manager{dir: dir, changed: make(chan struct{})}
 }
 
-// Update tells the manager what a look at the node has found.
-func (m *Manager) Update(_ context.Context, found inventory.Found) {
+// Update takes a scan of the node.
+func (m *Manager) Update(_ context.Context, scan allocatable.Scan) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.ledger.Update(found)
+	m.tracker.Update(scan)
 	close(m.changed)
 	m.changed = make(chan struct{})
 }
 
-// Run runs the plugins until the context ends: that of a token from when it is found until
-// it is forgotten.
+// Run runs the plugins until the context ends: one for each token that is known.
 func (m *Manager) Run(ctx context.Context) {
 	ctx = klog.NewContext(ctx, klog.LoggerWithName(klog.FromContext(ctx), "deviceplugin"))
 	stops := map[string]func(){}
@@ -89,16 +87,16 @@ func (m *Manager) names() (names map[string]bool, changed <-chan struct{}) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	names = map[string]bool{}
-	for _, device := range m.ledger.Devices() {
+	for _, device := range m.tracker.Devices() {
 		names[device.Name] = true
 	}
 	return names, m.changed
 }
 
 // device is that of a name, unless it is forgotten, and a channel as that of names.
-func (m *Manager) device(name string) (device inventory.Device, known bool, changed <-chan struct{}) {
+func (m *Manager) device(name string) (device allocatable.Device, known bool, changed <-chan struct{}) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	device, known = m.ledger.Device(name)
+	device, known = m.tracker.Device(name)
 	return device, known, m.changed
 }

@@ -18,9 +18,9 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"j5t.io/hsm/pkg/apis/hsm/v1alpha1"
+	"j5t.io/hsm/pkg/discovery/allocatable"
 	"j5t.io/hsm/pkg/discovery/deviceplugin"
 	"j5t.io/hsm/pkg/discovery/deviceplugin/deviceplugintest"
-	"j5t.io/hsm/pkg/discovery/inventory"
 	"j5t.io/hsm/pkg/discovery/sysfs"
 )
 
@@ -102,8 +102,8 @@ func (r *rig) refuses(resource string, devices ...string) {
 	}
 }
 
-func token(serial string, number int) inventory.Token {
-	return inventory.Token{DeviceType: v1alpha1.DeviceTypePicoHSM, Device: sysfs.Device{Path: fmt.Sprintf("/dev/bus/usb/001/%03d", number), Serial: serial}}
+func token(serial string, number int) allocatable.Token {
+	return allocatable.Token{DeviceType: v1alpha1.DeviceTypePicoHSM, Device: sysfs.Device{Path: fmt.Sprintf("/dev/bus/usb/001/%03d", number), Serial: serial}}
 }
 
 func TestManager(t *testing.T) {
@@ -114,8 +114,8 @@ func TestManager(t *testing.T) {
 	t.Cleanup(func() { must(t, os.RemoveAll(dir)) })
 	r := &rig{t: t, dir: dir, manager: deviceplugin.New(dir)}
 	began := time.Date(2026, 11, 24, 11, 22, 33, 0, time.UTC)
-	look := func(after time.Duration, tokens ...inventory.Token) {
-		r.manager.Update(t.Context(), inventory.Found{Tokens: tokens, Time: began.Add(after), HSMDevices: map[types.NamespacedName]inventory.HSMDevice{{}: {GracePeriod: time.Minute}}})
+	look := func(after time.Duration, tokens ...allocatable.Token) {
+		r.manager.Update(t.Context(), allocatable.Scan{Tokens: tokens, Time: began.Add(after), HSMDevices: map[types.NamespacedName]allocatable.HSMDevice{{}: {GracePeriod: time.Minute}}})
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	var group sync.WaitGroup

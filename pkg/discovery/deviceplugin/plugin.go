@@ -41,8 +41,8 @@ type plugin struct {
 	watching, ended chan struct{}
 }
 
-// run serves kubelet until the context ends. A kubelet that starts removes all sockets,
-// and knows no plugin: its end is seen by that of its watch, and all begins anew.
+// run serves kubelet until the context ends. When kubelet starts, it removes all sockets and
+// knows no plugin: its watch ends, and the plugin registers again.
 func (p *plugin) run(ctx context.Context) {
 	logger := klog.FromContext(ctx).WithValues("resource", p.resource())
 	newBackoff := func() wait.Backoff {
@@ -68,7 +68,7 @@ func (p *plugin) run(ctx context.Context) {
 
 func (p *plugin) resource() string { return attribute.ResourceName(p.name) }
 
-// serve registers with kubelet and serves it until it watches no more.
+// serve registers with kubelet and serves it until its watch ends.
 func (p *plugin) serve(ctx context.Context) (watched bool, err error) {
 	p.watching, p.ended = make(chan struct{}, 1), make(chan struct{}, 1)
 	// It has to be short: with its folder, a socket's path has at most 107 characters.
@@ -90,14 +90,14 @@ func (p *plugin) serve(ctx context.Context) (watched bool, err error) {
 	select {
 	case <-p.watching:
 	case <-time.After(watchTimeout):
-		return false, errors.New("kubelet took the registration, but does not watch")
+		return false, errors.New("kubelet accepted the registration, but does not watch the device")
 	case <-ctx.Done():
 		return false, ctx.Err()
 	}
 	klog.FromContext(ctx).Info("Kubelet watches the token", "resource", p.resource())
 	select {
 	case <-p.ended:
-		return true, errors.New("kubelet watches no more")
+		return true, errors.New("kubelet does not watch the device any more")
 	case <-ctx.Done():
 		return true, ctx.Err()
 	}
@@ -167,7 +167,7 @@ func (p *plugin) Allocate(_ context.Context, request *pluginv1beta1.AllocateRequ
 	for _, container := range request.ContainerRequests {
 		for _, id := range container.DevicesIds {
 			if id != p.name || device.Path == "" {
-				return nil, status.Errorf(codes.FailedPrecondition, "device %q cannot be used now: the token was unplugged, or the report of discovery tells another reason", id)
+				return nil, status.Errorf(codes.FailedPrecondition, "device %q cannot be used now: the token was unplugged, or discovery's report has another reason", id)
 			}
 		}
 		response.ContainerResponses = append(response.ContainerResponses, &pluginv1beta1.ContainerAllocateResponse{

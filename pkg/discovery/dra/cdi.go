@@ -37,8 +37,8 @@ var claimUID = regexp.MustCompile(`^[0-9A-Za-z-]{1,64}$`)
 // as the container runtime reads them. They are all that the driver remembers of claims.
 type cdiFiles struct{ dir string }
 
-// cdiID is how the runtime is told of a device of a claim. A name is not given twice to
-// different things: runtimes may remember.
+// cdiID names a device of a claim for the runtime. No name is used twice for different
+// things: runtimes may cache.
 func cdiID(claim types.UID, device string) string {
 	return cdiKind + "=" + cdiName(claim, device)
 }

@@ -23,8 +23,8 @@ import (
 	"k8s.io/dynamic-resource-allocation/resourceslice"
 	"k8s.io/klog/v2"
 
+	"j5t.io/hsm/pkg/discovery/allocatable"
 	"j5t.io/hsm/pkg/discovery/dra/attribute"
-	"j5t.io/hsm/pkg/discovery/inventory"
 )
 
 // Config says where the driver runs, and with what.
@@ -37,7 +37,7 @@ type Config struct {
 	KubeletDir string
 	// CDIDir is where the container runtime looks for CDI files, /var/run/cdi.
 	CDIDir string
-	// RescanInterval is the longest time between two looks at the node.
+	// RescanInterval is the longest time between two scans of the node.
 	RescanInterval time.Duration
 }
 
@@ -46,13 +46,13 @@ type Driver struct {
 	config Config
 	cdi    cdiFiles
 
-	mu     sync.Mutex
-	ledger inventory.Ledger
-	// found is the last look at the node; nil before the first. It is entered into the
-	// ledger once that is recalled.
-	found    *inventory.Found
-	recalled bool
-	// withoutTaints is true on a cluster that keeps no taints of devices.
+	mu      sync.Mutex
+	tracker allocatable.Tracker
+	// scan is the last scan of the node; nil before the first. The tracker takes it once it
+	// has what was published before.
+	scan     *allocatable.Scan
+	restored bool
+	// withoutTaints is true on a cluster that does not keep taints of devices.
 	withoutTaints bool
 	// changed is closed, and another takes its place, when any of the above has changed.
 	changed chan struct{}
@@ -65,26 +65,26 @@ func New(config Config) *Driver {
 	return &Driver{config: config, cdi: cdiFiles{config.CDIDir}, changed: make(chan struct{})}
 }
 
-// Update tells the driver what a look at the node has found.
-func (d *Driver) Update(ctx context.Context, found inventory.Found) {
+// Update takes a scan of the node.
+func (d *Driver) Update(ctx context.Context, scan allocatable.Scan) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.found = &found
-	if d.recalled {
-		d.enter(ctx)
+	d.scan = &scan
+	if d.restored {
+		d.applyScan(ctx)
 	}
 	d.notify()
 }
 
-// enter takes the last look into the ledger, and moves the files of claims that were
-// prepared to where their tokens are now. The caller has locked.
-func (d *Driver) enter(ctx context.Context) {
-	d.ledger.Update(*d.found)
+// applyScan has the tracker take the last scan, and changes the files of prepared claims to
+// where their tokens are now. The caller has locked.
+func (d *Driver) applyScan(ctx context.Context) {
+	d.tracker.Update(*d.scan)
 	if err := d.cdi.move(ctx, func(name string) string {
-		device, _ := d.ledger.Device(name)
+		device, _ := d.tracker.Device(name)
 		return device.Path
 	}); err != nil {
-		klog.FromContext(ctx).Error(err, "Cannot tell the container runtime where tokens are now; will try again at the next look")
+		klog.FromContext(ctx).Error(err, "Cannot write for the container runtime where tokens are now; will try again at the next scan")
 	}
 }
 
@@ -112,19 +112,19 @@ func (d *Driver) Run(ctx context.Context) {
 	}
 }
 
-// serve begins once it is known what was published before, and what is on the node now:
-// kubelet is not told of a driver that could not answer, and nothing that was published
-// vanishes by a restart.
+// serve waits until it is known what was published before and what is on the node now. So
+// kubelet never sees a driver that cannot answer, and a restart takes back nothing that was
+// published.
 func (d *Driver) serve(ctx context.Context) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	d.mu.Lock()
 	d.fail = cancel
 	d.mu.Unlock()
-	if err := d.recall(ctx); err != nil {
+	if err := d.restore(ctx); err != nil {
 		return err
 	}
-	if err := d.firstLook(ctx); err != nil {
+	if err := d.awaitScan(ctx); err != nil {
 		return err
 	}
 	helper, err := d.startHelper(ctx)
@@ -150,13 +150,13 @@ func (d *Driver) serve(ctx context.Context) error {
 	}
 }
 
-// firstLook waits until the node was looked at.
-func (d *Driver) firstLook(ctx context.Context) error {
+// awaitScan waits for the first scan of the node.
+func (d *Driver) awaitScan(ctx context.Context) error {
 	for {
 		d.mu.Lock()
-		found, changed := d.found, d.changed
+		scan, changed := d.scan, d.changed
 		d.mu.Unlock()
-		if found != nil {
+		if scan != nil {
 			return nil
 		}
 		select {
@@ -195,7 +195,7 @@ func (d *Driver) HandleError(ctx context.Context, err error, message string) {
 	var dropped *resourceslice.DroppedFieldsError
 	switch {
 	case errors.As(err, &dropped) && slices.Contains(dropped.DisabledFeatures(), "DRADeviceTaints"):
-		// A token that is gone must not look as if it were there.
+		// A token that is gone must not seem to be there.
 		d.withoutTaints = true
 		d.notify()
 	case !errors.Is(err, kubeletplugin.ErrRecoverable):

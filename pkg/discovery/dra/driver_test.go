@@ -28,10 +28,10 @@ import (
 	cdi "tags.cncf.io/container-device-interface/specs-go"
 
 	"j5t.io/hsm/pkg/apis/hsm/v1alpha1"
+	"j5t.io/hsm/pkg/discovery/allocatable"
 	"j5t.io/hsm/pkg/discovery/dra"
 	"j5t.io/hsm/pkg/discovery/dra/attribute"
 	"j5t.io/hsm/pkg/discovery/dra/dratest"
-	"j5t.io/hsm/pkg/discovery/inventory"
 	"j5t.io/hsm/pkg/discovery/sysfs"
 	"j5t.io/hsm/test/framework/await"
 )
@@ -91,16 +91,16 @@ func (r *rig) start() {
 	r.kill = func() { cancel(); group.Wait() }
 }
 
-// look tells the driver what is on the node, some time after the beginning.
-func (r *rig) look(after time.Duration, tokens ...inventory.Token) {
-	r.driver.Update(r.t.Context(), inventory.Found{
+// look gives the driver a scan of the node, some time after the beginning.
+func (r *rig) look(after time.Duration, tokens ...allocatable.Token) {
+	r.driver.Update(r.t.Context(), allocatable.Scan{
 		Tokens: tokens, Time: began.Add(after),
-		HSMDevices: map[types.NamespacedName]inventory.HSMDevice{hsmDevice: {GracePeriod: time.Minute}},
+		HSMDevices: map[types.NamespacedName]allocatable.HSMDevice{hsmDevice: {GracePeriod: time.Minute}},
 	})
 }
 
-func token(serial string, number int) inventory.Token {
-	return inventory.Token{HSMDevice: hsmDevice, DeviceType: v1alpha1.DeviceTypePicoHSM, Device: sysfs.Device{
+func token(serial string, number int) allocatable.Token {
+	return allocatable.Token{HSMDevice: hsmDevice, DeviceType: v1alpha1.DeviceTypePicoHSM, Device: sysfs.Device{
 		Name: fmt.Sprint("1-", number), Path: fmt.Sprintf("/dev/bus/usb/001/%03d", number),
 		VendorID: "2e8a", ProductID: "10fd", Release: "0602", Serial: serial,
 	}}
@@ -276,7 +276,7 @@ func TestRestart(t *testing.T) {
 	r.kill()
 
 	r.start()
-	r.driver.Update(t.Context(), inventory.Found{Time: began.Add(30 * time.Second), HSMDevices: map[types.NamespacedName]inventory.HSMDevice{hsmDevice: {Unknown: true}}})
+	r.driver.Update(t.Context(), allocatable.Scan{Time: began.Add(30 * time.Second), HSMDevices: map[types.NamespacedName]allocatable.HSMDevice{hsmDevice: {Unknown: true}}})
 	plugin = r.register()
 	r.published("nothing is known of the node", published(e1, "E1", 1), published(e2, "E2", 2)+" hsm.j5t.io/unusable:NoExecute@1s")
 	if _, err := plugin.Prepare(t.Context(), one); err == nil {
@@ -379,7 +379,7 @@ func TestWithoutTaints(t *testing.T) {
 func TestMany(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
-	var tokens []inventory.Token
+	var tokens []allocatable.Token
 	for i := range 126 {
 		tokens = append(tokens, token(strings.Repeat(`"`, i+1), i))
 	}

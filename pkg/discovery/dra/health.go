@@ -8,8 +8,8 @@ import (
 	"k8s.io/dynamic-resource-allocation/kubeletplugin"
 )
 
-// WatchHealthStatus implements kubeletplugin.DRAPlugin: a report after each look at the
-// node. Kubelet takes the health of devices to be unknown when looks stay away.
+// WatchHealthStatus implements kubeletplugin.DRAPlugin: a report after each scan of
+// the node. Without scans, kubelet treats the health of devices as unknown.
 func (d *Driver) WatchHealthStatus(ctx context.Context, reports chan<- kubeletplugin.DeviceHealthReport) error {
 	for {
 		report, changed := d.health()
@@ -26,14 +26,14 @@ func (d *Driver) WatchHealthStatus(ctx context.Context, reports chan<- kubeletpl
 	}
 }
 
-// health is that of all devices, and a channel that is closed at the next look.
+// health is that of all devices, and a channel that is closed at the next scan.
 func (d *Driver) health() (report kubeletplugin.DeviceHealthReport, changed <-chan struct{}) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	for _, device := range d.ledger.Devices() {
+	for _, device := range d.tracker.Devices() {
 		health := kubeletplugin.DeviceHealth{
 			PoolName: d.config.Node, DeviceName: device.Name,
-			Health: kubeletplugin.HealthStatusHealthy, LastUpdated: d.found.Time,
+			Health: kubeletplugin.HealthStatusHealthy, LastUpdated: d.scan.Time,
 			HealthCheckTimeout: 3 * d.config.RescanInterval,
 		}
 		switch {

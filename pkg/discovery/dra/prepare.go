@@ -61,12 +61,12 @@ func (d *Driver) path(ctx context.Context, claim types.UID, result resourcev1.De
 	if result.Pool != d.config.Node {
 		return "", fmt.Errorf("device %s is in pool %s, not on this node, %s", result.Device, result.Pool, d.config.Node)
 	}
-	device, known := d.ledger.Device(result.Device)
+	device, known := d.tracker.Device(result.Device)
 	if !known {
 		return "", fmt.Errorf("this node has no device %s", result.Device)
 	}
 	if device.Path == "" {
-		return "", fmt.Errorf("device %s cannot be used now: the token was unplugged, or the report of discovery tells another reason", result.Device)
+		return "", fmt.Errorf("device %s cannot be used now: the token was unplugged, or discovery's report has another reason", result.Device)
 	}
 	holder, err := d.cdi.holder(ctx, result.Device)
 	if err != nil {

@@ -13,17 +13,17 @@ import (
 	draclient "k8s.io/dynamic-resource-allocation/client"
 	"k8s.io/dynamic-resource-allocation/resourceslice"
 
+	"j5t.io/hsm/pkg/discovery/allocatable"
 	"j5t.io/hsm/pkg/discovery/dra/attribute"
-	"j5t.io/hsm/pkg/discovery/inventory"
 )
 
 // TaintUnusable is the key of the taint of a token that was unplugged, or cannot be used
-// for another reason that the report of discovery tells.
+// for another reason that is in discovery's report.
 const TaintUnusable = "hsm.j5t.io/unusable"
 
-// recall reads, once, what an earlier process has published.
-func (d *Driver) recall(ctx context.Context) error {
-	if d.recalled { // Only this goroutine writes it.
+// restore reads, once, what an earlier process has published.
+func (d *Driver) restore(ctx context.Context) error {
+	if d.restored { // Only this goroutine writes it.
 		return nil
 	}
 	list, err := draclient.New(d.config.Client).ResourceSlices().List(ctx, metav1.ListOptions{FieldSelector: fields.Set{
@@ -33,7 +33,7 @@ func (d *Driver) recall(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("list the ResourceSlices of the node: %w", err)
 	}
-	var devices []inventory.Device
+	var devices []allocatable.Device
 	for _, slice := range list.Items {
 		for _, device := range slice.Spec.Devices {
 			devices = append(devices, fromSlice(device))
@@ -41,10 +41,10 @@ func (d *Driver) recall(ctx context.Context) error {
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.ledger.Recall(devices)
-	d.recalled = true
-	if d.found != nil {
-		d.enter(ctx)
+	d.tracker.Restore(devices)
+	d.restored = true
+	if d.scan != nil {
+		d.applyScan(ctx)
 	}
 	return nil
 }
@@ -55,7 +55,7 @@ func (d *Driver) resources() (resources resourceslice.DriverResources, changed <
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	devices := []resourcev1.Device{}
-	for _, device := range d.ledger.Devices() {
+	for _, device := range d.tracker.Devices() {
 		if device.Lost.IsZero() || !d.withoutTaints {
 			devices = append(devices, toSlice(device))
 		}
@@ -71,7 +71,7 @@ func (d *Driver) resources() (resources resourceslice.DriverResources, changed <
 }
 
 // toSlice is a device as it is published.
-func toSlice(device inventory.Device) resourcev1.Device {
+func toSlice(device allocatable.Device) resourcev1.Device {
 	published := resourcev1.Device{Name: device.Name, Attributes: map[resourcev1.QualifiedName]resourcev1.DeviceAttribute{}}
 	for name, value := range device.Attributes {
 		published.Attributes[resourcev1.QualifiedName(name)] = resourcev1.DeviceAttribute{StringValue: &value}
@@ -84,8 +84,8 @@ func toSlice(device inventory.Device) resourcev1.Device {
 }
 
 // fromSlice is the opposite of toSlice.
-func fromSlice(published resourcev1.Device) inventory.Device {
-	device := inventory.Device{Name: published.Name, Attributes: map[string]string{}}
+func fromSlice(published resourcev1.Device) allocatable.Device {
+	device := allocatable.Device{Name: published.Name, Attributes: map[string]string{}}
 	for name, value := range published.Attributes {
 		if value.StringValue != nil {
 			device.Attributes[string(name)] = *value.StringValue

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package known tells by USB identity which devices are tokens, for autoDiscovery. It
-// owns the table, which is data, and reads libccid's list of readers. It never looks at
-// hardware, and never proves that a device is what it says: the agent does.
+// Package known says by USB identity which devices are tokens, for autoDiscovery. It owns
+// the table, which is data, and reads libccid's list of readers. It never reads hardware, and
+// never proves that a device is what it claims to be: the agent does.
 package known
 
 import (
@@ -75,7 +75,7 @@ func (t *Table) Rows() []Row { return t.rows }
 // Readers returns how many readers libccid's list holds.
 func (t *Table) Readers() int { return len(t.readers) }
 
-// Is is true if the device has an identity of a token of this type. Generic is every
+// Is reports whether the device has an identity of a token of this type. Generic is every
 // known token and every reader of libccid's list.
 func (t *Table) Is(deviceType v1alpha1.DeviceType, device sysfs.Device) bool {
 	for _, row := range t.rows {

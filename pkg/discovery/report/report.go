@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package report is what a discovery pod tells the controller: one annotation on the
+// Package report is what a discovery pod reports to the controller: one annotation on the
 // pod itself, JSON, with an entry for each HSMDevice. It owns the format, its bounds and
 // the writing of it. It never touches another field of the pod, nor another object.
 package report
@@ -65,7 +65,7 @@ type Device struct {
 	// in again.
 	DevicePath string `json:"devicePath"`
 	// SerialNumber is printable ASCII, at most sysfs.MaxSerial characters; empty if the
-	// device does not tell a valid one.
+	// device has no valid one.
 	SerialNumber string `json:"serialNumber,omitempty"`
 	// LastSeen is when the device was there.
 	LastSeen metav1.Time `json:"lastSeen"`
@@ -79,14 +79,13 @@ type Device struct {
 type Reason string
 
 const (
-	// ReasonSerialMissing: the device tells no serial number, so that it cannot be told
-	// from another one.
+	// ReasonSerialMissing: the device has no serial number by which it could be identified.
 	ReasonSerialMissing Reason = "SerialMissing"
 	// ReasonSerialInvalid: the serial number is too long or not printable ASCII.
 	ReasonSerialInvalid Reason = "SerialInvalid"
-	// ReasonSerialAmbiguous: several devices of the node tell this serial number.
+	// ReasonSerialAmbiguous: several devices of the node have this serial number.
 	ReasonSerialAmbiguous Reason = "SerialAmbiguous"
-	// ReasonPathUnknown: the kernel does not tell the device file.
+	// ReasonPathUnknown: the kernel has no device file for it.
 	ReasonPathUnknown Reason = "PathUnknown"
 	// ReasonNotADevice: the file is not a device file.
 	ReasonNotADevice Reason = "NotADevice"
@@ -99,7 +98,7 @@ const (
 	ReasonOverMaxDevices Reason = "OverMaxDevices"
 )
 
-// ErrTooLarge says that there are more HSMDevices than a report has room for.
+// ErrTooLarge: there are more HSMDevices than a report has room for.
 var ErrTooLarge = errors.New("the report is too large; there are too many HSMDevices")
 
 // Encode returns the annotation's value, at most MaxSize. Devices that do not fit are
@@ -149,7 +148,7 @@ func truncate(text string) string {
 }
 
 // Decode reads the annotation's value, which anybody may have written who can write to
-// pods: what it returns keeps the bounds of this package, and nothing else is certain.
+// pods. What it returns keeps the bounds of this package; nothing else about it is certain.
 func Decode(value string) ([]Entry, error) {
 	if len(value) > MaxSize {
 		return nil, fmt.Errorf("decode a report: %d bytes, more than %d", len(value), MaxSize)
@@ -218,7 +217,7 @@ func isDevicePath(file string) bool {
 	return found && fs.ValidPath(below) && below != "."
 }
 
-// Same is true if two reports tell the same, apart from when.
+// Same reports whether two reports differ in nothing but their times.
 func Same(a, b []Entry) bool { return reflect.DeepEqual(timeless(a), timeless(b)) }
 
 func timeless(entries []Entry) []Entry {
@@ -235,5 +234,5 @@ func timeless(entries []Entry) []Entry {
 	return result
 }
 
-// Time is how a report tells the time: UTC, whole seconds.
+// Time is a time as reports have it: UTC, whole seconds.
 func Time(t time.Time) metav1.Time { return metav1.NewTime(t.UTC().Truncate(time.Second)) }

@@ -15,7 +15,7 @@ import (
 	"k8s.io/klog/v2"
 )
 
-// fieldManager is whom Kubernetes names as the owner of the annotation.
+// fieldManager owns the annotation in managedFields.
 const fieldManager = "hsm-discovery"
 
 // requestTimeout bounds one request to kube-apiserver.
@@ -25,14 +25,14 @@ const requestTimeout = 10 * time.Second
 type Writer struct {
 	pods metadata.ResourceInterface
 	pod  string
-	// uid is that of the pod as it was opened: a later pod of the name is another one's.
+	// uid is that of the pod that was opened. A later pod of its name is another one.
 	uid types.UID
 	// last is the report that the pod is known to hold.
 	last []Entry
 }
 
 // Open returns a writer for a pod that exists, with the report that it holds. A report
-// that cannot be read is as none.
+// that cannot be read counts as none.
 func Open(ctx context.Context, client metadata.Interface, namespace, pod string) (*Writer, error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
@@ -53,8 +53,8 @@ func Open(ctx context.Context, client metadata.Interface, namespace, pod string)
 // Last returns the report that the pod is known to hold. It must not be changed.
 func (w *Writer) Last() []Entry { return w.last }
 
-// Fresh is true if the pod's report tells the same as entries, and will at deadline
-// still be younger than maxAge.
+// Fresh reports whether the pod's report says the same as entries, and will still be younger
+// than maxAge at the deadline.
 func (w *Writer) Fresh(entries []Entry, deadline time.Time, maxAge time.Duration) bool {
 	if w.last == nil || !Same(w.last, entries) {
 		return false

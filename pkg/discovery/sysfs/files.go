@@ -19,7 +19,7 @@ import (
 // Files returns the devices whose files match a pattern of path.Match below /dev, by
 // path. Several files of one device are one Device, with the first of their paths. What
 // sysfs knows of the USB device behind a file is in it. A file that is no device is
-// returned too: its Mode tells.
+// returned too: see its Mode.
 func (h Host) Files(ctx context.Context, pattern string) ([]Device, error) {
 	below, found := strings.CutPrefix(pattern, devPrefix)
 	if !found || !fs.ValidPath(below) {
@@ -46,7 +46,7 @@ func (h Host) Files(ctx context.Context, pattern string) ([]Device, error) {
 	for _, name := range names {
 		info, err := dev.Stat(name)
 		if err != nil {
-			logger.V(2).Info("Ignoring a device file that cannot be looked at", "path", devPrefix+name, "err", err)
+			logger.V(2).Info("Ignoring a device file that cannot be read", "path", devPrefix+name, "err", err)
 			continue
 		}
 		device := fromFile(sys, devPrefix+name, info)
@@ -58,7 +58,7 @@ func (h Host) Files(ctx context.Context, pattern string) ([]Device, error) {
 	return devices, nil
 }
 
-// fromFile completes what a device file tells by what sysfs knows of its number.
+// fromFile completes what is known of a device file by what sysfs has of its number.
 func fromFile(sys *os.Root, file string, info fs.FileInfo) Device {
 	device := Device{Name: file, Path: file, Mode: info.Mode()}
 	stat, ok := info.Sys().(*syscall.Stat_t)

@@ -17,19 +17,19 @@ import (
 )
 
 // Device is a piece of hardware that may be a token. Strings of USB descriptors are
-// what the device says of itself, and may hold anything.
+// what the device claims, and may hold anything.
 type Device struct {
-	// Name tells the devices of one host apart. For USB it is the place on the bus, such
+	// Name is unique among the devices of one host. For USB it is the place on the bus, such
 	// as 1-1.4, which stays the same when the device is plugged in again there. Elsewhere
 	// it is MAJOR:MINOR.
 	Name string
 	// Path is the device file on the host, such as /dev/bus/usb/001/007. Empty if the
-	// kernel does not tell.
+	// kernel has none.
 	Path string
 	// VendorID and ProductID are four lower-case hexadecimal digits; empty if it is not USB.
 	VendorID, ProductID string
 	// Release is bcdDevice of the USB device descriptor, four hexadecimal digits; empty if
-	// the kernel does not tell.
+	// the kernel has none.
 	Release string
 	// Product and Serial are USB string descriptors; empty if there are none.
 	Product, Serial string
@@ -37,11 +37,11 @@ type Device struct {
 	Mode fs.FileMode
 }
 
-// Host is where the two trees of a host are mounted. They are opened anew by each
-// call, so that a tree which is mounted late is seen.
+// Host is where the two trees of a host are mounted. Each call opens them again, so that a
+// tree which is mounted late is seen.
 //
 // Both are read through os.Root: sysfs consists of relative symbolic links, which are
-// followed, but none leads out of its tree, and none can be followed for ever.
+// followed, but never out of the tree, and not without end.
 type Host struct {
 	// Sys is the mount point of sysfs, Dev that of the device files.
 	Sys, Dev string
@@ -119,7 +119,7 @@ const MaxSerial = 126
 func CheckSerial(serial string) error {
 	switch {
 	case serial == "":
-		return errors.New("the device tells no serial number")
+		return errors.New("the device has no serial number")
 	case len(serial) > MaxSerial:
 		return fmt.Errorf("the serial number has %d bytes, more than %d", len(serial), MaxSerial)
 	case !isPrintable(serial):

@@ -19,12 +19,12 @@ const kernelGroup = 1
 // (UEVENT_BUFFER_SIZE) after the path of the device.
 const maxMessage = 16 << 10
 
-// ErrOverflow says that events were lost: more came than the socket holds. What they
-// were about has to be looked at.
+// ErrOverflow says that events were lost: more came than the socket holds. The caller
+// must find out what has changed.
 var ErrOverflow = errors.New("uevent: the kernel dropped events, as the socket was full")
 
 // Listener receives the kernel's uevents. No capability is needed, but a process in a
-// user namespace of its own hears nothing (since Linux 4.18).
+// user namespace of its own receives nothing (since Linux 4.18).
 type Listener struct {
 	file *os.File
 	conn syscall.RawConn
@@ -57,7 +57,7 @@ func listen(protocol int, groups uint32) (*Listener, error) {
 // Close ends a Receive that waits, with os.ErrClosed.
 func (l *Listener) Close() error { return l.file.Close() }
 
-// Receive waits for the next event of the kernel; what others send is not looked at.
+// Receive waits for the next event of the kernel, and skips what others send.
 // After ErrOverflow the listener goes on; any other error is its end. It must not be
 // called by two goroutines at once.
 func (l *Listener) Receive() (Event, error) {

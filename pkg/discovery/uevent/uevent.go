@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package uevent hears from the kernel that hardware came, went or changed. It owns the
+// Package uevent receives the kernel's events of hardware that came, went or changed. It owns the
 // netlink socket and the format of its messages. It never speaks to udevd, and never
 // says what a device is: sysfs does.
 package uevent
@@ -18,13 +18,13 @@ type Event struct {
 	Action string
 	// DevPath is the path of the device below /sys.
 	DevPath string
-	// Env is what the kernel tells of the device, such as SUBSYSTEM and DEVNAME, and
+	// Env is what the kernel says about the device, such as SUBSYSTEM and DEVNAME, and
 	// ACTION and DEVPATH once more.
 	Env map[string]string
 }
 
-// ConcernsTokens is true if a token can have come or gone with the event: it is about
-// a USB device, or about a device file that is no disk.
+// ConcernsTokens reports whether a token may have come or gone: the event is about a USB
+// device, or about a device file that is no disk.
 func (e Event) ConcernsTokens() bool {
 	switch e.Env["SUBSYSTEM"] {
 	case "usb":

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package attribute owns how tokens are called in ResourceSlices and as extended resources:
+// Package attribute owns the names of tokens in ResourceSlices and as extended resources:
 // the names of their attributes, what values these have, and how a ResourceClaim selects by
 // them. It never talks to Kubernetes.
 package attribute

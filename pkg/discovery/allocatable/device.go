@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package inventory is the tokens of a node that pods can be given. It owns how long a
-// token is remembered that cannot be used any more. It never looks at the node, and
-// talks neither to kubelet nor to Kubernetes.
-package inventory
+// Package allocatable knows the tokens of a node that pods can be given. It owns how long
+// a token stays known that cannot be used any more. It never scans the node, and talks
+// neither to kubelet nor to Kubernetes.
+package allocatable
 
 import (
 	"time"
@@ -15,43 +15,43 @@ import (
 	"j5t.io/hsm/pkg/discovery/sysfs"
 )
 
-// Found is what a look at the node has found.
-type Found struct {
+// Scan is what a scan of the node has found.
+type Scan struct {
 	// Tokens are those that can be used. No two have the same serial number.
 	Tokens []Token
-	// HSMDevices are all that there are.
+	// HSMDevices are all that exist.
 	HSMDevices map[types.NamespacedName]HSMDevice
-	// Time is when the node was looked at, in whole seconds.
+	// Time is when the node was scanned, in whole seconds.
 	Time time.Time
 }
 
 // Token is a token that can be used.
 type Token struct {
 	sysfs.Device
-	// HSMDevice is to which it belongs, DeviceType what that says of it.
+	// HSMDevice is the one that it belongs to, DeviceType that of the HSMDevice.
 	HSMDevice  types.NamespacedName
 	DeviceType v1alpha1.DeviceType
 }
 
-// HSMDevice is what a look says of an HSMDevice as a whole.
+// HSMDevice is what a scan says about an HSMDevice as a whole.
 type HSMDevice struct {
-	// Unknown is true if its tokens could not be looked for: that one was not found means
-	// nothing.
+	// Unknown is true if its tokens could not be looked for. That one was not found then
+	// means nothing.
 	Unknown bool
 	// GracePeriod is that of the HSMPool to which it belongs.
 	GracePeriod time.Duration
 }
 
-// Device is a token as pods are offered it.
+// Device is a token as it is offered to pods.
 type Device struct {
 	// Name is attribute.DeviceName of the serial number.
 	Name string
 	// Attributes are values by the names of the package attribute.
 	Attributes map[string]string
-	// Path is the device file on the node. Empty if the token cannot be used, or was not
-	// seen yet by this process.
+	// Path is the device file on the node. Empty if the token cannot be used, or this
+	// process has not seen it yet.
 	Path string
-	// Lost is since when the token cannot be used, in whole seconds; zero while it can.
+	// Lost is when the token became unusable, in whole seconds; zero while it is usable.
 	Lost time.Time
 }
 
