@@ -147,7 +147,7 @@ func (c *Cluster) start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if c.checkout, err = checkout(); err != nil {
+	if c.checkout, err = assets.Checkout(ctx); err != nil {
 		return err
 	}
 	apply := []string{"apply"}

@@ -8,8 +8,6 @@ import (
 	"crypto/x509"
 	"fmt"
 	"net/http"
-	"os/exec"
-	"strings"
 	"time"
 
 	"google.golang.org/grpc"
@@ -85,13 +83,4 @@ func answers(url string, caBundle []byte) func(context.Context) error {
 		}
 		return nil
 	}
-}
-
-// checkout is the folder of the module.
-func checkout() (string, error) {
-	out, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", "j5t.io/hsm").Output()
-	if err != nil {
-		return "", fmt.Errorf("find the checkout: %w", err)
-	}
-	return strings.TrimSpace(string(out)), nil
 }

@@ -6,30 +6,27 @@ package devices
 
 import (
 	"context"
-	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
-	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 
 	"j5t.io/hsm/pkg/discovery/sysfs/sysfstest"
 	"j5t.io/hsm/pkg/generated/clientset/versioned"
 	"j5t.io/hsm/test/framework/await"
 	"j5t.io/hsm/test/framework/controlplane"
-	"j5t.io/hsm/test/framework/controlplane/assets"
 	"j5t.io/hsm/test/framework/kubelet"
+	"j5t.io/hsm/test/framework/product"
 	"j5t.io/hsm/test/framework/suite"
 )
 
 const (
-	system = "hsm-system"
+	system = product.Namespace
 	// control runs the API server and the controller, and has no tokens.
-	control = "control"
+	control = product.ControlRole
 )
 
 // world is a cluster with the product.
@@ -58,7 +55,7 @@ type node struct {
 // newWorld installs the product on nodes with these names, beside that of control.
 func newWorld(ctx context.Context, t *testing.T, nodes ...string) *world {
 	t.Helper()
-	return newWorldOf(ctx, t, controlplane.Options{}, "base", nodes...)
+	return newWorldOf(ctx, t, controlplane.Options{}, product.Base, nodes...)
 }
 
 // newWorldOf installs these manifests in a cluster with these options.
@@ -75,39 +72,22 @@ func newWorldOf(ctx context.Context, t *testing.T, o controlplane.Options, manif
 	w.hsm, err = versioned.NewForConfig(w.Admin)
 	must(t, err)
 
-	programs := w.programs(ctx, t)
+	programs, err := product.Programs(ctx, os.Stderr)
+	must(t, err)
 	for _, name := range append(nodes, control) {
 		w.addNode(ctx, t, name, programs)
 	}
 	w.kubectl(ctx, t, w.manifests(ctx, t, manifests), "apply", "--server-side", "-f", "-")
-	w.route(ctx, t)
+	must(t, product.Route(ctx, w.core))
 	w.kubectl(ctx, t, "", "wait", "--for=condition=Available", "--timeout=20m", "apiservice/v1alpha1.hsm.j5t.io")
 	return w
 }
 
-func (w *world) manifests(ctx context.Context, t *testing.T, name string) string {
+func (w *world) manifests(ctx context.Context, t *testing.T, folder string) string {
 	t.Helper()
-	return w.kubectl(ctx, t, "", "kustomize", filepath.Join("testdata", name))
-}
-
-func (w *world) programs(ctx context.Context, t *testing.T) map[string]kubelet.Program {
-	t.Helper()
-	programs := map[string]kubelet.Program{
-		"hsm-agent":      {Absent: []string{"/usr/sbin/pcscd"}},
-		"hsm-apiserver":  {KubeconfigFlags: []string{"kubeconfig", "authentication-kubeconfig", "authorization-kubeconfig"}},
-		"hsm-controller": {KubeconfigFlags: []string{"kubeconfig"}},
-		"hsm-discovery": {
-			KubeconfigFlags: []string{"kubeconfig"},
-			NodePathFlags:   map[string]string{"kubelet-dir": "/var/lib/kubelet", "cdi-dir": "/var/run/cdi"},
-		},
-	}
-	for image, program := range programs {
-		path, err := assets.Own(ctx, os.Stderr, strings.TrimPrefix(image, "hsm-"))
-		must(t, err)
-		program.Path = path
-		programs[image] = program
-	}
-	return programs
+	manifests, err := product.Manifests(ctx, w.Kubectl(w.AdminKubeconfig), folder)
+	must(t, err)
+	return manifests
 }
 
 func (w *world) addNode(ctx context.Context, t *testing.T, name string, programs map[string]kubelet.Program) {
@@ -142,39 +122,6 @@ func (w *world) powerUp(ctx context.Context, t *testing.T, name string) {
 	k, err := kubelet.Start(ctx, w.nodes[name].options)
 	must(t, err)
 	w.nodes[name].Kubelet = k
-}
-
-// route makes the Service of the API server, which leads to one of its pods.
-func (w *world) route(ctx context.Context, t *testing.T) {
-	t.Helper()
-	var address string
-	eventually(ctx, t, "a pod of the API server is ready", func(ctx context.Context) error {
-		pods, err := w.core.CoreV1().Pods(system).List(ctx, metav1.ListOptions{LabelSelector: "app.kubernetes.io/name=hsm-apiserver"})
-		if err != nil {
-			return err
-		}
-		for _, pod := range pods.Items {
-			if ready(&pod) {
-				address = pod.Status.PodIP
-				return nil
-			}
-		}
-		return fmt.Errorf("of %d none is ready", len(pods.Items))
-	})
-	_, err := w.core.CoreV1().Services(system).Create(ctx, &corev1.Service{
-		ObjectMeta: metav1.ObjectMeta{Name: "hsm-apiserver"},
-		Spec:       corev1.ServiceSpec{Type: corev1.ServiceTypeExternalName, ExternalName: address},
-	}, metav1.CreateOptions{})
-	must(t, err)
-}
-
-func ready(pod *corev1.Pod) bool {
-	for _, condition := range pod.Status.Conditions {
-		if condition.Type == corev1.PodReady {
-			return condition.Status == corev1.ConditionTrue
-		}
-	}
-	return false
 }
 
 // stop ends all.

@@ -20,6 +20,7 @@ import (
 
 	"j5t.io/hsm/pkg/apis/hsm/v1alpha1"
 	"j5t.io/hsm/pkg/discovery/report"
+	"j5t.io/hsm/test/framework/product"
 )
 
 // others is a second HSMDevice, with another product.
@@ -132,7 +133,7 @@ func (w *world) killDiscovery(ctx context.Context, t *testing.T, kills int) (del
 		}
 		eventually(ctx, t, "discovery runs again on "+victim.Spec.NodeName, func(ctx context.Context) error {
 			for _, pod := range w.discoveryPods(ctx, t) {
-				if pod.Spec.NodeName == victim.Spec.NodeName && ready(&pod) && pod.Annotations[report.Annotation] != "" &&
+				if pod.Spec.NodeName == victim.Spec.NodeName && product.Ready(&pod) && pod.Annotations[report.Annotation] != "" &&
 					(pod.UID != victim.UID || restarts(&pod) > restarts(&victim)) {
 					return nil
 				}

@@ -31,7 +31,7 @@ var older = controlplane.Options{
 // resource.k8s.io is served.
 func TestOlderCluster(t *testing.T) {
 	ctx := t.Context()
-	w := newWorldOf(ctx, t, older, "older", "node-1")
+	w := newWorldOf(ctx, t, older, "test/suites/devices/testdata/older", "node-1")
 	groups, err := w.core.Discovery().ServerGroups()
 	must(t, err)
 	for _, group := range groups.Groups {

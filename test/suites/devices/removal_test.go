@@ -14,6 +14,8 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+
+	"j5t.io/hsm/test/framework/product"
 )
 
 const (
@@ -56,7 +58,7 @@ func removal(ctx context.Context, t *testing.T, w *world, s *stick) {
 	removed := time.Now()
 	w.kubectl(ctx, t, "", "delete", "deployments", "--namespace="+system, "--selector=hsm.j5t.io/agent")
 	w.noPods(ctx, t, "hsm.j5t.io/agent")
-	w.kubectl(ctx, t, w.manifests(ctx, t, "base"), "delete", "--ignore-not-found", "--wait=false", "-f", "-")
+	w.kubectl(ctx, t, w.manifests(ctx, t, product.Base), "delete", "--ignore-not-found", "--wait=false", "-f", "-")
 	eventually(ctx, t, "the namespace is gone", func(ctx context.Context) error {
 		_, err := w.core.CoreV1().Namespaces().Get(ctx, system, metav1.GetOptions{})
 		if err == nil {

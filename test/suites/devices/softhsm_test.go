@@ -3,11 +3,10 @@
 package devices
 
 import (
-	"strings"
 	"testing"
 
 	"j5t.io/hsm/pkg/apis/hsm/v1alpha1"
-	"j5t.io/hsm/test/framework/softhsm"
+	"j5t.io/hsm/test/framework/product"
 )
 
 // TestSoftHSM installs the overlay for those who have no hardware, as docs/operations.md
@@ -17,10 +16,7 @@ func TestSoftHSM(t *testing.T) {
 	w := newWorld(ctx, t, "node-1")
 	w.pool = "softhsm"
 	w.kubectl(ctx, t, "", "label", "node", "node-1", "hsm.j5t.io/softhsm=true")
-	library, err := softhsm.Module()
-	must(t, err)
-	manifests := strings.ReplaceAll(w.manifests(ctx, t, "softhsm"), "/usr/lib/softhsm/libsofthsm2.so", library)
-	w.kubectl(ctx, t, manifests, "apply", "--server-side", "-f", "-")
+	w.kubectl(ctx, t, w.manifests(ctx, t, product.SoftHSM), "apply", "--server-side", "-f", "-")
 	w.observer = &observer{}
 	w.write(ctx, t, "1")
 	w.readable(ctx, t, "1")

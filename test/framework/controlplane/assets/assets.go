@@ -56,7 +56,7 @@ var downloadable = []string{Etcd, KubeAPIServer, Kubectl}
 // built from Go modules into the store, which takes minutes the first time. Only one process of a
 // machine does that; the others wait. Progress is told to progress.
 func Find(ctx context.Context, progress io.Writer, names ...string) (map[string]string, error) {
-	root, err := moduleRoot(ctx)
+	root, err := Checkout(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -108,6 +108,15 @@ func openStore(ctx context.Context, root string) (*store, error) {
 	return &store{root: root, dir: dir, version: strings.TrimPrefix(version, "v")}, nil
 }
 
+// versionOf is the version of a binary, which for etcd is not that of Kubernetes.
+func (s *store) versionOf(ctx context.Context, name string) (string, error) {
+	version, err := output(ctx, filepath.Join(s.root, controlPlaneModule), "go", "list", "-f", "{{.Module.Version}}", mainPackages[name])
+	if err != nil {
+		return "", fmt.Errorf("find the version of %s: %w", name, err)
+	}
+	return strings.TrimPrefix(version, "v"), nil
+}
+
 func (s *store) minor() string { return s.version[:strings.LastIndex(s.version, ".")] }
 
 func (s *store) folders() []string {
@@ -151,9 +160,9 @@ func (s *store) search(names []string) (found map[string]string, missing []strin
 func (s *store) download(ctx context.Context, progress io.Writer) {
 	ctx, cancel := context.WithTimeout(ctx, downloadTimeout)
 	defer cancel()
-	fmt.Fprintf(progress, "Downloading etcd, kube-apiserver and kubectl %s with setup-envtest.\n", s.minor())
+	fmt.Fprintf(progress, "Downloading kube-apiserver and kubectl %s, and their etcd, with setup-envtest.\n", s.minor())
 	if _, err := output(ctx, s.root, "go", "tool", "-modfile="+downloadTool, "setup-envtest", "use", s.minor()+".x", "--print=path"); err != nil {
-		fmt.Fprintf(progress, "The download is not possible from here (%v).\n", err)
+		fmt.Fprintf(progress, "The download is not possible from here (%v). What is missing is built from source.\n", err)
 	}
 }
 
@@ -170,9 +179,16 @@ func (s *store) build(ctx context.Context, progress io.Writer, names []string) e
 		" -X k8s.io/component-base/version.gitVersion=v%[1]s"+
 		" -X k8s.io/component-base/version.gitMajor=%[2]s -X k8s.io/component-base/version.gitMinor=%[3]s"+
 		" -X k8s.io/client-go/pkg/version.gitVersion=v%[1]s", s.version, major, minor)
+	if len(names) > 0 {
+		fmt.Fprintf(progress, "To be built from source, once on this machine, which takes minutes: %s.\n", strings.Join(names, ", "))
+	}
 	for _, name := range names {
-		err := build(ctx, progress, goBuild{
-			name:   name + " " + s.version,
+		version, err := s.versionOf(ctx, name)
+		if err != nil {
+			return err
+		}
+		err = build(ctx, progress, goBuild{
+			name:   name + " " + version,
 			dir:    filepath.Join(s.root, controlPlaneModule),
 			output: filepath.Join(partial, name),
 			env:    []string{"CGO_ENABLED=0"},

@@ -142,7 +142,8 @@ func (l *buildLog) tail() string {
 	return strings.Join(lines[max(0, len(lines)-30):], "\n")
 }
 
-func moduleRoot(ctx context.Context) (string, error) {
+// Checkout is the folder of the module in which this process runs.
+func Checkout(ctx context.Context) (string, error) {
 	file, err := output(ctx, "", "go", "env", "GOMOD")
 	if err != nil {
 		return "", fmt.Errorf("find the module's folder: %w", err)

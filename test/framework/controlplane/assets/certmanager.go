@@ -17,7 +17,7 @@ const (
 // CertManager builds the controllers of cert-manager (test/framework/controlplane/certmanager), which takes
 // minutes the first time, and returns the path of the binary. It needs --kubeconfig.
 func CertManager(ctx context.Context, progress io.Writer) (string, error) {
-	root, err := moduleRoot(ctx)
+	root, err := Checkout(ctx)
 	if err != nil {
 		return "", err
 	}
@@ -32,7 +32,7 @@ func CertManager(ctx context.Context, progress io.Writer) (string, error) {
 
 // CertManagerDefinitions returns the folder with the CustomResourceDefinitions of cert-manager.
 func CertManagerDefinitions(ctx context.Context) (string, error) {
-	root, err := moduleRoot(ctx)
+	root, err := Checkout(ctx)
 	if err != nil {
 		return "", err
 	}

@@ -34,7 +34,7 @@ func OwnWithRaces(ctx context.Context, progress io.Writer, name string) (string,
 }
 
 func own(ctx context.Context, progress io.Writer, name, suffix string, flags []string) (string, error) {
-	root, err := moduleRoot(ctx)
+	root, err := Checkout(ctx)
 	if err != nil {
 		return "", err
 	}
