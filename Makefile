@@ -67,9 +67,9 @@ soak: packages assets ## Run the long tests at full length: HISTORIES random his
 	@hack/soak.sh $(HISTORIES) $(RESTARTS) $(KILLS)
 
 .PHONY: demo
-demo: packages ## See it work: start everything on this machine and walk through the main job.
+demo: ## See it work: start everything on this machine and walk through the main job.
 	@hack/demo.sh
 
 .PHONY: down
 down: ## End what "make demo" has left running.
-	@go run ./hack/demo down
+	@hack/demo.sh down

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Command demo keeps a cluster with the product running on this machine between "make demo" and "make down".
+// Command demo keeps the whole product running on this machine between "make demo" and "make down".
 //
-//	demo up      start the cluster in the background, or find the one that runs, and print its variables
+//	demo up      start it in the background, or find the one that runs, and print its shell variables
 //	demo down    end it and remove all that it wrote
 //	demo read    print the record at an address as the agent reads it from the token
 //
-// Its state lies in the user's cache folder. The cluster's processes are children of one supervisor,
-// this command in the background, and end with it.
+// All that it writes is in the folder DEMO_DIR, or in the user's cache folder. Its processes are children of
+// one supervisor, this command in the background, and end with it.
 package main
 
 import (
@@ -18,6 +18,9 @@ import (
 	"path/filepath"
 	"syscall"
 )
+
+// dirVariable names the environment variable with the folder of the demo.
+const dirVariable = "DEMO_DIR"
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -30,20 +33,31 @@ func main() {
 }
 
 func run(ctx context.Context, args []string) error {
-	cache, err := os.UserCacheDir()
+	s, err := open()
 	if err != nil {
-		return fmt.Errorf("find the user's cache folder: %w", err)
+		return err
 	}
-	s := state{dir: filepath.Join(cache, "hsm", "demo")}
 	switch {
 	case len(args) == 1 && args[0] == "up":
 		return s.up(ctx)
 	case len(args) == 1 && args[0] == "down":
 		return s.down(ctx)
 	case len(args) == 2 && args[0] == "read":
-		return s.read(ctx, args[1])
+		return read(ctx, args[1])
 	case len(args) == 1 && args[0] == superviseCommand:
 		return s.supervise(ctx)
 	}
 	return fmt.Errorf("usage: demo up | down | read ADDRESS")
+}
+
+func open() (state, error) {
+	if dir := os.Getenv(dirVariable); dir != "" {
+		dir, err := filepath.Abs(dir)
+		return state{dir}, err
+	}
+	cache, err := os.UserCacheDir()
+	if err != nil {
+		return state{}, fmt.Errorf("find the user's cache folder: %w", err)
+	}
+	return state{filepath.Join(cache, "hsm", "demo")}, nil
 }

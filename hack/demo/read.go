@@ -6,34 +6,45 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"path/filepath"
 	"time"
 
 	"google.golang.org/grpc"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
 
 	agentv1 "j5t.io/hsm/pkg/agent/api/v1"
+	"j5t.io/hsm/pkg/agentname"
+	"j5t.io/hsm/pkg/controller/certs"
+	"j5t.io/hsm/pkg/generated/clientset/versioned"
 	"j5t.io/hsm/pkg/mtls"
+	"j5t.io/hsm/test/framework/controlplane"
+	"j5t.io/hsm/test/framework/product"
 )
 
 const readTimeout = 10 * time.Second
 
-// read asks the agent for the record at an address (spec.hsmPath), past all of Kubernetes, with the
-// API server's certificate.
-func (state) read(ctx context.Context, address string) error {
-	credentials, err := mtls.Files{
-		CAFile:   os.Getenv("AGENT_CA_FILE"),
-		CertFile: os.Getenv("AGENT_CERT_FILE"),
-		KeyFile:  os.Getenv("AGENT_KEY_FILE"),
-	}.Client()
+// read asks the agent for the record at an address (spec.hsmPath). Kubernetes tells where the agent is, and has
+// the certificate of the API server; the answer does not come through it.
+func read(ctx context.Context, address string) error {
+	config, err := controlplane.Config(os.Getenv("KUBECONFIG"))
 	if err != nil {
 		return err
 	}
-	connection, err := grpc.NewClient(os.Getenv("AGENT_ADDRESS"), grpc.WithTransportCredentials(credentials))
+	ctx, cancel := context.WithTimeout(ctx, readTimeout)
+	defer cancel()
+	dir, err := os.MkdirTemp("", "demo-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	connection, err := dialAgent(ctx, config, dir)
 	if err != nil {
 		return err
 	}
 	defer connection.Close()
-	ctx, cancel := context.WithTimeout(ctx, readTimeout)
-	defer cancel()
 	store := agentv1.NewStoreClient(connection)
 	key, err := keyOf(ctx, store, address)
 	if err != nil {
@@ -48,6 +59,54 @@ func (state) read(ctx context.Context, address string) error {
 	fmt.Printf("revision  %d\n", answer.GetRecord().GetRevision())
 	fmt.Printf("data      %q\n", answer.GetRecord().GetData())
 	return nil
+}
+
+// dialAgent connects to the agent as the API server does, by the certificate that it puts into a folder.
+func dialAgent(ctx context.Context, config *rest.Config, dir string) (*grpc.ClientConn, error) {
+	client, err := versioned.NewForConfig(config)
+	if err != nil {
+		return nil, err
+	}
+	pool, err := client.HsmV1alpha1().HSMPools(product.Namespace).Get(ctx, "softhsm", metav1.GetOptions{})
+	if err != nil {
+		return nil, err
+	}
+	if len(pool.Status.Members) == 0 || pool.Status.Members[0].AgentEndpoint == "" {
+		return nil, fmt.Errorf("no agent serves the token of HSMPool %s", pool.Name)
+	}
+	agent := pool.Status.Members[0]
+	files, err := writeCertificate(ctx, config, dir)
+	if err != nil {
+		return nil, err
+	}
+	credentials, err := files.Client()
+	if err != nil {
+		return nil, err
+	}
+	return grpc.NewClient(agent.AgentEndpoint, grpc.WithTransportCredentials(credentials),
+		grpc.WithAuthority(agentname.ServerName(agent.SerialNumber, product.Namespace)))
+}
+
+func writeCertificate(ctx context.Context, config *rest.Config, dir string) (mtls.Files, error) {
+	client, err := kubernetes.NewForConfig(config)
+	if err != nil {
+		return mtls.Files{}, err
+	}
+	secret, err := client.CoreV1().Secrets(product.Namespace).Get(ctx, certs.APIServerClientSecret, metav1.GetOptions{})
+	if err != nil {
+		return mtls.Files{}, err
+	}
+	files := mtls.Files{
+		CAFile:   filepath.Join(dir, certs.BundleKey),
+		CertFile: filepath.Join(dir, corev1.TLSCertKey),
+		KeyFile:  filepath.Join(dir, corev1.TLSPrivateKeyKey),
+	}
+	for _, file := range []string{files.CAFile, files.CertFile, files.KeyFile} {
+		if err := os.WriteFile(file, secret.Data[filepath.Base(file)], 0o600); err != nil {
+			return mtls.Files{}, err
+		}
+	}
+	return files, nil
 }
 
 // keyOf looks at the names only: no value is read from the token.

@@ -5,60 +5,41 @@ package main
 import (
 	"context"
 	"fmt"
+	"io"
 	"os"
-	"path/filepath"
 	"strings"
 	"time"
-
-	"j5t.io/hsm/test/framework/cluster"
 )
 
-// startTimeout bounds the start of the cluster, the first build of a control plane included.
-const startTimeout = 45 * time.Minute
+// startTimeout bounds the start, the first build of a control plane included.
+const startTimeout = 60 * time.Minute
 
-// supervise runs the cluster until ctx is done. It is ready when the file with the variables is there.
+// supervise runs the product until ctx is done. It is ready when the file with the variables is there.
 func (s state) supervise(ctx context.Context) error {
 	lock, err := s.lock()
 	if err != nil {
 		return err
 	}
 	defer lock.Close()
+	progress, err := os.OpenFile(s.progressFile(), os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	defer progress.Close()
 
+	p := &installation{state: s, progress: indented{progress}}
+	defer p.stop()
 	starting, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
-	c, err := cluster.Start(starting, cluster.Options{Dir: s.clusterDir(), Progress: os.Stdout})
-	if err != nil {
+	if err := p.start(starting); err != nil {
+		fmt.Fprintln(p.progress, err)
 		return err
 	}
-	defer c.Stop()
-	visitor, err := c.AddUser("visitor")
-	if err != nil {
+	if err := s.publish(p.variables()); err != nil {
 		return err
 	}
-	kubectl := c.Kubectl(c.AdminKubeconfig).Path
-	err = s.publish([][2]string{
-		{"KUBECONFIG", c.AdminKubeconfig},
-		{"VISITOR_KUBECONFIG", visitor},
-		{"KUBECTL_DIR", filepath.Dir(kubectl)},
-		{"TOKEN_DIR", c.Token.Dir},
-		{"ETCD_DIR", c.EtcdDataDir},
-		{"LOG_DIR", c.LogDir()},
-		{"AGENT_ADDRESS", c.AgentAddress},
-		{"AGENT_CA_FILE", c.AgentClient.CAFile},
-		{"AGENT_CERT_FILE", c.AgentClient.CertFile},
-		{"AGENT_KEY_FILE", c.AgentClient.KeyFile},
-	})
-	if err != nil {
-		return err
-	}
-	select {
-	case <-ctx.Done():
-		return nil
-	case <-c.Agent.Done():
-		return fmt.Errorf("the agent ended by itself: see %s", c.Agent.LogFile)
-	case <-c.APIServer.Done():
-		return fmt.Errorf("the API server ended by itself: see %s", c.APIServer.LogFile)
-	}
+	<-ctx.Done()
+	return nil
 }
 
 // publish writes shell variables; no reader sees half of them.
@@ -72,4 +53,13 @@ func (s state) publish(variables [][2]string) error {
 		return err
 	}
 	return os.Rename(partial, s.variables())
+}
+
+// indented begins lines with two spaces, as details of what was said before.
+type indented struct{ io.Writer }
+
+func (w indented) Write(p []byte) (int, error) {
+	text := strings.TrimSuffix(string(p), "\n")
+	_, err := io.WriteString(w.Writer, "  "+strings.ReplaceAll(text, "\n", "\n  ")+"\n")
+	return len(p), err
 }

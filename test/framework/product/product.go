@@ -11,7 +11,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -54,7 +56,8 @@ func Programs(ctx context.Context, progress io.Writer) (map[string]kubelet.Progr
 			NodePathFlags:   map[string]string{"kubelet-dir": "/var/lib/kubelet", "cdi-dir": "/var/run/cdi"},
 		},
 	}
-	for image, program := range programs {
+	for _, image := range slices.Sorted(maps.Keys(programs)) {
+		program := programs[image]
 		path, err := assets.Own(ctx, progress, strings.TrimPrefix(image, "hsm-"))
 		if err != nil {
 			return nil, err
