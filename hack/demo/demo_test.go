@@ -137,18 +137,18 @@ func newDir(t *testing.T) string {
 // runMake runs make in the checkout as a person does, and returns what it prints, and when it began to.
 func runMake(t *testing.T, dir, target string, variables ...string) (firstOutput time.Duration, output string, err error) {
 	t.Helper()
-	make := exec.Command("make", "--no-print-directory", target)
-	make.Dir = filepath.Join("..", "..")
+	cmd := exec.Command("make", "--no-print-directory", target)
+	cmd.Dir = filepath.Join("..", "..")
 	// The tests may be run by make.
 	environment := slices.DeleteFunc(os.Environ(), func(variable string) bool { return strings.HasPrefix(variable, "MAKE") })
-	make.Env = slices.Concat(environment, []string{dirVariable + "=" + dir}, variables)
-	stdout, err := make.StdoutPipe()
+	cmd.Env = slices.Concat(environment, []string{dirVariable + "=" + dir}, variables)
+	stdout, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
 	}
-	make.Stderr = make.Stdout
+	cmd.Stderr = cmd.Stdout
 	began := time.Now()
-	if err := make.Start(); err != nil {
+	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
 	reader := bufio.NewReader(stdout)
@@ -161,5 +161,5 @@ func runMake(t *testing.T, dir, target string, variables ...string) (firstOutput
 	if err != nil {
 		t.Error(err)
 	}
-	return firstOutput, first + string(rest), make.Wait()
+	return firstOutput, first + string(rest), cmd.Wait()
 }

@@ -96,17 +96,21 @@ func writeCertificate(ctx context.Context, config *rest.Config, dir string) (mtl
 	if err != nil {
 		return mtls.Files{}, err
 	}
-	files := mtls.Files{
-		CAFile:   filepath.Join(dir, certs.BundleKey),
-		CertFile: filepath.Join(dir, corev1.TLSCertKey),
-		KeyFile:  filepath.Join(dir, corev1.TLSPrivateKeyKey),
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return mtls.Files{}, err
 	}
-	for _, file := range []string{files.CAFile, files.CertFile, files.KeyFile} {
-		if err := os.WriteFile(file, secret.Data[filepath.Base(file)], 0o600); err != nil {
+	defer root.Close()
+	for _, name := range []string{certs.BundleKey, corev1.TLSCertKey, corev1.TLSPrivateKeyKey} {
+		if err := root.WriteFile(name, secret.Data[name], 0o600); err != nil {
 			return mtls.Files{}, err
 		}
 	}
-	return files, nil
+	return mtls.Files{
+		CAFile:   filepath.Join(dir, certs.BundleKey),
+		CertFile: filepath.Join(dir, corev1.TLSCertKey),
+		KeyFile:  filepath.Join(dir, corev1.TLSPrivateKeyKey),
+	}, nil
 }
 
 // keyOf looks at the names only: no value is read from the token.
