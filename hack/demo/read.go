@@ -9,13 +9,13 @@ import (
 	"path/filepath"
 	"time"
 
-	"google.golang.org/grpc"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 
 	agentv1 "j5t.io/hsm/pkg/agent/api/v1"
+	"j5t.io/hsm/pkg/agent/client"
 	"j5t.io/hsm/pkg/agentname"
 	"j5t.io/hsm/pkg/controller/certs"
 	"j5t.io/hsm/pkg/generated/clientset/versioned"
@@ -35,22 +35,16 @@ func read(ctx context.Context, address string) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, readTimeout)
 	defer cancel()
-	dir, err := os.MkdirTemp("", "demo-")
+	agent, err := dialAgent(ctx, config)
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(dir)
-	connection, err := dialAgent(ctx, config, dir)
+	defer agent.Close()
+	key, err := keyOf(ctx, agent.Store, address)
 	if err != nil {
 		return err
 	}
-	defer connection.Close()
-	store := agentv1.NewStoreClient(connection)
-	key, err := keyOf(ctx, store, address)
-	if err != nil {
-		return err
-	}
-	answer, err := store.Get(ctx, &agentv1.GetRequest{Key: key})
+	answer, err := agent.Store.Get(ctx, &agentv1.GetRequest{Key: key})
 	if err != nil {
 		return err
 	}
@@ -61,38 +55,47 @@ func read(ctx context.Context, address string) error {
 	return nil
 }
 
-// dialAgent connects to the agent as the API server does, by the certificate that it puts into a folder.
-func dialAgent(ctx context.Context, config *rest.Config, dir string) (*grpc.ClientConn, error) {
-	client, err := versioned.NewForConfig(config)
+// dialAgent connects to the agent as the API server does.
+func dialAgent(ctx context.Context, config *rest.Config) (*client.Conn, error) {
+	hsm, err := versioned.NewForConfig(config)
 	if err != nil {
 		return nil, err
 	}
-	pool, err := client.HsmV1alpha1().HSMPools(product.Namespace).Get(ctx, "softhsm", metav1.GetOptions{})
+	pool, err := hsm.HsmV1alpha1().HSMPools(product.Namespace).Get(ctx, "softhsm", metav1.GetOptions{})
 	if err != nil {
 		return nil, err
 	}
 	if len(pool.Status.Members) == 0 || pool.Status.Members[0].AgentEndpoint == "" {
 		return nil, fmt.Errorf("no agent serves the token of HSMPool %s", pool.Name)
 	}
-	agent := pool.Status.Members[0]
+	member := pool.Status.Members[0]
+	dir, err := os.MkdirTemp("", "demo-")
+	if err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(dir)
 	files, err := writeCertificate(ctx, config, dir)
 	if err != nil {
 		return nil, err
 	}
-	credentials, err := files.Client()
+	dialer, err := client.NewDialer(files)
 	if err != nil {
 		return nil, err
 	}
-	return grpc.NewClient(agent.AgentEndpoint, grpc.WithTransportCredentials(credentials),
-		grpc.WithAuthority(agentname.ServerName(agent.SerialNumber, product.Namespace)))
+	agent, _, err := dialer.Dial(ctx, client.Endpoint{
+		Address:    member.AgentEndpoint,
+		ServerName: agentname.ServerName(member.SerialNumber, product.Namespace),
+	})
+	return agent, err
 }
 
+// writeCertificate puts the API server's certificate for agents into a folder.
 func writeCertificate(ctx context.Context, config *rest.Config, dir string) (mtls.Files, error) {
-	client, err := kubernetes.NewForConfig(config)
+	core, err := kubernetes.NewForConfig(config)
 	if err != nil {
 		return mtls.Files{}, err
 	}
-	secret, err := client.CoreV1().Secrets(product.Namespace).Get(ctx, certs.APIServerClientSecret, metav1.GetOptions{})
+	secret, err := core.CoreV1().Secrets(product.Namespace).Get(ctx, certs.APIServerClientSecret, metav1.GetOptions{})
 	if err != nil {
 		return mtls.Files{}, err
 	}
