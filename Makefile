@@ -9,10 +9,18 @@ BUF := go tool -modfile=hack/tools/buf/go.mod buf
 
 .PHONY: help
 help: ## Show this list.
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-9s %s\n", $$1, $$2}'
+
+.PHONY: demo
+demo: ## Run the whole product on this machine and walk through the main job. It goes on running, in DEMO_DIR (~/.cache/hsm/demo).
+	@hack/demo.sh
+
+.PHONY: down
+down: ## End what "make demo" has left running, and remove all that it wrote.
+	@hack/demo.sh down
 
 .PHONY: packages
-packages:
+packages: ## Install what the other targets need beyond Go (gcc, git, make, SoftHSM 2) on Debian and its children, or say what is missing.
 	@hack/ensure-packages.sh
 
 # grpcnotrace: without the traces of gRPC, which nothing here shows, no template can call any
@@ -23,7 +31,7 @@ build: packages ## Build all binaries into bin/. Only the agent needs cgo.
 	CGO_ENABLED=1 go build -tags=grpcnotrace -trimpath -o bin/ ./cmd/agent
 
 .PHONY: generate
-generate: packages ## Regenerate all generated code.
+generate: packages ## Regenerate all generated code in the checkout.
 	hack/update-codegen.sh
 
 .PHONY: assets
@@ -31,11 +39,11 @@ assets: ## Find, download or build etcd, kube-apiserver, kube-controller-manager
 	@hack/assets.sh
 
 .PHONY: clean
-clean: ## Remove what was built in the checkout.
+clean: ## Remove bin/. Caches in the home folder stay.
 	rm -rf bin
 
 .PHONY: test
-test: packages assets ## Run all tests with the race detector.
+test: packages assets ## Run all tests with the race detector, after the assets. hack/test.sh ./pkg/token runs those of one package.
 	@hack/test.sh
 
 .PHONY: lint
@@ -51,7 +59,7 @@ verify: packages ## Check that generated code is up to date, then lint.
 	@$(MAKE) --no-print-directory lint
 
 .PHONY: bench
-bench: packages assets ## Run all benchmarks.
+bench: packages assets ## Run all benchmarks, BENCH_COUNT times each (default 1).
 	@hack/bench.sh
 
 FUZZTIME ?= 30s
@@ -65,11 +73,3 @@ KILLS ?= 600
 .PHONY: soak
 soak: packages assets ## Run the long tests at full length: HISTORIES random histories of the token store (10000), RESTARTS restarts of API servers (20), KILLS ends of discovery pods (600), 5 minutes of nothing.
 	@hack/soak.sh $(HISTORIES) $(RESTARTS) $(KILLS)
-
-.PHONY: demo
-demo: ## See it work: start everything on this machine and walk through the main job.
-	@hack/demo.sh
-
-.PHONY: down
-down: ## End what "make demo" has left running.
-	@hack/demo.sh down

@@ -35,10 +35,10 @@ echo "This starts a Kubernetes control plane and the whole product on this machi
 echo "The first time, programs are downloaded or built, which can take many minutes. After that it takes seconds."
 step 1 "looking for Go, a C compiler, git and SoftHSM 2"
 hack/ensure-packages.sh
-step 2 "building the command that starts it all"
+step 2 "compiling the command that starts it all"
 mkdir -p "$DEMO_DIR/bin"
 # With the tags of the product, whose packages it shares.
-go_build "  hack/demo" "$DEMO_DIR/bin/demo" -tags=grpcnotrace -ldflags="-s -w" ./hack/demo
+go_build demo "$DEMO_DIR/bin/demo" -tags=grpcnotrace -ldflags="-s -w" ./hack/demo
 step 3 "starting the cluster and the product"
 variables=$(demo up)
 eval "$variables"

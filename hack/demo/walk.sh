@@ -59,7 +59,7 @@ fi
 kubectl delete hsmsecret,secret db --ignore-not-found >/dev/null
 
 say "What runs: etcd, a Kubernetes control plane, and a node that runs the programs of pods without containers."
-run 'etcd --version | head -n 1'
+run 'etcd --version | grep etcd'
 run kubectl version
 run kubectl get pods --namespace hsm-system
 say "The node pretends to have a USB stick. Discovery has found it, the controller runs an agent for it."
