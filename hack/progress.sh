@@ -33,10 +33,11 @@ outdated() {
 # compiles, and errors, which it passes on.
 show_progress() {
   local name=$1 began=$SECONDS next=$((SECONDS + progress_interval)) status
-  local line modules=0 packages=0 total=0 shown=0
+  local line='' part modules=0 packages=0 total=0 shown=0
   while true; do
     status=0
-    IFS= read -r -t "$((next > SECONDS ? next - SECONDS : 1))" line || status=$?
+    IFS= read -r -t "$((next > SECONDS ? next - SECONDS : 1))" part || status=$?
+    line+=$part # The time may be over in the middle of a line.
     if ((status == 0)); then
       case $line in
         "go: downloading "*) modules=$((modules + 1)) ;;
@@ -45,6 +46,7 @@ show_progress() {
         *[[:space:]]*[!]]) printf '%s\n' "$line" ;; # Not an import path: an error.
         *) packages=$((packages + 1)) ;;
       esac
+      line=''
     fi
     if ((status > 0 && status <= 128)); then # The end, and not the time.
       ((shown == 0 && modules + packages == 0)) || progress_line "$name"
