@@ -48,9 +48,9 @@ func (g *garbage) add(c *commit, from int) {
 	g.obsolete = append(g.obsolete, o)
 }
 
-// superseded is the ids that the next commit has to list in any case.
-func (g *garbage) superseded() []uint64 {
-	ids := slices.Clone(g.recentlyDeleted)
+// appendSuperseded adds the ids that the next commit has to list in any case.
+func (g *garbage) appendSuperseded(ids []uint64) []uint64 {
+	ids = append(ids, g.recentlyDeleted...)
 	for _, o := range g.obsolete {
 		if o.superseded {
 			ids = append(ids, o.id)

@@ -147,7 +147,8 @@ func (s *Store) draft(id uint64, changes []Change) (*pendingCommit, error) {
 // record; but tokens lose the last create, and then the old record is better than
 // none.
 func (s *Store) supersedable() []*commit {
-	free := maxSuperseded - len(s.garbage.superseded())
+	var listed [2 * maxSuperseded]uint64
+	free := maxSuperseded - len(s.garbage.appendSuperseded(listed[:0]))
 	var dead []*commit
 	for _, c := range s.index.commits {
 		if c.dead() && len(dead) < free {
@@ -161,7 +162,7 @@ func (s *Store) supersedable() []*commit {
 func (s *Store) payloadOf(changes []Change, superseded []*commit) *format.Payload {
 	remaining := slices.DeleteFunc(slices.Clone(s.index.commits), func(c *commit) bool { return slices.Contains(superseded, c) })
 	p := &format.Payload{Live: uint64(len(remaining)), Digest: format.DigestOf(idsOf(remaining))}
-	p.Superseded = append(idsOf(superseded), s.garbage.superseded()...)
+	p.Superseded = s.garbage.appendSuperseded(idsOf(superseded))
 	slices.SortFunc(p.Superseded, func(a, b uint64) int { return cmp.Compare(b, a) })
 	for _, c := range changes {
 		p.Records = append(p.Records, format.LocatedRecord{Change: c})

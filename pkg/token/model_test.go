@@ -158,6 +158,7 @@ func (w *world) compact(t *rapid.T) {
 
 // read reads one record, or finds that there is none to be read.
 func (w *world) read(t *rapid.T) {
+	w.must(w.store.CheckInvariants())
 	key := w.key(t)
 	record, ok := w.want[key]
 	if !ok {

@@ -5,6 +5,7 @@ package token_test
 import (
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"testing"
 
@@ -175,4 +176,51 @@ func TestDiskFull(t *testing.T) {
 	s.Store = open()
 	s.commit(put("ns/a", 3, 10))
 	s.expectWhole("at last", want.apply([]token.Change{put("ns/a", 3, 10)}))
+}
+
+// TestOversizedLogOnAFullDisk: rewriting the log is housekeeping. While it fails, the
+// store is opened, and read.
+func TestOversizedLogOnAFullDisk(t *testing.T) {
+	t.Parallel()
+	s := provisionWithLog(t, faulttoken.Pico66)
+	for revision := uint64(1); revision <= 60; revision++ {
+		s.commit(put("ns/a", revision, 3000))
+		for s.Usage().Superseded > 0 { // but the log is not rewritten
+			if _, err := s.CollectGarbage(); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	want := read(t, s.Store)
+	session, err := s.token.Open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	disk := &fullDisk{full: true}
+	store, err := token.Open(session, token.Options{StoreID: s.id, Log: wal.New(disk, s.logPath())})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var housekeeping *token.HousekeepingError
+	if _, err := store.CollectGarbage(); !errors.As(err, &housekeeping) || token.ReasonOf(err) != token.LogFailed {
+		t.Errorf("collecting garbage gave %v", err)
+	}
+	s.Store = store
+	s.expect(want)
+	before := disk.size(t, s.logPath())
+	disk.full = false
+	s.collect()
+	if after := disk.size(t, s.logPath()); after >= before/2 {
+		t.Errorf("the log of %d bytes still has %d", before, after)
+	}
+	s.expectWhole("at last", want)
+}
+
+func (*fullDisk) size(t *testing.T, path string) int64 {
+	t.Helper()
+	info, err := os.Stat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return info.Size()
 }

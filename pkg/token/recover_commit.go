@@ -10,7 +10,8 @@ import (
 	"j5t.io/hsm/pkg/token/wal"
 )
 
-// segmentCopy is an authentic segment, and its piece of the commit's payload.
+// segmentCopy is an authentic segment, and its piece of the commit's payload. It is
+// zero where the token holds none.
 type segmentCopy struct {
 	object       pkcs11.Object
 	value, piece []byte
@@ -19,8 +20,7 @@ type segmentCopy struct {
 // sortedSegments is what the token holds of a commit.
 type sortedSegments struct {
 	nonce  format.Nonce
-	parts  int // that the commit has
-	copies map[uint16]segmentCopy
+	copies []segmentCopy // by part number, of all parts that the commit has; nil if none is known
 	// extra are segments that are there twice, or of a commit that was aborted.
 	extra []segmentObject
 	// torn are those that cannot be read or authenticated; failure is why, of the first.
@@ -35,7 +35,7 @@ func (r *recovery) readCommit(id uint64, objects []segmentObject, logged *wal.Co
 	if err != nil {
 		return nil, nil, err
 	}
-	if _, ok := found.copies[0]; logged == nil && !ok {
+	if logged == nil && (len(found.copies) == 0 || found.copies[0].value == nil) {
 		return nil, nil, found.failure // its commit segment is not whole
 	}
 	c := &commit{id: id, nonce: found.nonce}
@@ -64,20 +64,22 @@ func (r *recovery) readCommit(id uint64, objects []segmentObject, logged *wal.Co
 
 // sortSegments reads the objects of a commit. The log says which commit of the id it
 // is; without it, the first object that is authentic does.
-func (r *recovery) sortSegments(id uint64, objects []segmentObject, logged *wal.Commit) (*sortedSegments, error) {
-	found := &sortedSegments{parts: -1, copies: map[uint16]segmentCopy{}}
+func (r *recovery) sortSegments(id uint64, objects []segmentObject, logged *wal.Commit) (found sortedSegments, err error) {
 	if logged != nil {
-		found.nonce, found.parts = logged.Name.Nonce, len(logged.Segments)
+		found.nonce, found.copies = logged.Name.Nonce, make([]segmentCopy, len(logged.Segments))
 	}
 	for _, o := range objects {
 		value, err := r.values.of(o.Object)
 		if err != nil && ReasonOf(err) != Corrupt {
-			return nil, err
+			return found, err
 		}
 		var h format.Header
 		var piece []byte
 		if err == nil {
 			h, piece, err = r.openAt(value, id, o.part)
+		}
+		if err == nil && found.copies != nil && h.Nonce == found.nonce && int(h.Parts) != len(found.copies) {
+			err = fmt.Errorf("it is of a commit of %d parts, and the others of one of %d", h.Parts, len(found.copies))
 		}
 		if err != nil {
 			found.torn = append(found.torn, o)
@@ -86,13 +88,13 @@ func (r *recovery) sortSegments(id uint64, objects []segmentObject, logged *wal.
 			}
 			continue
 		}
-		if found.parts < 0 {
-			found.nonce, found.parts = h.Nonce, int(h.Parts)
+		if found.copies == nil {
+			found.nonce, found.copies = h.Nonce, make([]segmentCopy, h.Parts)
 		}
 		if logged == nil && o.part == 0 && h.Nonce != found.nonce {
-			return nil, corruptObject(o.Label, fmt.Errorf("there are two different commits %016x", id))
+			return found, corruptObject(o.Label, fmt.Errorf("there are two different commits %016x", id))
 		}
-		if _, twice := found.copies[o.part]; twice || h.Nonce != found.nonce {
+		if h.Nonce != found.nonce || found.copies[o.part].value != nil {
 			clear(piece)
 			found.extra = append(found.extra, o)
 			continue
@@ -112,14 +114,13 @@ func (r *recovery) openAt(value []byte, id uint64, part uint16) (format.Header, 
 }
 
 // assemble puts the parts of a commit together.
-func (r *recovery) assemble(c *commit, found *sortedSegments, logged *wal.Commit) (content []byte, err error) {
-	for i := range found.parts {
-		s, ok := found.copies[uint16(i)]
+func (r *recovery) assemble(c *commit, found sortedSegments, logged *wal.Commit) (content []byte, err error) {
+	for i, s := range found.copies {
 		switch {
-		case ok:
+		case s.value != nil:
 			r.space.bytes += len(s.value)
 		case logged == nil:
-			return nil, errorf(Corrupt, "of the %d parts of commit %016x, number %d is missing. Nothing was changed; restore it from the write-ahead log or a mirror", found.parts, c.id, i)
+			return nil, errorf(Corrupt, "of the %d parts of commit %016x, number %d is missing. Nothing was changed; restore it from the write-ahead log or a mirror", len(found.copies), c.id, i)
 		default:
 			label := format.SegmentLabel(c.id, uint16(i))
 			_, piece, err := r.openAt(logged.Segments[i], c.id, uint16(i))

@@ -110,9 +110,10 @@ func (s *Store) recreate(label string, value []byte) (pkcs11.Handle, error) {
 	return handle, nil
 }
 
-// logIsWhole reports whether the log holds the store as it is.
+// logIsWhole reports whether the log holds the store. That it holds much else is for
+// the collector: no store is refused for a disk that has no space for housekeeping.
 func (d *damage) logIsWhole(s *Store) bool {
-	return s.report.Log == LogCurrent && !s.log.Torn() && !s.logIsOversized() &&
+	return s.report.Log == LogCurrent && !s.log.Torn() &&
 		string(d.replay.Keyring) == string(s.keyring) &&
 		!slices.ContainsFunc(s.index.commits, func(c *commit) bool {
 			logged := d.replay.Commits[c.id]
