@@ -32,6 +32,15 @@ type obsolete struct {
 	objects    []object
 }
 
+// newObsolete is objects whose lengths are not known: they count as the longest.
+func newObsolete(id uint64, superseded bool, objects []segmentObject, p Profile) obsolete {
+	o := obsolete{id: id, superseded: superseded}
+	for _, s := range objects {
+		o.objects = append(o.objects, object{s.Object, p.SegmentBytes})
+	}
+	return o
+}
+
 func (o obsolete) bytes() (n int) {
 	for _, object := range o.objects {
 		n += object.bytes

@@ -267,8 +267,8 @@ func (s *Store) resolve(p *pendingCommit, i int, failure error) (pkcs11.Handle, 
 	return 0, s.leaveUnresolved(p, failure)
 }
 
-// abort: logged → failed, or unresolved if that cannot be noted. then does what is
-// left to do then, and returns the error.
+// abort: logged → failed, or unresolved if the failure cannot be noted. then does
+// what is left to do when it is, and returns the error.
 func (s *Store) abort(p *pendingCommit, failure error, then func() error) error {
 	if err := appendToLog(s.log, wal.Failed(p.commit.name())); err != nil {
 		return s.leaveUnresolved(p, errors.Join(failure, err))

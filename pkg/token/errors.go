@@ -144,7 +144,3 @@ func unreadable(dev Device, o pkcs11.Object, err error) error {
 func corruptObject(label string, err error) error {
 	return &Error{Reason: Corrupt, Message: fmt.Sprintf("object %q is not what was written. Nothing was changed; restore it from the write-ahead log or a mirror", label), Err: err}
 }
-
-func (s *Store) staleError() error {
-	return &Error{Reason: Stale, Message: "the store has to be opened again", Err: s.stale}
-}

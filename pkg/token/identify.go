@@ -12,6 +12,13 @@ import (
 	"j5t.io/hsm/pkg/token/format"
 )
 
+// identity is a store whose keys the token's key pair opened.
+type identity struct {
+	sealer  *format.Sealer
+	keyring []byte // as on the token
+	lost    bool   // the token does not hold the keyring
+}
+
 // openKeyring is a keyring that the token's key pair opened.
 type openKeyring struct {
 	*format.Keyring

@@ -6,7 +6,6 @@ import (
 	"fmt"
 
 	"j5t.io/hsm/pkg/pkcs11"
-	"j5t.io/hsm/pkg/token/format"
 	"j5t.io/hsm/pkg/token/wal"
 )
 
@@ -125,24 +124,8 @@ func (p *opener) discard(id uint64, superseded bool, objects ...segmentObject) {
 	p.garbage.obsolete = append(p.garbage.obsolete, o)
 }
 
-// newObsolete is objects whose lengths are not known: they count as the longest.
-func newObsolete(id uint64, superseded bool, objects []segmentObject, p Profile) obsolete {
-	o := obsolete{id: id, superseded: superseded}
-	for _, s := range objects {
-		o.objects = append(o.objects, object{s.Object, p.SegmentBytes})
-	}
-	return o
-}
-
 // quarantine leaves an object of ours that is not of the store where it is: it
 // may be of use to a person.
 func (p *opener) quarantine(o pkcs11.Object) {
 	p.report.Quarantined = append(p.report.Quarantined, o.Label)
-}
-
-// identity is a store whose keys the token's key pair opened.
-type identity struct {
-	sealer  *format.Sealer
-	keyring []byte // as on the token
-	lost    bool   // the token does not hold the keyring
 }

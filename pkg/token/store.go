@@ -112,6 +112,10 @@ func misplaced(h format.Header) error {
 	return fmt.Errorf("it holds part %d of commit %016x", h.Part, h.Commit)
 }
 
+func (s *Store) staleError() error {
+	return &Error{Reason: Stale, Message: "the store has to be opened again", Err: s.stale}
+}
+
 // LockKeys keeps the keys of the store from being written to swap. An error
 // means that the kernel does not allow it.
 func (s *Store) LockKeys() error { return memlock.Lock(s.sealer) }
