@@ -5,6 +5,7 @@ package faulttoken
 import (
 	"crypto/ecdh"
 	"crypto/rand"
+	"strings"
 
 	"j5t.io/hsm/pkg/pkcs11"
 )
@@ -35,7 +36,7 @@ func NewBlank(p Profile) *Token {
 }
 
 // InitToken is C_InitToken: it wipes the token. A nil label is the NULL of C, which no
-// Go string becomes.
+// Go string becomes: a binding pads an empty one with blanks.
 func (t *Token) InitToken(soPIN string, label *string) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -55,7 +56,7 @@ func (t *Token) InitToken(soPIN string, label *string) error {
 	if label == nil || !t.profile.LabelKills {
 		return nil
 	}
-	if *label != "" { // OpenSC writes file 2F03, which the firmware takes for memory of its own.
+	if strings.Trim(*label, " ") != "" { // OpenSC writes file 2F03, which the firmware takes for memory of its own.
 		t.dead = true
 	}
 	return failed(initToken, pkcs11.CKRGeneralError)

@@ -3,6 +3,7 @@
 package faulttoken
 
 import (
+	"strings"
 	"testing"
 
 	"j5t.io/hsm/pkg/pkcs11"
@@ -10,7 +11,7 @@ import (
 
 func TestInitToken(t *testing.T) {
 	t.Parallel()
-	empty, label := "", "my-token"
+	empty, blanks, label := "", strings.Repeat(" ", 32), "my-token"
 	for _, row := range []struct {
 		fact              string
 		label             *string
@@ -19,6 +20,7 @@ func TestInitToken(t *testing.T) {
 	}{
 		{"C_InitToken with a NULL label returns CKR_OK and is safe", nil, 0, true, true},
 		{"C_InitToken with an empty label answers CKR_GENERAL_ERROR but formats", &empty, pkcs11.CKRGeneralError, true, true},
+		{"C_InitToken with a label of blanks does the same", &blanks, pkcs11.CKRGeneralError, true, true},
 		{"C_InitToken with a label kills the firmware", &label, pkcs11.CKRGeneralError, false, false},
 	} {
 		t.Run(row.fact, func(t *testing.T) {
