@@ -21,9 +21,7 @@ func main() {
 			os.Exit(2)
 		}
 	}
-	tick := time.NewTicker(progressInterval)
-	defer tick.Stop()
-	if err := r.read(os.Stdin, tick.C); err != nil {
+	if err := r.read(os.Stdin, time.Tick(progressInterval)); err != nil {
 		fmt.Fprintln(os.Stderr, "testreport:", err)
 		os.Exit(1)
 	}
