@@ -29,7 +29,7 @@ type adoption struct {
 // an owner deletes the object; one that was being deleted would wait for ever.
 var ofCluster = []string{"ownerReferences", "finalizers", "deletionTimestamp", "deletionGracePeriodSeconds"}
 
-// strip takes them out of an object in JSON, and tells which there were.
+// strip takes them out of an object in JSON, and returns which there were.
 func strip(object []byte) (stripped []byte, fields []string, err error) {
 	var whole, metadata map[string]json.RawMessage
 	if err := json.Unmarshal(object, &whole); err != nil {
@@ -82,16 +82,16 @@ func (s *deviceService) Adopt(ctx context.Context, in *agentv1.AdoptRequest) (*a
 	return a.out, nil
 }
 
-// adopt does a dry run, and if more is asked for prepares the next attempt to
-// open the store to adopt it. It tells whether that is to be made.
-func (s *supervisor) adopt(a *adoption) bool {
-	err := s.worker.watchdog.guard("looking at a store to adopt", func() (err error) {
-		a.out, err = s.inspect(a.from)
+// beginAdoption does a dry run, and if more is asked for prepares the next attempt to
+// open the store to adopt it. It reports whether that is to be made.
+func (s *supervisor) beginAdoption(a *adoption) bool {
+	err := s.watchdog.guard("looking at a store to adopt", func() (err error) {
+		a.out, err = s.connection.inspect(a.from)
 		return err
 	})
 	if err == nil && !a.dryRun {
 		a.out.StoreId = token.NewStoreID()
-		err = s.identity.beginAdoption(a.from, a.out.GetStoreId())
+		err = s.connection.identity.beginAdoption(a.from, a.out.GetStoreId())
 	}
 	if err != nil || a.dryRun {
 		a.done <- adoptionError(err)
@@ -102,20 +102,10 @@ func (s *supervisor) adopt(a *adoption) bool {
 	return true
 }
 
-// inspect tells what adopting a store changes.
-func (s *supervisor) inspect(storeID string) (*agentv1.AdoptResponse, error) {
-	c := &connection{}
-	c.login = func() error { return s.pins.login(s.reader, c.session) }
-	defer func() {
-		if c.session != nil {
-			s.close(c.session)
-		}
-	}()
-	if err := s.reach(c); err != nil {
-		return nil, err
-	}
-	// Without a shadow, nothing is changed anywhere.
-	store, err := token.Open(c.session, token.Options{StoreID: storeID, Profile: s.identity.profile})
+// inspect reports what adopting a store changes. Without a log, opening it changes
+// nothing anywhere.
+func (i *identity) inspect(device token.Device, storeID string) (*agentv1.AdoptResponse, error) {
+	store, err := token.Open(device, token.Options{StoreID: storeID, Profile: i.profile})
 	if err != nil {
 		return nil, err
 	}
@@ -133,11 +123,11 @@ func (s *supervisor) inspect(storeID string) (*agentv1.AdoptResponse, error) {
 	return out, nil
 }
 
-// adopted tells what became of the adoption that the last attempt was to make.
-func (s *supervisor) adopted(err error) {
-	goesOn := err != nil && conditionOf(err).passes()
+// finishAdoption tells what became of the adoption that the last attempt was to make.
+func (s *supervisor) finishAdoption(err error) {
+	goesOn := err != nil && conditionOf(err).transient()
 	if err != nil && !goesOn {
-		s.identity.dropAdoption() // It has to be asked for again.
+		s.connection.identity.dropAdoption() // It has to be asked for again.
 	}
 	if s.adopting == nil {
 		return

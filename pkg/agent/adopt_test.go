@@ -128,9 +128,9 @@ func TestAdoptionThatIsCutShort(t *testing.T) {
 			defer release()
 			go func() {
 				<-h.gates.held
-				h.reader.mu.Lock()
-				h.reader.hidden = true
-				h.reader.mu.Unlock()
+				h.module.mu.Lock()
+				h.module.hidden = true
+				h.module.mu.Unlock()
 				release()
 			}()
 			_, err := h.device.Adopt(h.ctx, &agentv1.AdoptRequest{StoreId: storeID})
@@ -141,7 +141,7 @@ func TestAdoptionThatIsCutShort(t *testing.T) {
 			if restart {
 				h = restarted(t, h, o, files)
 			}
-			h.reader.plug()
+			h.module.plug()
 			h.await(agentv1.Reason_REASON_UNSPECIFIED)
 			if got := h.status().GetStoreId(); got == storeID {
 				t.Errorf("the store is still %s", got)

@@ -36,7 +36,7 @@ func TestWhoMayCallWhat(t *testing.T) {
 	}
 	o, _ := testOptions(t)
 	o.TLS = files("agent", pki.Server)
-	a, err := newAgent(o, &faultReader{token: faulttoken.New(faulttoken.SoftHSM)})
+	a, err := newAgent(o, &faultModule{token: faulttoken.New(faulttoken.SoftHSM)})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -41,7 +41,7 @@ func startReal(t *testing.T, o Options, files mtls.Files) *harness {
 	if err != nil {
 		t.Fatal(err)
 	}
-	h := runOn(t, moduleReader{module}, o, files)
+	h := runOn(t, pkcs11Module{module}, o, files)
 	h.await(agentv1.Reason_REASON_UNSPECIFIED)
 	return h
 }
@@ -211,7 +211,7 @@ func TestCostOfIdleness(t *testing.T) {
 		t.Fatal(err)
 	}
 	synctest.Test(t, func(t *testing.T) {
-		looks := &countingReader{reader: moduleReader{module}}
+		looks := &countingModule{module: pkcs11Module{module}}
 		a, err := newAgent(o, looks)
 		if err != nil {
 			t.Fatal(err)
@@ -247,13 +247,13 @@ func TestCostOfIdleness(t *testing.T) {
 	})
 }
 
-// countingReader counts the probes of the supervisor.
-type countingReader struct {
-	reader
+// countingModule counts the probes of the supervisor.
+type countingModule struct {
+	module
 	looks atomic.Int32
 }
 
-func (r *countingReader) TokenInfo(slotID uint) (pkcs11.TokenInfo, error) {
+func (r *countingModule) TokenInfo(slotID uint) (pkcs11.TokenInfo, error) {
 	r.looks.Add(1)
-	return r.reader.TokenInfo(slotID)
+	return r.module.TokenInfo(slotID)
 }

@@ -42,9 +42,9 @@ func (s *deviceService) Random(ctx context.Context, in *agentv1.RandomRequest) (
 		return nil, invalidError("random bytes come 1 to %d at a time, not %d", maxRandomBytes, length)
 	}
 	var data []byte
-	err := s.queue.do(ctx, callTask(func(w *worker, c *connection) error {
-		return w.read(c, func() (err error) {
-			data, err = c.session.Random(length)
+	err := s.queue.do(ctx, callTask(func(w *worker) error {
+		return w.read(func() (err error) {
+			data, err = w.connection.session.Random(length)
 			return err
 		})
 	}), abandoned)
@@ -57,8 +57,8 @@ func (s *deviceService) Random(ctx context.Context, in *agentv1.RandomRequest) (
 // Legacy implements the Device service.
 func (s *deviceService) Legacy(ctx context.Context, _ *agentv1.LegacyRequest) (*agentv1.LegacyResponse, error) {
 	out := &agentv1.LegacyResponse{}
-	err := s.queue.do(ctx, callTask(func(_ *worker, c *connection) error {
-		for _, l := range c.store.Legacy() {
+	err := s.queue.do(ctx, callTask(func(w *worker) error {
+		for _, l := range w.connection.store.Legacy() {
 			out.Secrets = append(out.Secrets, &agentv1.LegacySecret{Name: l.Name, Keys: l.Keys, HasMetadata: l.Metadata})
 		}
 		return nil

@@ -62,7 +62,7 @@ func TestTokenPulledAndPutBack(t *testing.T) {
 	h := start(t)
 	created := h.commit(put("a", 0, "x"))
 	stream := h.watch(&agentv1.WatchRequest{})
-	h.reader.pull()
+	h.module.pull()
 	began := time.Now()
 	if _, err := h.store.Get(h.ctx, &agentv1.GetRequest{Key: "a"}); agentv1.ReasonOf(err) != agentv1.Reason_REASON_TOKEN_ABSENT {
 		t.Errorf("get from a pulled token: %v", err)
@@ -76,7 +76,7 @@ func TestTokenPulledAndPutBack(t *testing.T) {
 	}
 
 	began = time.Now()
-	h.reader.plug()
+	h.module.plug()
 	h.await(agentv1.Reason_REASON_UNSPECIFIED)
 	if took := time.Since(began); took > patience {
 		t.Errorf("ready %v after the token came back", took)
@@ -94,7 +94,7 @@ func TestTokenPulledAndPutBack(t *testing.T) {
 func TestIdleAgentNoticesThatTheTokenIsGone(t *testing.T) {
 	t.Parallel()
 	h := start(t)
-	h.reader.pull()
+	h.module.pull()
 	h.await(agentv1.Reason_REASON_TOKEN_ABSENT)
 }
 
@@ -103,9 +103,9 @@ func TestStatusSurvivesAReconnect(t *testing.T) {
 	h := start(t)
 	created := h.commit(put("a", 0, "x"))
 	changed := h.commit(setStatus("a", created.GetRevision(), "fine"))
-	h.reader.pull()
+	h.module.pull()
 	h.await(agentv1.Reason_REASON_TOKEN_ABSENT)
-	h.reader.plug()
+	h.module.plug()
 	h.await(agentv1.Reason_REASON_UNSPECIFIED)
 	if got := h.get("a"); string(got.GetStatus()) != "fine" || got.GetRevision() != changed.GetRevision() {
 		t.Errorf("record is %v", got)
@@ -178,9 +178,9 @@ func TestOutcomeStaysUnknownWhileTheTokenIsAway(t *testing.T) {
 	group.Go(func() {
 		<-h.gates.held
 		h.token.Fail(faulttoken.Create, faulttoken.Fault{Code: pkcs11.CKRDeviceRemoved, Done: true})
-		h.reader.mu.Lock()
-		h.reader.hidden = true
-		h.reader.mu.Unlock()
+		h.module.mu.Lock()
+		h.module.hidden = true
+		h.module.mu.Unlock()
 		release()
 	})
 	began := time.Now()
@@ -192,7 +192,7 @@ func TestOutcomeStaysUnknownWhileTheTokenIsAway(t *testing.T) {
 	if took := time.Since(began); took > patience {
 		t.Errorf("the reason came after %v", took)
 	}
-	h.reader.plug()
+	h.module.plug()
 	h.await(agentv1.Reason_REASON_UNSPECIFIED)
 	if got := h.get("a"); string(got.GetData()) != "x" {
 		t.Fatalf("record is %v", got)
@@ -210,7 +210,7 @@ func TestChangesOfOthersExpireTheHistory(t *testing.T) {
 	kept := h.commit(put("b", 0, "x"))
 	changed := h.commit(setStatus("b", kept.GetRevision(), "fine"))
 	stream := h.watch(&agentv1.WatchRequest{})
-	h.reader.pull()
+	h.module.pull()
 	h.await(agentv1.Reason_REASON_TOKEN_ABSENT)
 
 	h.token.Insert()
@@ -226,7 +226,7 @@ func TestChangesOfOthersExpireTheHistory(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	h.reader.plug()
+	h.module.plug()
 	h.await(agentv1.Reason_REASON_UNSPECIFIED)
 	if _, err := stream.Recv(); agentv1.ReasonOf(err) != agentv1.Reason_REASON_EXPIRED {
 		t.Errorf("watch ended with %v", err)
@@ -321,7 +321,7 @@ func TestStoreIDGivenByHand(t *testing.T) {
 	}
 	h.stop()
 	o.StoreID = "00112233445566778899aabbccddeeff"
-	if _, err := newAgent(o, h.reader); err == nil || !strings.Contains(err.Error(), o.StoreID) {
+	if _, err := newAgent(o, h.module); err == nil || !strings.Contains(err.Error(), o.StoreID) {
 		t.Errorf("another store in the same state directory: %v", err)
 	}
 }
@@ -394,8 +394,8 @@ func TestRejectedPINWaitsForAPerson(t *testing.T) {
 	writePIN(t, o, "111111")
 	h := runWith(t, f, o, files)
 	h.expectRefused(agentv1.Reason_REASON_PIN_REJECTED)
-	looks := h.reader.looked()
-	h.eventually("the supervisor has looked again and again", func() bool { return h.reader.looked() > looks+2 })
+	looks := h.module.looked()
+	h.eventually("the supervisor has looked again and again", func() bool { return h.module.looked() > looks+2 })
 	if logins := h.Calls().Logins; logins != 1 {
 		t.Fatalf("a wrong PIN was sent %d times", logins)
 	}
@@ -423,18 +423,18 @@ func TestWrongSOPINIsSentOnce(t *testing.T) {
 	t.Parallel()
 	o, _ := testOptions(t)
 	o.SOPINFile = o.PINFile
-	reader := &faultReader{}
+	m := &faultModule{}
 	for range 3 {
-		p, err := newPINs(o, func(pinState) {}) // A restart.
+		p, err := newPINs(o, m, newState(starting)) // A restart.
 		if err != nil {
 			t.Fatal(err)
 		}
-		err = p.initialise(reader, pkcs11.TokenInfo{Serial: "BLANK", Manufacturer: "SoftHSM project", Model: "SoftHSM v2", Initialized: true})
+		err = p.initialise(pkcs11.TokenInfo{Serial: "BLANK", Manufacturer: "SoftHSM project", Model: "SoftHSM v2", Initialized: true})
 		if c := conditionOf(err); c.reason != agentv1.Reason_REASON_TOKEN_UNINITIALIZED {
 			t.Errorf("condition is %v", c)
 		}
 	}
-	if reader.inits != 1 {
-		t.Errorf("a wrong SO PIN was sent %d times", reader.inits)
+	if m.inits != 1 {
+		t.Errorf("a wrong SO PIN was sent %d times", m.inits)
 	}
 }

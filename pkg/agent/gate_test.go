@@ -41,14 +41,14 @@ func (g *gates) pass(function string) {
 	}
 }
 
-// gatedReader is a reader whose tokens are behind gates.
-type gatedReader struct {
-	reader
+// gatedModule is a module whose tokens are behind gates.
+type gatedModule struct {
+	module
 	gates *gates
 }
 
-func (r gatedReader) OpenSession(slotID uint) (session, error) {
-	s, err := r.reader.OpenSession(slotID)
+func (r gatedModule) OpenSession(slotID uint) (session, error) {
+	s, err := r.module.OpenSession(slotID)
 	if err != nil {
 		return nil, err
 	}

@@ -31,22 +31,56 @@ var wide = mvcc.Limits{Events: 1 << 20, Bytes: 1 << 40, Age: time.Hour}
 
 const deadline = 5 * time.Minute
 
-// faultReader is a reader with a fault-injecting token in it.
-type faultReader struct {
-	mu     sync.Mutex
-	token  *faulttoken.Token
-	serial string                        // Of the token; empty: that of faulttoken.
-	name   string                        // Of the reader.
-	twin   *pkcs11.TokenInfo             // Another token, in another reader.
-	hidden bool                          // The token is not seen.
-	looks  int                           // Calls of Find and TokenInfo.
-	inits  int                           // Calls of InitPIN.
-	pin    string                        // Of the token; empty: that of faulttoken.
-	setPIN func() (done bool, err error) // What the next C_SetPIN does; nil: what it should.
+// faultModule is a module with a reader, and a fault-injecting token in it.
+type faultModule struct {
+	mu       sync.Mutex
+	token    *faulttoken.Token
+	serial   string                        // Of the token; empty: that of faulttoken.
+	name     string                        // Of the reader.
+	twin     *pkcs11.TokenInfo             // Another token, in another reader.
+	hidden   bool                          // The token is not seen.
+	looks    int                           // Calls of Find and TokenInfo.
+	inits    int                           // Calls of InitPIN.
+	refusals int                           // Calls that were refused.
+	pin      string                        // Of the token; empty: that of faulttoken.
+	setPIN   func() (done bool, err error) // What the next C_SetPIN does; nil: what it should.
+	refuse   map[string]uint               // Functions that always fail, and the code that they fail with.
+}
+
+// refuseAlways makes a function fail until permit is called. The token answers all others.
+func (r *faultModule) refuseAlways(function string, code uint) (permit func()) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.refuse == nil {
+		r.refuse = map[string]uint{}
+	}
+	r.refuse[function] = code
+	return func() {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		delete(r.refuse, function)
+	}
+}
+
+func (r *faultModule) refused(function string) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if code, ok := r.refuse[function]; ok {
+		r.refusals++
+		return &pkcs11.Error{Op: function, Code: code}
+	}
+	return nil
+}
+
+// countRefusals counts the calls that refuseAlways has refused.
+func (r *faultModule) countRefusals() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.refusals
 }
 
 // pull takes the token out of the reader.
-func (r *faultReader) pull() {
+func (r *faultModule) pull() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.hidden = true
@@ -54,7 +88,7 @@ func (r *faultReader) pull() {
 }
 
 // plug puts it back.
-func (r *faultReader) plug() {
+func (r *faultModule) plug() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.hidden = false
@@ -63,7 +97,7 @@ func (r *faultReader) plug() {
 
 // swap puts another token into the reader, and says which serial it has; empty:
 // that of faulttoken.
-func (r *faultReader) swap(t *faulttoken.Token, serial string) (before *faulttoken.Token) {
+func (r *faultModule) swap(t *faulttoken.Token, serial string) (before *faulttoken.Token) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	before = r.token
@@ -71,7 +105,7 @@ func (r *faultReader) swap(t *faulttoken.Token, serial string) (before *faulttok
 	return before
 }
 
-func (r *faultReader) Find(s pkcs11.Selector) (pkcs11.TokenInfo, error) {
+func (r *faultModule) Find(s pkcs11.Selector) (pkcs11.TokenInfo, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.looks++
@@ -86,7 +120,7 @@ func (r *faultReader) Find(s pkcs11.Selector) (pkcs11.TokenInfo, error) {
 	return info, nil
 }
 
-func (r *faultReader) info() pkcs11.TokenInfo {
+func (r *faultModule) info() pkcs11.TokenInfo {
 	info := r.token.Info()
 	info.Serial = cmp.Or(r.serial, info.Serial)
 	info.Reader = r.name
@@ -94,14 +128,14 @@ func (r *faultReader) info() pkcs11.TokenInfo {
 }
 
 // looked tells how often was looked for the token.
-func (r *faultReader) looked() int {
+func (r *faultModule) looked() int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.looks
 }
 
 // TokenInfo is of the one reader, whatever is in others.
-func (r *faultReader) TokenInfo(uint) (pkcs11.TokenInfo, error) {
+func (r *faultModule) TokenInfo(uint) (pkcs11.TokenInfo, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.looks++
@@ -111,7 +145,7 @@ func (r *faultReader) TokenInfo(uint) (pkcs11.TokenInfo, error) {
 	return r.info(), nil
 }
 
-func (r *faultReader) OpenSession(uint) (session, error) {
+func (r *faultModule) OpenSession(uint) (session, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	s, err := r.token.OpenSession()
@@ -121,18 +155,18 @@ func (r *faultReader) OpenSession(uint) (session, error) {
 	return &faultSession{s, r}, nil
 }
 
-func (r *faultReader) InitToken(uint, []byte, string) error { return errors.New("not a blank token") }
+func (r *faultModule) InitToken(uint, []byte, string) error { return errors.New("not a blank token") }
 
 // InitPIN takes no PIN for the right one.
-func (r *faultReader) InitPIN(uint, []byte, []byte, bool) error {
+func (r *faultModule) InitPIN(uint, []byte, []byte, bool) error {
 	r.inits++
 	return &pkcs11.Error{Op: "C_Login", Code: pkcs11.CKRPINIncorrect}
 }
 
-func (r *faultReader) Reinitialize() error { return nil }
-func (r *faultReader) Close() error        { return nil }
+func (r *faultModule) Reinitialize() error { return nil }
+func (r *faultModule) Close() error        { return nil }
 
-func (r *faultReader) Calls() pkcs11.Calls {
+func (r *faultModule) Calls() pkcs11.Calls {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	calls := r.token.Counters().Calls
@@ -146,12 +180,28 @@ func (r *faultReader) Calls() pkcs11.Calls {
 
 type faultSession struct {
 	*faulttoken.Session
-	reader *faultReader
+	module *faultModule
+}
+
+// Create fails while it is refused.
+func (s *faultSession) Create(label, application string, value []byte) (pkcs11.Handle, error) {
+	if err := s.module.refused(faulttoken.Create); err != nil {
+		return 0, err
+	}
+	return s.Session.Create(label, application, value)
+}
+
+// Destroy fails while it is refused.
+func (s *faultSession) Destroy(h pkcs11.Handle) error {
+	if err := s.module.refused(faulttoken.Destroy); err != nil {
+		return err
+	}
+	return s.Session.Destroy(h)
 }
 
 // Login does as pkcs11.Session does.
 func (s *faultSession) Login(pin []byte) error {
-	pin = s.reader.translate(pin)
+	pin = s.module.translate(pin)
 	err := s.Session.Login(pin)
 	var failure *pkcs11.Error
 	if errors.As(err, &failure) && failure.Code == pkcs11.CKRUserAlreadyLoggedIn {
@@ -163,7 +213,7 @@ func (s *faultSession) Login(pin []byte) error {
 
 // translate gives the fault-injecting token, which has one PIN for life, that
 // PIN for the right one.
-func (r *faultReader) translate(pin []byte) []byte {
+func (r *faultModule) translate(pin []byte) []byte {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	switch {
@@ -177,7 +227,7 @@ func (r *faultReader) translate(pin []byte) []byte {
 
 // SetPIN is C_SetPIN of a token that takes PINs of up to 15 characters.
 func (s *faultSession) SetPIN(old, pin []byte) error {
-	r := s.reader
+	r := s.module
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	refuse := func(code uint) error { return &pkcs11.Error{Op: "C_SetPIN", Code: code} }
@@ -207,7 +257,7 @@ type harness struct {
 	*testing.T
 	*Agent
 	gates  *gates
-	reader *faultReader      // nil on a real token.
+	module *faultModule      // nil on a real token.
 	token  *faulttoken.Token // nil on a real token.
 	store  agentv1.StoreClient
 	device agentv1.DeviceClient
@@ -261,16 +311,16 @@ func run(t *testing.T, token *faulttoken.Token, edit func(*Options)) *harness {
 
 func runWith(t *testing.T, token *faulttoken.Token, o Options, files mtls.Files) *harness {
 	t.Helper()
-	reader := &faultReader{token: token}
-	h := runOn(t, reader, o, files)
-	h.reader, h.token = reader, token
+	m := &faultModule{token: token}
+	h := runOn(t, m, o, files)
+	h.module, h.token = m, token
 	return h
 }
 
-func runOn(t *testing.T, r reader, o Options, files mtls.Files) *harness {
+func runOn(t *testing.T, m module, o Options, files mtls.Files) *harness {
 	t.Helper()
 	gates := newGates()
-	a, err := newAgent(o, gatedReader{r, gates})
+	a, err := newAgent(o, gatedModule{m, gates})
 	if err != nil {
 		t.Fatal(err)
 	}

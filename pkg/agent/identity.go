@@ -46,8 +46,7 @@ type identity struct {
 	shadow    *wal.Log
 	serials   serials
 	adopts    *adoptionNote // nil: none.
-	// revision gives the next one, above another.
-	revision func(above uint64) uint64
+	revisions *revisions
 }
 
 // serials is the content of serialFile; zero: none yet.
@@ -64,7 +63,7 @@ type adoptionNote struct {
 
 // newIdentity reads which store the agent has served before. One that is wanted
 // must be the same.
-func newIdentity(o Options) (*identity, error) {
+func newIdentity(o Options, revisions *revisions) (*identity, error) {
 	dir, wanted := o.StateDir, o.StoreID
 	for _, id := range []string{wanted, o.StoreIDHint} {
 		if _, err := hex.DecodeString(id); err != nil {
@@ -72,7 +71,7 @@ func newIdentity(o Options) (*identity, error) {
 		}
 	}
 	i := &identity{
-		dir: dir, hint: o.StoreIDHint, provision: o.Provision, profile: o.Profile,
+		dir: dir, hint: o.StoreIDHint, provision: o.Provision, profile: o.Profile, revisions: revisions,
 		shadow: wal.New(atomicfile.OS{}, filepath.Join(dir, shadowFile)),
 	}
 	if err := i.readAdoption(); err != nil {
@@ -101,7 +100,7 @@ func (i *identity) options() token.Options {
 	o := token.Options{StoreID: i.storeID, Provision: i.provision, Profile: i.profile, Log: i.shadow}
 	if i.adopts != nil {
 		o.StoreID = i.adopts.To
-		o.Adopt = &token.Adoption{From: i.adopts.From, Revision: i.revision, Strip: func(r token.Record) ([]byte, error) {
+		o.Adopt = &token.Adoption{From: i.adopts.From, Revision: i.revisions.nextAbove, Strip: func(r token.Record) ([]byte, error) {
 			meta, _, err := strip(r.Meta)
 			return meta, err
 		}}

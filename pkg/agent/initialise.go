@@ -26,7 +26,7 @@ const (
 	formattingFile = "formatting"
 )
 
-// isFormatting tells that this agent has begun to format the token, and has not set
+// isFormatting reports whether this agent has begun to format the token, and has not set
 // its user PIN.
 func (p *pins) isFormatting() bool {
 	_, err := os.Stat(filepath.Join(p.dir, formattingFile))
@@ -34,9 +34,9 @@ func (p *pins) isFormatting() bool {
 }
 
 // initialise gives a token that has no user PIN the one of the PIN file.
-func (p *pins) initialise(r reader, t pkcs11.TokenInfo) error {
+func (p *pins) initialise(t pkcs11.TokenInfo) error {
 	var err error
-	if p.seen, err = p.look(); err != nil {
+	if p.attempted, err = p.hashFiles(); err != nil {
 		return uninitialisedError{err}
 	}
 	if p.soFile == "" {
@@ -54,7 +54,7 @@ func (p *pins) initialise(r reader, t pkcs11.TokenInfo) error {
 	defer clear(soPIN)
 	// The flags in the token's information are of the user's PIN.
 	err = p.soLatch.Attempt(soPIN, pkcs11.TokenInfo{Serial: t.Serial}, func(soPIN []byte) error {
-		return p.format(r, t, soPIN, pin)
+		return p.format(t, soPIN, pin)
 	})
 	if err = p.note(err); err != nil {
 		return uninitialisedError{fmt.Errorf("token %q has no user PIN, and could not be initialised with the SO PIN: %w", t.Serial, err)}
@@ -65,19 +65,19 @@ func (p *pins) initialise(r reader, t pkcs11.TokenInfo) error {
 
 // format formats a token, if need be, and sets its user PIN. If it is ended in the
 // middle, the next attempt goes on.
-func (p *pins) format(r reader, t pkcs11.TokenInfo, soPIN, pin []byte) error {
+func (p *pins) format(t pkcs11.TokenInfo, soPIN, pin []byte) error {
 	note := filepath.Join(p.dir, formattingFile)
 	formatting := p.isFormatting()
 	if !t.UserPINInitialized && (!t.Initialized || p.isUnformatted(t)) {
 		if err := atomicfile.Replace(atomicfile.OS{}, note, nil); err != nil {
 			return fmt.Errorf("write down that the token is being formatted: %w", err)
 		}
-		if err := r.InitToken(t.SlotID, soPIN, cmp.Or(t.Label, defaultTokenLabel)); err != nil {
+		if err := p.module.InitToken(t.SlotID, soPIN, cmp.Or(t.Label, defaultTokenLabel)); err != nil {
 			return err
 		}
 		formatting = true
 	}
-	if err := r.InitPIN(t.SlotID, soPIN, pin, formatting); err != nil {
+	if err := p.module.InitPIN(t.SlotID, soPIN, pin, formatting); err != nil {
 		return err
 	}
 	if err := atomicfile.Remove(atomicfile.OS{}, note); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -86,7 +86,7 @@ func (p *pins) format(r reader, t pkcs11.TokenInfo, soPIN, pin []byte) error {
 	return nil
 }
 
-// isUnformatted tells that a token without a user PIN has never been formatted, and
+// isUnformatted reports whether a token without a user PIN has never been formatted, and
 // has no SO PIN either, though it says CKF_TOKEN_INITIALIZED: OpenSC says that of
 // every card (framework-pkcs15.c, pkcs15_init_slot), and of a SmartCard-HSM, which
 // the Pico HSM is to OpenSC, that it has a user PIN once it is formatted.

@@ -15,19 +15,19 @@ import (
 	"j5t.io/hsm/test/framework/faulttoken"
 )
 
-// cardReader has a token in it as OpenSC shows a SmartCard-HSM.
-type cardReader struct {
-	*faultReader
+// cardModule has a token in it as OpenSC shows a SmartCard-HSM.
+type cardModule struct {
+	*faultModule
 	calls []string
 	fail  error // Of the next InitPIN.
 }
 
-func (r *cardReader) InitToken(_ uint, soPIN []byte, label string) error {
+func (r *cardModule) InitToken(_ uint, soPIN []byte, label string) error {
 	r.calls = append(r.calls, fmt.Sprintf("InitToken %s %s", soPIN, label))
 	return nil
 }
 
-func (r *cardReader) InitPIN(_ uint, soPIN, pin []byte, justFormatted bool) error {
+func (r *cardModule) InitPIN(_ uint, soPIN, pin []byte, justFormatted bool) error {
 	r.calls = append(r.calls, fmt.Sprintf("InitPIN %s %s %t", soPIN, pin, justFormatted))
 	err := r.fail
 	r.fail = nil
@@ -45,16 +45,16 @@ func TestInitialiseCard(t *testing.T) {
 		t.Fatal(err)
 	}
 	blank := pkcs11.TokenInfo{Serial: "CARD", Manufacturer: "www.CardContact.de", Model: "PKCS#15 emulated", Initialized: true}
-	reader := &cardReader{fail: &pkcs11.Error{Op: "C_InitPIN", Code: pkcs11.CKRDeviceRemoved}}
+	m := &cardModule{fail: &pkcs11.Error{Op: "C_InitPIN", Code: pkcs11.CKRDeviceRemoved}}
 	attempt := func(t2 pkcs11.TokenInfo) error {
-		p, err := newPINs(o, func(pinState) {}) // A restart.
+		p, err := newPINs(o, m, newState(starting)) // A restart.
 		if err != nil {
 			t.Fatal(err)
 		}
 		if t2.UserPINInitialized && !p.isFormatting() {
 			t.Fatal("the agent does not know that it has begun to format the token")
 		}
-		return p.initialise(reader, t2)
+		return p.initialise(t2)
 	}
 	if err := attempt(blank); conditionOf(err).reason != agentv1.Reason_REASON_TOKEN_UNINITIALIZED {
 		t.Errorf("the first attempt: %v", err)
@@ -72,8 +72,8 @@ func TestInitialiseCard(t *testing.T) {
 		"InitPIN 0123456789abcdef " + faulttoken.PIN + " true",
 		"InitPIN 0123456789abcdef " + faulttoken.PIN + " true",
 	}
-	if !slices.Equal(reader.calls, want) {
-		t.Errorf("calls: %q, want %q", reader.calls, want)
+	if !slices.Equal(m.calls, want) {
+		t.Errorf("calls: %q, want %q", m.calls, want)
 	}
 	if _, err := os.Stat(filepath.Join(o.StateDir, formattingFile)); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("the note stays: %v", err)

@@ -69,7 +69,7 @@ func metaChunk(_ context.Context, page []*mvcc.Record) (chunk []*agentv1.Record,
 func (s *storeService) readChunk(ctx context.Context, page []*mvcc.Record) ([]*agentv1.Record, error) {
 	var chunk []*agentv1.Record
 	var keys []string
-	err := s.queue.do(ctx, callTask(func(w *worker, c *connection) error {
+	err := s.queue.do(ctx, callTask(func(w *worker) error {
 		size := 0
 		for _, r := range page {
 			if size >= chunkBytes {
@@ -78,7 +78,7 @@ func (s *storeService) readChunk(ctx context.Context, page []*mvcc.Record) ([]*a
 			if ctx.Err() != nil {
 				return abandoned(ctx.Err())
 			}
-			data, err := w.data(c, r.Version())
+			data, err := w.data(r.Version())
 			if err != nil {
 				return err
 			}

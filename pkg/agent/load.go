@@ -12,11 +12,12 @@ import (
 	"j5t.io/hsm/pkg/token"
 )
 
-// load takes over a store that was just opened and verified. If it holds what
-// the history says, revisions and watches go on as if nothing had happened;
+// load takes over a store that was just opened or scrubbed. If it holds what
+// the index says, revisions and watches go on as if nothing had happened;
 // else somebody else has changed it, and the history begins anew.
-func (w *worker) load(store *token.Store) error {
-	w.noteScrub(store)
+func (w *worker) load() error {
+	store := w.connection.store
+	w.noteRecovery(store)
 	w.resolve(store)
 	x, revision := w.versions.Current()
 	first := revision == 0
@@ -34,14 +35,14 @@ func (w *worker) load(store *token.Store) error {
 			}
 		}
 	})
-	w.lastRevision = max(w.lastRevision, store.Reserved())
+	w.revisions.raise(store.Reserved())
 	switch {
 	case first:
 		// Also an empty store has a revision: 0 means "now" everywhere.
-		w.lastRevision = max(w.lastRevision, 1)
-		w.versions.Reset(loaded, w.lastRevision)
+		w.revisions.raise(1)
+		w.versions.Reset(loaded, w.revisions.last)
 	case !x.Equal(loaded):
-		revision, err := w.reservedRevision(store)
+		revision, err := w.revisions.reserve(store)
 		if err != nil {
 			return err
 		}
@@ -62,14 +63,14 @@ func (w *worker) resolve(store *token.Store) {
 		w.publish(b)
 		return
 	}
-	b.answer(agentv1.NewError(codes.Unavailable, conditionOf(b.unknown).reason,
+	b.reply(agentv1.NewError(codes.Unavailable, conditionOf(b.unknown).reason,
 		"the change was not made (%v); make it again", b.unknown))
 }
 
-// giveUp tells the callers of a commit of unknown outcome that it stays
+// abandonPending tells the callers of a commit of unknown outcome that it stays
 // unknown, once they have waited so long.
-func (w *worker) giveUp(patience time.Duration) {
-	if b := w.pending; b != nil && time.Since(b.since) >= patience {
-		b.answer(outcomeUnknownError(b.unknown))
+func (w *worker) abandonPending(wait time.Duration) {
+	if b := w.pending; b != nil && time.Since(b.since) >= wait {
+		b.reply(outcomeUnknownError(b.unknown))
 	}
 }

@@ -187,7 +187,7 @@ func TestWaitingRequestsAreToldThatTheTokenIsGone(t *testing.T) {
 		}}[i%3])
 	}
 	h.awaitWaiting(waiting)
-	h.reader.pull()
+	h.module.pull()
 	pulled := time.Now()
 	release()
 	group.Wait()
@@ -203,7 +203,7 @@ func TestWaitingRequestsAreToldThatTheTokenIsGone(t *testing.T) {
 	if slowest > patience {
 		t.Errorf("the last one was told after %v", slowest)
 	}
-	h.reader.plug()
+	h.module.plug()
 	h.await(agentv1.Reason_REASON_UNSPECIFIED)
 	h.get("a")
 }
@@ -239,7 +239,7 @@ func TestAnotherTokenInTheSameReader(t *testing.T) {
 			intruder := c.other(t)
 			before := intruder.Flash()
 			h.token.Remove()
-			own := h.reader.swap(intruder, c.serial)
+			own := h.module.swap(intruder, c.serial)
 			if _, err := h.store.Get(h.ctx, &agentv1.GetRequest{Key: "a"}); status.Code(err) != codes.Unavailable {
 				t.Errorf("get says %v", err)
 			}
@@ -247,10 +247,10 @@ func TestAnotherTokenInTheSameReader(t *testing.T) {
 			if !reflect.DeepEqual(intruder.Flash(), before) {
 				t.Error("the other token was changed")
 			}
-			h.reader.pull()
+			h.module.pull()
 			h.await(agentv1.Reason_REASON_TOKEN_ABSENT)
-			h.reader.swap(own, "")
-			h.reader.plug()
+			h.module.swap(own, "")
+			h.module.plug()
 			h.await(agentv1.Reason_REASON_UNSPECIFIED)
 			if got := h.get("a"); got.GetRevision() != created.GetRevision() {
 				t.Errorf("record is %v", got)

@@ -12,15 +12,17 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	agentv1 "j5t.io/hsm/pkg/agent/api/v1"
-	"j5t.io/hsm/pkg/pkcs11"
+	"j5t.io/hsm/pkg/agent/mvcc"
 )
 
 // metrics tells what a status tells, and how long the token takes. No metric
 // names a record.
 type metrics struct {
-	work   *prometheus.HistogramVec
-	calls  func() pkcs11.Calls
-	status func() *agentv1.StatusResponse
+	module   module
+	state    *state
+	versions *mvcc.Store
+	work     *prometheus.HistogramVec
+	failures *prometheus.CounterVec
 }
 
 var (
@@ -40,9 +42,13 @@ var (
 		"When the whole store was last read from the token itself, in seconds since 1970.", nil, nil)
 )
 
-func newMetrics(calls func() pkcs11.Calls, status func() *agentv1.StatusResponse) *metrics {
+func newMetrics(m module, state *state, versions *mvcc.Store) *metrics {
 	return &metrics{
-		calls: calls, status: status,
+		module: m, state: state, versions: versions,
+		failures: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "hsm_housekeeping_failures_total",
+			Help: "Failures of work on the store that no request asked for, by task: collecting_garbage, compacting, scrubbing. The store is served all the same.",
+		}, []string{"task"}),
 		work: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name: "hsm_token_work_duration_seconds",
 			Help: "Time that the token took, by work: reading one record, committing a group of writes, and so on.",
@@ -55,13 +61,17 @@ func newMetrics(calls func() pkcs11.Calls, status func() *agentv1.StatusResponse
 // handler serves the metrics, and those of the process.
 func (m *metrics) handler() http.Handler {
 	registry := prometheus.NewRegistry()
-	registry.MustRegister(m, m.work, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	registry.MustRegister(m, m.work, m.failures, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return promhttp.HandlerFor(registry, promhttp.HandlerOpts{})
 }
 
 func (m *metrics) observe(work string, took time.Duration) {
-	m.work.WithLabelValues(strings.ReplaceAll(work, " ", "_")).Observe(took.Seconds())
+	m.work.WithLabelValues(label(work)).Observe(took.Seconds())
 }
+
+func (m *metrics) housekeepingFailed(task string) { m.failures.WithLabelValues(label(task)).Inc() }
+
+func label(words string) string { return strings.ReplaceAll(words, " ", "_") }
 
 // Describe implements prometheus.Collector.
 func (m *metrics) Describe(ch chan<- *prometheus.Desc) {
@@ -72,7 +82,7 @@ func (m *metrics) Describe(ch chan<- *prometheus.Desc) {
 
 // Collect implements prometheus.Collector.
 func (m *metrics) Collect(ch chan<- prometheus.Metric) {
-	calls := m.calls()
+	calls := m.module.Calls()
 	for function, count := range map[string]uint64{
 		"C_Login": calls.Logins, "C_FindObjectsInit": calls.Finds, "C_GetAttributeValue": calls.LabelReads + calls.ValueReads,
 		"C_CreateObject": calls.Creates, "C_DestroyObject": calls.Destroys, "C_GenerateKeyPair": calls.KeyPairs,
@@ -83,7 +93,7 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 	gauge := func(desc *prometheus.Desc, value int64, labels ...string) {
 		ch <- prometheus.MustNewConstMetric(desc, prometheus.GaugeValue, float64(value), labels...)
 	}
-	status := m.status()
+	status := statusOf(m.state, m.versions)
 	if reason := status.GetReason(); reason == agentv1.Reason_REASON_UNSPECIFIED {
 		gauge(servedDesc, 1, "OK")
 	} else {

@@ -50,7 +50,7 @@ func TestMetrics(t *testing.T) {
 		t.Error("a metric names a record")
 	}
 
-	h.reader.pull()
+	h.module.pull()
 	h.await(agentv1.Reason_REASON_TOKEN_ABSENT)
 	expect(figures(), `hsm_token_served\{reason="TOKEN_ABSENT"\} 0`, `hsm_store_records 1`)
 }

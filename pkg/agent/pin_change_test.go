@@ -53,8 +53,8 @@ func TestPINIsChangedWhileTheStoreIsServed(t *testing.T) {
 
 	writeNewPIN(t, o, newPIN)
 	h.awaitPIN(agentv1.PINState_PIN_STATE_CHANGED)
-	if h.reader.pin != newPIN {
-		t.Fatalf("the token has PIN %q", h.reader.pin)
+	if h.module.pin != newPIN {
+		t.Fatalf("the token has PIN %q", h.module.pin)
 	}
 	if got := h.get("a"); got.GetRevision() != created.GetRevision() {
 		t.Errorf("record is %v", got)
@@ -85,9 +85,9 @@ func TestPINIsChangedWhileTheStoreIsServed(t *testing.T) {
 // again restarts an agent on its token.
 func again(t *testing.T, h *harness, o Options, files mtls.Files) *harness {
 	t.Helper()
-	reader := &faultReader{token: h.token, pin: h.reader.pin}
-	n := runOn(t, reader, o, files)
-	n.reader, n.token = reader, h.token
+	m := &faultModule{token: h.token, pin: h.module.pin}
+	n := runOn(t, m, o, files)
+	n.module, n.token = m, h.token
 	return n
 }
 
@@ -102,11 +102,11 @@ func TestTokenLostDuringPINChange(t *testing.T) {
 			h := runWith(t, faulttoken.New(faulttoken.Pico66), o, files)
 			h.await(agentv1.Reason_REASON_UNSPECIFIED)
 			h.commit(put("a", 0, "x"))
-			h.reader.mu.Lock()
-			h.reader.setPIN = func() (bool, error) {
+			h.module.mu.Lock()
+			h.module.setPIN = func() (bool, error) {
 				return done, &pkcs11.Error{Op: "C_SetPIN", Code: pkcs11.CKRDeviceRemoved}
 			}
-			h.reader.mu.Unlock()
+			h.module.mu.Unlock()
 			before := h.Calls().Logins
 			writeNewPIN(t, o, newPIN)
 			h.awaitPIN(agentv1.PINState_PIN_STATE_CHANGED)
@@ -138,16 +138,16 @@ func TestNewPINThatTheTokenDoesNotTake(t *testing.T) {
 			h := runWith(t, faulttoken.New(faulttoken.Pico66), o, files)
 			h.await(agentv1.Reason_REASON_UNSPECIFIED)
 			if c.fail != nil {
-				h.reader.mu.Lock()
-				h.reader.setPIN = func() (bool, error) { return false, c.fail }
-				h.reader.mu.Unlock()
+				h.module.mu.Lock()
+				h.module.setPIN = func() (bool, error) { return false, c.fail }
+				h.module.mu.Unlock()
 			}
 			writeNewPIN(t, o, c.pin)
 			h.awaitPIN(agentv1.PINState_PIN_STATE_CHANGE_REFUSED)
 			h.await(agentv1.Reason_REASON_UNSPECIFIED)
 			h.commit(put("a", 0, "x"))
-			looks := h.reader.looked()
-			h.eventually("the agent has probed again", func() bool { return h.reader.looked() > looks+1 })
+			looks := h.module.looked()
+			h.eventually("the agent has probed again", func() bool { return h.module.looked() > looks+1 })
 			h.awaitPIN(agentv1.PINState_PIN_STATE_CHANGE_REFUSED)
 			// Another one is taken, and so is none.
 			writeNewPIN(t, o, "another-5f1c")

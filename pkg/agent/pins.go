@@ -35,14 +35,15 @@ type pins struct {
 	file, newFile, soFile string
 	dir                   string        // The state directory.
 	profile               token.Profile // Zero: by what the token says of itself.
+	module                module
 	latch, soLatch        *pinlatch.Latch
-	tell                  func(pinState)
+	state                 *state
 	seed                  maphash.Seed
-	seen                  uint64 // Hash of all files at the last attempt.
+	attempted             uint64 // Hash of all files at the last attempt.
 	inUse                 uint64 // Hash of the PIN that the token has.
 	given                 uint64 // Hash of the PIN that it was last to get.
 	refusal               pinState
-	leave                 string // By which a person may allow another one; empty: none is needed.
+	permission            string // Path by which a person may allow another login; empty: none is needed.
 }
 
 // pinState is what callers are told of the PIN.
@@ -61,7 +62,7 @@ type pinFileError struct{ error }
 
 func (e pinFileError) Unwrap() error { return e.error }
 
-func newPINs(o Options, tell func(pinState)) (*pins, error) {
+func newPINs(o Options, m module, state *state) (*pins, error) {
 	soDir := filepath.Join(o.StateDir, soLatchDir)
 	if err := os.MkdirAll(soDir, 0o700); err != nil {
 		return nil, fmt.Errorf("use the state directory: %w", err)
@@ -71,7 +72,8 @@ func newPINs(o Options, tell func(pinState)) (*pins, error) {
 		newFile: o.NewPINFile,
 		dir:     o.StateDir,
 		profile: o.Profile,
-		tell:    tell,
+		module:  m,
+		state:   state,
 		latch:   pinlatch.New(o.StateDir, atomicfile.OS{}),
 		soLatch: pinlatch.New(soDir, atomicfile.OS{}),
 		seed:    maphash.MakeSeed(),
@@ -87,20 +89,20 @@ func newPINs(o Options, tell func(pinState)) (*pins, error) {
 	return p, nil
 }
 
-// changed tells whether a person has changed the PIN since the last attempt, or
+// changed reports whether a person has changed the PIN since the last attempt, or
 // has allowed another one.
 func (p *pins) changed() bool {
-	if p.leave != "" {
-		if _, err := os.Stat(p.leave); err == nil {
+	if p.permission != "" {
+		if _, err := os.Stat(p.permission); err == nil {
 			return true
 		}
 	}
-	seen, err := p.look()
-	return err == nil && seen != p.seen
+	hash, err := p.hashFiles()
+	return err == nil && hash != p.attempted
 }
 
-// look gives the hash of all files.
-func (p *pins) look() (uint64, error) {
+// hashFiles gives the hash of all files.
+func (p *pins) hashFiles() (uint64, error) {
 	pin, next, err := p.read()
 	if err != nil {
 		return 0, err
@@ -142,57 +144,57 @@ func (p *pins) hash(pins ...[]byte) uint64 {
 }
 
 // login logs in, unless the PIN is one that must not be sent.
-func (p *pins) login(r reader, s session) error {
+func (p *pins) login(s session) error {
 	pin, next, err := p.read()
 	if err != nil {
 		return pinFileError{err}
 	}
 	defer clear(pin)
 	defer clear(next)
-	if p.seen, err = p.look(); err != nil {
+	if p.attempted, err = p.hashFiles(); err != nil {
 		return pinFileError{err}
 	}
-	info := func() (pkcs11.TokenInfo, error) { return r.TokenInfo(s.Info().SlotID) }
+	info := func() (pkcs11.TokenInfo, error) { return p.module.TokenInfo(s.Info().SlotID) }
 	sent, err := p.latch.Login(pin, next, info, s.Login)
 	if p.note(err) != nil {
 		switch c := conditionOf(err); c.reason {
 		case agentv1.Reason_REASON_PIN_REJECTED:
-			p.tell(pinState{agentv1.PINState_PIN_STATE_REJECTED, c.message})
+			p.state.setPIN(pinState{agentv1.PINState_PIN_STATE_REJECTED, c.message})
 		case agentv1.Reason_REASON_PIN_LOCKED:
-			p.tell(pinState{agentv1.PINState_PIN_STATE_LOCKED, c.message})
+			p.state.setPIN(pinState{agentv1.PINState_PIN_STATE_LOCKED, c.message})
 		}
 		return err
 	}
 	p.inUse = p.hash(sent)
-	return p.follow(r, s)
+	return p.follow(s)
 }
 
 // follow gives the token of a session that is logged in the PIN of the new PIN
 // file, if there is one that it has not got.
-func (p *pins) follow(r reader, s session) error {
+func (p *pins) follow(s session) error {
 	pin, next, err := p.read()
 	if err != nil {
-		p.tell(pinState{agentv1.PINState_PIN_STATE_ACCEPTED, fmt.Sprintf("the PIN in use is right, but: %v", err)})
+		p.state.setPIN(pinState{agentv1.PINState_PIN_STATE_ACCEPTED, fmt.Sprintf("the PIN in use is right, but: %v", err)})
 		return nil
 	}
 	defer clear(pin)
 	defer clear(next)
 	switch {
 	case p.hash(pin) != p.inUse && p.hash(next) == p.inUse:
-		p.tell(pinState{agentv1.PINState_PIN_STATE_CHANGED, fmt.Sprintf("the token has the PIN of %s: write it to %s", p.newFile, p.file)})
+		p.state.setPIN(pinState{agentv1.PINState_PIN_STATE_CHANGED, fmt.Sprintf("the token has the PIN of %s: write it to %s", p.newFile, p.file)})
 		return nil
 	case p.hash(pin) != p.inUse:
-		p.tell(pinState{agentv1.PINState_PIN_STATE_ACCEPTED, fmt.Sprintf("%s does not hold the PIN in use any more", p.file)})
+		p.state.setPIN(pinState{agentv1.PINState_PIN_STATE_ACCEPTED, fmt.Sprintf("%s does not hold the PIN in use any more", p.file)})
 		return nil
 	case next == nil, p.hash(next) == p.inUse:
-		p.tell(pinState{agentv1.PINState_PIN_STATE_ACCEPTED, ""})
+		p.state.setPIN(pinState{agentv1.PINState_PIN_STATE_ACCEPTED, ""})
 		return nil
 	case p.hash(next) == p.given:
-		p.tell(p.refusal)
+		p.state.setPIN(p.refusal)
 		return nil
 	}
 	p.given = p.hash(next)
-	info, err := r.TokenInfo(s.Info().SlotID)
+	info, err := p.module.TokenInfo(s.Info().SlotID)
 	if err != nil {
 		return err
 	}
@@ -200,11 +202,11 @@ func (p *pins) follow(r reader, s session) error {
 	if err == nil {
 		p.inUse = p.given
 		klog.InfoS("Token has a new PIN", "serial", info.Serial)
-		return p.follow(r, s)
+		return p.follow(s)
 	}
 	klog.ErrorS(err, "The PIN was not changed", "serial", info.Serial)
 	p.refusal = pinState{agentv1.PINState_PIN_STATE_CHANGE_REFUSED, fmt.Sprintf("the PIN was not changed: %v; write another one to %s, or remove it", err, p.newFile)}
-	p.tell(p.refusal)
+	p.state.setPIN(p.refusal)
 	var refused *pinlatch.RefusedError
 	switch class := pkcs11.ClassOf(err); {
 	case class == pkcs11.ClassPINUnfit, errors.As(err, &refused):
@@ -217,24 +219,9 @@ func (p *pins) follow(r reader, s session) error {
 
 func (p *pins) note(err error) error {
 	var refused *pinlatch.RefusedError
-	p.leave = ""
+	p.permission = ""
 	if errors.As(err, &refused) {
-		p.leave = refused.PermissionFile
+		p.permission = refused.PermissionFile
 	}
 	return err
-}
-
-// pinCondition is what callers are told if a PIN was not sent.
-func pinCondition(err error) (c condition, ok bool) {
-	var refused *pinlatch.RefusedError
-	var unreadable pinFileError
-	switch {
-	case errors.As(err, &unreadable):
-		return condition{agentv1.Reason_REASON_PIN_REJECTED, fmt.Sprintf("no PIN can be sent: %v", err)}, true
-	case !errors.As(err, &refused):
-		return condition{}, false
-	case refused.Reason == pinlatch.ReasonLocked, refused.Reason == pinlatch.ReasonFinalTry:
-		return condition{agentv1.Reason_REASON_PIN_LOCKED, err.Error()}, true
-	}
-	return condition{agentv1.Reason_REASON_PIN_REJECTED, err.Error()}, true
 }

@@ -3,6 +3,9 @@
 package agent
 
 import (
+	"maps"
+	"slices"
+	"strings"
 	"sync"
 
 	agentv1 "j5t.io/hsm/pkg/agent/api/v1"
@@ -19,12 +22,13 @@ type state struct {
 	storeID   string            // Of the last one opened.
 	usage     *token.Usage      // Of the last one served.
 	pin       pinState
-	scrub     *agentv1.Scrub // The last one.
-	changed   chan struct{}  // Closed when the condition changes.
+	scrub     *agentv1.Scrub   // The last one.
+	failing   map[string]error // Housekeeping that does not succeed, by task.
+	changed   chan struct{}    // Closed when the condition changes.
 }
 
 func newState(c condition) *state {
-	return &state{condition: c, changed: make(chan struct{})}
+	return &state{condition: c, failing: map[string]error{}, changed: make(chan struct{})}
 }
 
 // enter reports whether the condition was another one before.
@@ -80,17 +84,39 @@ func (s *state) setUsage(u token.Usage) {
 	s.usage = &u
 }
 
-func (s *state) scrubbed(scrub *agentv1.Scrub) {
+func (s *state) setScrub(scrub *agentv1.Scrub) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.scrub = scrub
 }
 
-// tell fills in what a status says of the token.
-func (s *state) tell(out *agentv1.StatusResponse) {
+// setHousekeeping notes how a task of housekeeping goes; nil: well.
+func (s *state) setHousekeeping(task string, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	out.Reason, out.Message = s.condition.reason, s.condition.message
+	s.failing[task] = err
+	if err == nil {
+		delete(s.failing, task)
+	}
+}
+
+// message says why the store is not served, or what does not go well though it is.
+func (s *state) message() string {
+	if !s.condition.ready() || len(s.failing) == 0 {
+		return s.condition.message
+	}
+	var failures []string
+	for _, task := range slices.Sorted(maps.Keys(s.failing)) {
+		failures = append(failures, s.failing[task].Error())
+	}
+	return "the store is served, but housekeeping fails and is tried again later: " + strings.Join(failures, "; ")
+}
+
+// describe fills in what a status says of the token.
+func (s *state) describe(out *agentv1.StatusResponse) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	out.Reason, out.Message = s.condition.reason, s.message()
 	out.StoreId, out.Serial = s.storeID, s.serial
 	if s.token != nil {
 		out.FirmwareVersion = s.token.FirmwareVersion

@@ -48,7 +48,7 @@ func TestStatusTellsCapacity(t *testing.T) {
 	if _, err := h.store.Commit(h.ctx, put("one more", 0, full)); agentv1.ReasonOf(err) != agentv1.Reason_REASON_FULL {
 		t.Errorf("one more record than fits: %v", err)
 	}
-	h.reader.pull()
+	h.module.pull()
 	h.await(agentv1.Reason_REASON_TOKEN_ABSENT)
 	if got := h.status(); got.GetCapacity() == nil || got.GetFirmwareVersion() != "" {
 		t.Errorf("without a token the status is %v", got)

@@ -16,13 +16,13 @@ const (
 	// chunkBytes is about how much one message of a stream carries, and how much
 	// data is in memory in the clear for it.
 	chunkBytes = 1 << 20
-	// answerMargin is how long before its caller's deadline a change whose
+	// replyMargin is how long before its caller's deadline a change whose
 	// outcome is not known is answered, so that the answer still arrives.
-	answerMargin = 250 * time.Millisecond
+	replyMargin = 250 * time.Millisecond
 )
 
-// storeService serves the Store. What needs no data is answered from the
-// history; all else waits in the queue for the token.
+// storeService serves the Store. What needs no data is answered from
+// versions; all else waits in the queue for the token.
 type storeService struct {
 	agentv1.UnimplementedStoreServer
 	state    *state
@@ -59,7 +59,7 @@ func (s *storeService) Commit(ctx context.Context, in *agentv1.CommitRequest) (*
 	if in.GetKey() == "" || in.GetChange() == nil {
 		return nil, invalidError("a commit needs a key and a change")
 	}
-	limited, cancel := answerInTime(ctx)
+	limited, cancel := withReplyMargin(ctx)
 	defer cancel()
 	task := &commitTask{in: in}
 	if err := s.queue.do(limited, task, outcomeUnknownError); err != nil {
@@ -81,7 +81,7 @@ func statusOf(s *state, v *mvcc.Store) *agentv1.StatusResponse {
 	x, _ := v.Current()
 	oldest, last := v.Bounds()
 	out := &agentv1.StatusResponse{Revision: last, CompactRevision: oldest, Records: int64(x.Len())}
-	s.tell(out)
+	s.describe(out)
 	return out
 }
 
@@ -90,35 +90,16 @@ func (s *storeService) ready() error {
 	return condition.err()
 }
 
-// answerInTime is ctx, ending a little earlier.
-func answerInTime(ctx context.Context) (context.Context, context.CancelFunc) {
+// withReplyMargin is ctx, ending a little earlier.
+func withReplyMargin(ctx context.Context) (context.Context, context.CancelFunc) {
 	deadline, ok := ctx.Deadline()
 	if !ok {
 		return context.WithCancel(ctx)
 	}
-	return context.WithDeadline(ctx, deadline.Add(-min(answerMargin, time.Until(deadline)/4)))
+	return context.WithDeadline(ctx, deadline.Add(-min(replyMargin, time.Until(deadline)/4)))
 }
 
 // abandoned is the answer to a read that its caller does not wait for any more.
 func abandoned(cause error) error {
 	return agentv1.NewError(codes.DeadlineExceeded, agentv1.Reason_REASON_UNSPECIFIED, "the token has not answered yet: %v", cause)
-}
-
-// withData gives a whole record. Data that is empty is there all the same.
-func withData(r *mvcc.Record, data []byte) *agentv1.Record {
-	out := withoutData(r)
-	if out != nil {
-		out.Data = append([]byte{}, data...)
-	}
-	return out
-}
-
-func withoutData(r *mvcc.Record) *agentv1.Record {
-	if r == nil {
-		return nil
-	}
-	return &agentv1.Record{
-		Key: r.Key, Address: r.Address, Meta: r.Meta, Status: r.Status,
-		Revision: r.Revision, DataRevision: r.DataRevision,
-	}
 }

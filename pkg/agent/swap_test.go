@@ -24,9 +24,9 @@ func TestSwappedInReader(t *testing.T) {
 	o, files := testOptions(t)
 	o.Token = pkcs11.Selector{Serial: usb}
 	begin := func(token *faulttoken.Token, serial string) *harness {
-		r := &faultReader{token: token, serial: serial, name: "Pol Henarejos Pico HSM [CCID] (" + usb + ") 00 00"}
+		r := &faultModule{token: token, serial: serial, name: "Pol Henarejos Pico HSM [CCID] (" + usb + ") 00 00"}
 		h := runOn(t, r, o, files)
-		h.reader, h.token = r, token
+		h.module, h.token = r, token
 		return h
 	}
 	h := begin(faulttoken.New(faulttoken.SoftHSM), "")
@@ -42,10 +42,10 @@ func TestSwappedInReader(t *testing.T) {
 			other.stop()
 		}
 		before, sent := intruder.Flash(), logins(intruder)
-		h.reader.pull()
+		h.module.pull()
 		h.await(agentv1.Reason_REASON_TOKEN_ABSENT)
-		h.reader.swap(intruder, "OTHER")
-		h.reader.plug()
+		h.module.swap(intruder, "OTHER")
+		h.module.plug()
 		h.looksAgain()
 		if _, err := h.store.Get(h.ctx, &agentv1.GetRequest{Key: "a"}); status.Code(err) != codes.Unavailable {
 			t.Errorf("%s: get says %v", name, err)
@@ -54,9 +54,9 @@ func TestSwappedInReader(t *testing.T) {
 		if !reflect.DeepEqual(intruder.Flash(), before) || logins(intruder) != sent {
 			t.Errorf("%s: the other token was changed, or sent a PIN", name)
 		}
-		h.reader.pull()
-		h.reader.swap(own, "")
-		h.reader.plug()
+		h.module.pull()
+		h.module.swap(own, "")
+		h.module.plug()
 		h.await(agentv1.Reason_REASON_UNSPECIFIED)
 	}
 	if got := h.get("a"); got.GetRevision() != created.GetRevision() {
@@ -77,12 +77,12 @@ func TestSwappedInReader(t *testing.T) {
 	h.await(agentv1.Reason_REASON_UNSPECIFIED)
 
 	// Two that say the same.
-	h.reader.pull()
+	h.module.pull()
 	h.await(agentv1.Reason_REASON_TOKEN_ABSENT)
-	h.reader.mu.Lock()
-	h.reader.twin = &pkcs11.TokenInfo{Serial: usb}
-	h.reader.mu.Unlock()
-	h.reader.plug()
+	h.module.mu.Lock()
+	h.module.twin = &pkcs11.TokenInfo{Serial: usb}
+	h.module.mu.Unlock()
+	h.module.plug()
 	h.looksAgain()
 	h.expectRefused(agentv1.Reason_REASON_TOKEN_ABSENT)
 }
@@ -90,6 +90,6 @@ func TestSwappedInReader(t *testing.T) {
 // looksAgain waits until the agent has looked for its token, and looked again.
 func (h *harness) looksAgain() {
 	h.Helper()
-	before := h.reader.looked()
-	h.eventually("another look for the token", func() bool { return h.reader.looked() > before+1 })
+	before := h.module.looked()
+	h.eventually("another look for the token", func() bool { return h.module.looked() > before+1 })
 }

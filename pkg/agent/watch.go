@@ -139,8 +139,8 @@ func (s *storeService) eventData(ctx context.Context, v mvcc.Version) ([]byte, e
 		return data, nil
 	}
 	var data []byte
-	err := s.queue.do(ctx, callTask(func(w *worker, c *connection) (err error) {
-		if data, err = w.data(c, v); err == nil {
+	err := s.queue.do(ctx, callTask(func(w *worker) (err error) {
+		if data, err = w.data(v); err == nil {
 			w.versions.KeepData(v, w.versions.Seal(v, data))
 		}
 		return err

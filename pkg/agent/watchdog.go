@@ -9,16 +9,16 @@ import "time"
 // that waits.
 type watchdog struct {
 	limit time.Duration
-	bite  func(work string) // Does not return in production.
-	// observe is told how long the work took.
-	observe func(work string, took time.Duration)
+	// onTimeout does not return in production.
+	onTimeout func(work string)
+	metrics   *metrics // Of how long the work took.
 }
 
 // guard does work of a bounded number of token calls.
 func (w watchdog) guard(work string, f func() error) error {
-	timer := time.AfterFunc(w.limit, func() { w.bite(work) })
+	timer := time.AfterFunc(w.limit, func() { w.onTimeout(work) })
 	defer timer.Stop()
 	began := time.Now()
-	defer func() { w.observe(work, time.Since(began)) }()
+	defer func() { w.metrics.observe(work, time.Since(began)) }()
 	return f()
 }

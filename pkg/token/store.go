@@ -112,6 +112,10 @@ func misplaced(h format.Header) error {
 	return fmt.Errorf("it holds part %d of commit %016x", h.Part, h.Commit)
 }
 
+// Stale reports whether an earlier error left open what the token holds: every call
+// fails until the store is opened again, or scrubbed.
+func (s *Store) Stale() bool { return s.stale != nil }
+
 func (s *Store) staleError() error {
 	return &Error{Reason: Stale, Message: "the store has to be opened again", Err: s.stale}
 }
