@@ -1259,9 +1259,18 @@ type StatusResponse struct {
 	// Of the token, as "major.minor"; empty while none is seen.
 	FirmwareVersion string `protobuf:"bytes,11,opt,name=firmware_version,json=firmwareVersion,proto3" json:"firmware_version,omitempty"`
 	// Absent until the store was opened once.
-	Scrub         *Scrub `protobuf:"bytes,12,opt,name=scrub,proto3" json:"scrub,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Scrub *Scrub `protobuf:"bytes,12,opt,name=scrub,proto3" json:"scrub,omitempty"`
+	// Labels of objects that the token does not destroy: each takes a slot until the
+	// token is initialised anew. Not all of them, if they are many.
+	StuckObjects []string `protobuf:"bytes,13,rep,name=stuck_objects,json=stuckObjects,proto3" json:"stuck_objects,omitempty"`
+	// The token will refuse writes although it seems to have room, because of how the
+	// objects lie in its flash. A relayout heals it, and loses nothing.
+	NeedsRelayout bool `protobuf:"varint,14,opt,name=needs_relayout,json=needsRelayout,proto3" json:"needs_relayout,omitempty"`
+	// Of the token's reader, as "major.minor"; empty while none is seen. Where the
+	// firmware's own number does not change with it, it tells versions apart.
+	HardwareVersion string `protobuf:"bytes,15,opt,name=hardware_version,json=hardwareVersion,proto3" json:"hardware_version,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *StatusResponse) Reset() {
@@ -1376,6 +1385,27 @@ func (x *StatusResponse) GetScrub() *Scrub {
 		return x.Scrub
 	}
 	return nil
+}
+
+func (x *StatusResponse) GetStuckObjects() []string {
+	if x != nil {
+		return x.StuckObjects
+	}
+	return nil
+}
+
+func (x *StatusResponse) GetNeedsRelayout() bool {
+	if x != nil {
+		return x.NeedsRelayout
+	}
+	return false
+}
+
+func (x *StatusResponse) GetHardwareVersion() string {
+	if x != nil {
+		return x.HardwareVersion
+	}
+	return ""
 }
 
 // Scrub is a reading of the whole store from the token itself, past what the
@@ -2226,7 +2256,7 @@ const file_v1_agent_proto_rawDesc = "" +
 	"\x10TYPE_UNSPECIFIED\x10\x00\x12\f\n" +
 	"\bTYPE_PUT\x10\x01\x12\x0f\n" +
 	"\vTYPE_DELETE\x10\x02\"\x0f\n" +
-	"\rStatusRequest\"\xdc\x03\n" +
+	"\rStatusRequest\"\xd3\x04\n" +
 	"\x0eStatusResponse\x120\n" +
 	"\x06reason\x18\x01 \x01(\x0e2\x18.j5t.hsm.agent.v1.ReasonR\x06reason\x12\x18\n" +
 	"\amessage\x18\x02 \x01(\tR\amessage\x12\x19\n" +
@@ -2241,7 +2271,10 @@ const file_v1_agent_proto_rawDesc = "" +
 	" \x01(\tR\n" +
 	"pinMessage\x12)\n" +
 	"\x10firmware_version\x18\v \x01(\tR\x0ffirmwareVersion\x12-\n" +
-	"\x05scrub\x18\f \x01(\v2\x17.j5t.hsm.agent.v1.ScrubR\x05scrub\"\xba\x01\n" +
+	"\x05scrub\x18\f \x01(\v2\x17.j5t.hsm.agent.v1.ScrubR\x05scrub\x12#\n" +
+	"\rstuck_objects\x18\r \x03(\tR\fstuckObjects\x12%\n" +
+	"\x0eneeds_relayout\x18\x0e \x01(\bR\rneedsRelayout\x12)\n" +
+	"\x10hardware_version\x18\x0f \x01(\tR\x0fhardwareVersion\"\xba\x01\n" +
 	"\x05Scrub\x12\x12\n" +
 	"\x04time\x18\x01 \x01(\x03R\x04time\x12)\n" +
 	"\x10interval_seconds\x18\x02 \x01(\x03R\x0fintervalSeconds\x12\x16\n" +
