@@ -109,18 +109,18 @@ func (r *rig) testCertManager() {
 	}
 
 	r.report(system, "asked", seen(serial, "node-1", "/dev/bus/usb/001/030"), seen(other, "node-1", "/dev/bus/usb/001/031"))
-	stranger := certs.AgentSecret(agentname.For(other))
-	r.until("another agent's certificate", func() error { return r.issued(stranger) })
+	otherAgent := certs.AgentSecret(agentname.For(other))
+	r.until("another agent's certificate", func() error { return r.issued(otherAgent) })
 	if now, err := r.deployment(serial); err != nil || now.Generation != deployment.Generation || r.certificate(secret).GetGeneration() != 1 {
 		r.t.Errorf("an agent was replaced, or its Certificate written again: %v", err)
 	}
-	r.testHandshakes(secret, stranger, name)
+	r.testHandshakes(secret, otherAgent, name)
 
 	must(r.t, r.client.Delete(r.ctx, device(system, "asked", v1alpha1.PINSecretReference{})))
 	r.until("the agents to be removed", func() error {
 		left := r.of(serial)
 		maps.Copy(left, r.of(other))
-		if len(left) > 0 || r.certificate(secret) != nil || r.certificate(stranger) != nil {
+		if len(left) > 0 || r.certificate(secret) != nil || r.certificate(otherAgent) != nil {
 			return fmt.Errorf("left: %v", left)
 		}
 		return nil
@@ -132,8 +132,8 @@ func (r *rig) testCertManager() {
 
 // testHandshakes has an agent and its client use what cert-manager has made, and renews
 // it while they do.
-func (r *rig) testHandshakes(secret, stranger, name string) {
-	agent, thief, client := r.mount(secret), r.mount(stranger), r.mount(certs.APIServerClientSecret)
+func (r *rig) testHandshakes(secret, otherAgent, name string) {
+	agent, thief, client := r.mount(secret), r.mount(otherAgent), r.mount(certs.APIServerClientSecret)
 	agentServer, err := agent.Server()
 	must(r.t, err)
 	apiServer, err := client.Client()

@@ -120,7 +120,7 @@ func (w *world) caBundle() []byte {
 	return bundle
 }
 
-// verify tells whether a leaf is good by the bundle that another holds.
+// verify reports whether a leaf is good by the bundle that another holds.
 func (w *world) verify(leaf, truster, name string, usage x509.ExtKeyUsage) error {
 	w.t.Helper()
 	roots := x509.NewCertPool()
