@@ -27,7 +27,7 @@ func pages(t *testing.T) []page {
 		t.Fatalf("no page in docs: %v", err)
 	}
 	var all []page
-	for _, path := range append(paths, filepath.Join(root, "README.md")) {
+	for _, path := range append(paths, filepath.Join(root, "README.md"), filepath.Join(root, testPage)) {
 		path, err := filepath.Rel(root, path)
 		if err != nil {
 			t.Fatal(err)
@@ -113,7 +113,10 @@ func TestIndex(t *testing.T) {
 	}
 }
 
-const developmentPage = "docs/development.md"
+const (
+	developmentPage = "docs/development.md"
+	testPage        = "test/README.md"
+)
 
 // named is a path of the repository on the page, which may be a pattern, and names that
 // follow it in parentheses and have to be in that file: `pkg/a/b.go` (`name`, `other`).
@@ -150,10 +153,14 @@ func TestPaths(t *testing.T) {
 // notOnTheMap are folders whose packages are explained with the one above them.
 var notOnTheMap = []string{"pkg/generated", "pkg/apis/hsm", "pkg/registry/hsm", "pkg/discovery", "test/framework/controlplane"}
 
-// TestMap finds every package on the map of docs/development.md.
+// TestMap finds every package on the map of docs/development.md, or, if it is of tests,
+// in test/README.md.
 func TestMap(t *testing.T) {
 	t.Parallel()
-	text := read(t, developmentPage)
+	development, tests := read(t, developmentPage), read(t, testPage)
+	onMap := func(path string) bool {
+		return strings.Contains(development, "`"+path+"`") || strings.Contains(tests, "("+strings.TrimPrefix(path, "test/")+")")
+	}
 	for _, top := range []string{"cmd", "pkg", "test"} {
 		err := filepath.WalkDir(filepath.Join(root, top), func(path string, entry fs.DirEntry, err error) error {
 			if err != nil || !entry.IsDir() {
@@ -164,7 +171,7 @@ func TestMap(t *testing.T) {
 				return err
 			}
 			covered := slices.ContainsFunc(notOnTheMap, func(folder string) bool { return strings.HasPrefix(path, folder+"/") })
-			if !covered && exists(filepath.Join(path, "*.go")) && !strings.Contains(text, "`"+path+"`") {
+			if !covered && exists(filepath.Join(path, "*.go")) && !onMap(path) {
 				t.Errorf("%s is not on the map", path)
 			}
 			return nil
@@ -177,7 +184,9 @@ func TestMap(t *testing.T) {
 
 var (
 	makeTarget = regexp.MustCompile("(?m)(?:^(?:    )?|`)make ([a-z]+)")
-	testRun    = regexp.MustCompile(`go test[^\n]*-run[ =]'?\^?(Test[A-Za-z]+)[^\n]* \./([a-z0-9/]+)`)
+	goTest     = regexp.MustCompile("go test [^`\n]*")
+	testName   = regexp.MustCompile(`-run[ =]'?\^?(Test[A-Za-z]+)`)
+	testFolder = regexp.MustCompile(` \./([a-z0-9/]+)`)
 )
 
 // TestCommands finds each target of make on the pages, and each test that a page runs.
@@ -192,10 +201,14 @@ func TestCommands(t *testing.T) {
 				t.Errorf("%s: there is no make %s", p.path, match[1])
 			}
 		}
-		for _, match := range testRun.FindAllStringSubmatch(p.text, -1) {
+		for _, command := range goTest.FindAllString(p.text, -1) {
+			test, folder := testName.FindStringSubmatch(command), testFolder.FindStringSubmatch(command)
+			if test == nil || folder == nil {
+				continue
+			}
 			tests++
-			if !grep(t, match[2], "_test.go", "func "+match[1]+"(") {
-				t.Errorf("%s: there is no %s in %s", p.path, match[1], match[2])
+			if !grep(t, folder[1], "_test.go", "func "+test[1]+"(") {
+				t.Errorf("%s: there is no %s in %s", p.path, test[1], folder[1])
 			}
 		}
 	}
