@@ -13,6 +13,8 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	clocktesting "k8s.io/utils/clock/testing"
 
 	agentv1 "j5t.io/hsm/pkg/agent/api/v1"
@@ -182,6 +184,46 @@ func TestLogThatCannotBeCompacted(t *testing.T) {
 		t.Fatal(err)
 	}
 	k.expectMended()
+}
+
+// damage breaks the object of the last commit on the token and takes the copy away
+// that the log has, so that no scrub can mend it.
+func (k *keeper) damage(stateDir string) {
+	k.Helper()
+	flash := k.token.Flash()
+	k.token.Change(flash[len(flash)-1].Label, func(o *faulttoken.Object) bool {
+		o.Value[len(o.Value)-1] ^= 1
+		return true
+	})
+	if err := os.Remove(filepath.Join(stateDir, shadowFile)); err != nil {
+		k.Fatal(err)
+	}
+}
+
+// A scrub that finds an object which nobody can mend tells of it. The store was
+// whole when it was opened: all other records are what they were, and are served;
+// the damaged one is told to be so, never to be absent.
+func TestScrubThatFindsWhatItCannotMend(t *testing.T) {
+	t.Parallel()
+	var stateDir string
+	k := newKeeper(t, faulttoken.New(faulttoken.Pico66), func(_ *faultModule, o *Options) { stateDir = o.StateDir })
+	k.commit(put("whole", 0, "x"))
+	k.commit(put("damaged", 0, "x"))
+	k.damage(stateDir)
+	k.clock.SetTime(k.clock.Now().Add(25 * time.Hour))
+	k.expectFailing("scrubbing")
+	for range 3 {
+		if got := k.get("whole"); string(got.GetData()) != "x" {
+			t.Errorf("record is %v", got)
+		}
+		if _, err := k.store.Get(k.ctx, &agentv1.GetRequest{Key: "damaged"}); status.Code(err) != codes.DataLoss || agentv1.ReasonOf(err) != agentv1.Reason_REASON_CORRUPT {
+			t.Errorf("get of the damaged record says %v", err)
+		}
+	}
+	k.commit(put("new", 0, "x"))
+	if n := k.failures("scrubbing"); n > 2 { // One that was due, and one that the damaged record called for.
+		t.Errorf("the scrub was tried %d times in no time", n)
+	}
 }
 
 // A scrub that cannot log in again has lost the token.

@@ -11,14 +11,19 @@ import (
 // new session, brings back from the log what is damaged or lost, and reports
 // what it found. Before it, the caller re-initialises the module, or the module
 // may answer from memory; the old session is not used any more. It costs what Open
-// costs: one read for each object of the store. After an error, a HousekeepingError,
-// every call fails until the store is opened again.
+// costs: one read for each object of the store. Its error is a HousekeepingError. If
+// an object is damaged, or the log cannot be used, and the token holds what it held,
+// the store goes on as it was; a damaged object is an error of those who read it.
+// After any other error the store is Stale.
 func (s *Store) Scrub(dev Device) (RecoveryReport, error) {
 	o := s.options
 	o.StoreID, o.Provision, o.Adopt = s.ID(), false, nil
 	fresh, err := Open(dev, o)
 	if err != nil {
-		s.stale = err
+		reason := ReasonOf(err)
+		if s.stale != nil || reason != Corrupt && reason != LogFailed || s.rebind(dev) != nil {
+			s.stale = err
+		}
 		return RecoveryReport{}, housekeeping("scrubbing", err)
 	}
 	fresh.report.Changed = changedKeys(s.index, fresh.index)
