@@ -32,6 +32,11 @@ var (
 	_ rest.ShortNamesProvider = &REST{}
 )
 
+// deleteCollectionWorkers is how many HSMSecrets one request deletes at a time. The
+// agent makes the deletes that wait while the token is busy one commit: the more of
+// them, the fewer writes of flash.
+const deleteCollectionWorkers = 64
+
 // NewStorage returns the storage of hsmsecrets and of their status. The
 // authorizer decides who may see values, and who may claim a path outside of the
 // namespace's own.
@@ -50,6 +55,8 @@ func NewStorage(scheme *runtime.Scheme, options generic.RESTOptionsGetter, auth 
 		ResetFieldsStrategy: strategy,
 
 		TableConvertor: tableConvertor,
+
+		DeleteCollectionWorkers: deleteCollectionWorkers,
 	}
 	if err := store.CompleteWithOptions(&generic.StoreOptions{RESTOptions: options, AttrFunc: GetAttrs}); err != nil {
 		return nil, nil, err
