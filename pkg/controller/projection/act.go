@@ -66,8 +66,10 @@ func (r *reconciler) carryOut(ctx context.Context, d decision, p pair, f facts) 
 	case push:
 		p.hsm, err = r.push(ctx, p, f)
 	case replace:
-		err = r.delete(ctx, p.secret)
-		p.secret = nil
+		if err = r.delete(ctx, p.secret); err == nil {
+			// With finalizers it is still there.
+			p.secret, err = r.getSecret(ctx, p.hsm)
+		}
 	case restart:
 		if err = r.restart(ctx, p.hsm, f.secret.checksum); err != nil {
 			break

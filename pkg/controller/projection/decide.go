@@ -12,7 +12,7 @@ import (
 //	          ┌─ Secret of others ───► Nothing (refused)
 //	          ├─ left alone ─────────► Nothing
 //	          ├─ no Secret ──────────► Create ──┐
-//	facts ────┼─ cannot be changed ──► Replace ─┤
+//	facts ────┼─ cannot be changed ──► Replace ─┤   (Nothing, while it waits for finalizers)
 //	          ├─ token changed ──────► Project ─┼──► facts ─► … ─► Note, Restart ─► Nothing (in sync)
 //	          ├─ Secret edited ──────► Push ────┤
 //	          └─ both changed ───────► Project ─┘
@@ -51,6 +51,8 @@ const (
 	reasonRecorded       = "Recorded"
 	reasonCannotChange   = "CannotChange"
 	reasonContentChanged = "ContentChanged"
+	// reasonSecretTerminating: the Secret has to be made again, and cannot be deleted yet.
+	reasonSecretTerminating = "SecretTerminating"
 )
 
 // ownership says whom a Secret belongs to.
@@ -59,11 +61,12 @@ type ownership string
 const (
 	// self: the HSMSecret that is synced.
 	self ownership = "Self"
-	// inherited: an HSMSecret of the same name that is gone, or a younger one.
+	// inherited: an HSMSecret of the same name that is gone, a younger one, or one that has
+	// another spec.secretName now.
 	inherited ownership = "Inherited"
 	// adoptable: anybody, who allows that it is taken over.
 	adoptable ownership = "Adoptable"
-	// another: an HSMSecret that is not younger.
+	// another: an HSMSecret that is not younger, and wants it.
 	another ownership = "Another"
 	// foreign: anybody else.
 	foreign ownership = "Foreign"
@@ -98,6 +101,8 @@ type secretFacts struct {
 	restartPending bool        // Workloads are still to be restarted.
 	// metadataCurrent: labels, owner and so on are as they should be.
 	metadataCurrent bool
+	terminating     bool // It is being deleted, and waits for its finalizers.
+	finalizers      []string
 }
 
 // facts are all that a decision is made of.

@@ -44,6 +44,7 @@ func TestDecide(t *testing.T) {
 	immutableSource := func(f *facts) { f.hsm.immutable = true }
 	immutableSecret := func(f *facts) { f.secret.immutable = true }
 	otherType := func(f *facts) { f.secret.secretType = corev1.SecretTypeTLS }
+	terminating := func(f *facts) { f.secret.terminating, f.secret.finalizers = true, []string{"example.com/f"} }
 	neverSynced := func(f *facts) { f.secret.synced = dataVersion{} }
 	newKey := func(f *facts) { f.secret.synced.checksum = "of another key" }
 	pushed := func(revision, sum string) change { return func(f *facts) { f.hsm.pushed = dataVersion{revision, sum} } }
@@ -79,6 +80,10 @@ func TestDecide(t *testing.T) {
 		{"token changed, Secret immutable", []change{tokenIs("2", "B"), immutableSecret}, replace, reasonCannotChange, false},
 		{"Secret immutable", []change{immutableSecret}, nothing, reasonInSync, false},
 		{"type differs", []change{otherType}, replace, reasonCannotChange, false},
+		{"type differs, waits for finalizers", []change{otherType, terminating}, nothing, reasonSecretTerminating, false},
+		{"token changed, Secret immutable, waits for finalizers", []change{tokenIs("2", "B"), immutableSecret, terminating}, nothing, reasonSecretTerminating, false},
+		{"waits for finalizers, in sync", []change{terminating}, nothing, reasonInSync, false},
+		{"waits for finalizers, can be changed", []change{terminating, tokenIs("2", "B")}, project, reasonSourceChanged, false},
 
 		{"Secret edited", []change{secretIs("B")}, push, reasonSecretEdited, false},
 		{"Secret edited, token there and back", []change{secretIs("B"), tokenIs("3", "A")}, push, reasonSecretEdited, false},
@@ -141,7 +146,7 @@ func TestDecideConverges(t *testing.T) {
 	for _, o := range []ownership{self, inherited, adoptable, another, foreign} {
 		for _, token := range sums {
 			for _, secret := range sums {
-				for bits := range 1 << 9 {
+				for bits := range 1 << 10 {
 					bit := func(i int) bool { return bools[bits>>i&1] }
 					f := inSyncFacts()
 					if token != "A" {
@@ -150,7 +155,7 @@ func TestDecideConverges(t *testing.T) {
 					f.secret.checksum, f.secret.owner = secret, o
 					f.hsm.autoSync, f.hsm.bidirectional, f.hsm.immutable = bit(0), bit(1), bit(2)
 					f.hsm.workloads, f.secret.restartPending, f.secret.metadataCurrent = bit(3), bit(4), bit(5)
-					f.secret.immutable = bit(6)
+					f.secret.immutable, f.secret.terminating = bit(6), bit(9)
 					if bit(7) {
 						f.hsm.syncRequest = "again"
 					}

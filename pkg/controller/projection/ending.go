@@ -15,8 +15,11 @@ import (
 
 const (
 	// retryRacedAfter is the time until a pair is synced again that others have written
-	// during the pass.
+	// during the pass. It doubles with each such pass, up to maxRacedDelay; after
+	// tolerableRaces of them it is reported.
 	retryRacedAfter = 100 * time.Millisecond
+	maxRacedDelay   = 10 * time.Second
+	tolerableRaces  = 5
 	// yieldTime is enough for others to be taken from the queue first.
 	yieldTime = 10 * time.Millisecond
 )
@@ -68,8 +71,8 @@ func endingOf(err error) ending {
 //
 //	Complete     at the next check
 //	Gone         never
-//	Raced        at once, nearly
-//	Contested    when the next edit may be answered
+//	Raced        at once, nearly; ever later, and reported, if it happens again and again
+//	Contested    reported; when the next edit may be answered
 //	Unavailable  reported; at the next probe
 //	Failed       reported; ever later
 func (r *reconciler) end(ctx context.Context, p *pass, err error) (reconcile.Result, error) {
@@ -85,8 +88,13 @@ func (r *reconciler) end(ctx context.Context, p *pass, err error) (reconcile.Res
 	p.state.stale, p.state.lostEdit = true, p.lostEdit
 	switch how {
 	case endRaced:
-		return reconcile.Result{RequeueAfter: retryRacedAfter}, nil
+		delay := min(retryRacedAfter<<min(p.state.races, 10), maxRacedDelay)
+		if p.state.races++; p.state.races > tolerableRaces {
+			r.reportFailure(ctx, p)
+		}
+		return reconcile.Result{RequeueAfter: delay}, nil
 	case endContested:
+		r.reportFailure(ctx, p)
 		return reconcile.Result{RequeueAfter: editInterval}, nil
 	}
 	r.reportFailure(ctx, p)

@@ -37,7 +37,7 @@ func TestEnding(t *testing.T) {
 		"HSMSecret gone":        {errGone, endGone, 0, false, false},
 		"namespace terminating": {fmt.Errorf("apply: %w", terminating), endGone, 0, false, false},
 		"written by others":     {fmt.Errorf("update: %w", apierrors.NewConflict(secrets, "db", nil)), endRaced, retryRacedAfter, false, false},
-		"edited too often":      {errEditedTooOften, endContested, editInterval, false, false},
+		"edited too often":      {errEditedTooOften, endContested, editInterval, true, false},
 		"token away":            {fmt.Errorf("read: %w", apierrors.NewServiceUnavailable("no token")), endUnavailable, probeInterval, true, false},
 		"refused":               {apierrors.NewForbidden(secrets, "db", nil), endFailed, 0, true, true},
 		"not converging":        {errNotConverging, endFailed, 0, true, true},
@@ -76,5 +76,31 @@ func TestEnding(t *testing.T) {
 				t.Error("the Event is not SyncFailed")
 			}
 		})
+	}
+}
+
+// TestRacesBackOff: a pair that others write during each pass is synced ever later, and
+// somebody is told.
+func TestRacesBackOff(t *testing.T) {
+	t.Parallel()
+	clock, events := clocktesting.NewFakeClock(time.Now()), record.NewFakeRecorder(100)
+	r := &reconciler{clock: clock, recorder: events, states: newSyncStates()}
+	key := types.NamespacedName{Namespace: "app", Name: "db"}
+	state, _ := r.states.get(key)
+	conflict := apierrors.NewConflict(schema.GroupResource{Resource: "secrets"}, "db", nil)
+	var last, total time.Duration
+	for range 20 {
+		result, err := r.end(t.Context(), &pass{name: key, state: state}, conflict)
+		if err != nil || result.RequeueAfter < last {
+			t.Fatalf("it comes back after %s, then after %s, %v", last, result.RequeueAfter, err)
+		}
+		last = result.RequeueAfter
+		total += last
+	}
+	if total < time.Minute || last > maxRacedDelay {
+		t.Errorf("20 passes take %s, the last of them %s", total, last)
+	}
+	if len(events.Events) != 1 {
+		t.Errorf("%d Events, want one", len(events.Events))
 	}
 }

@@ -42,8 +42,21 @@ func (r *reconciler) factsOf(ctx context.Context, p *pass) (facts, error) {
 		return f, nil
 	}
 	f.secret = secretFactsOf(p.pair, key)
-	f.secret.owner, f.secret.ownerName, err = r.ownershipOf(ctx, p.pair)
+	sameData := f.secret.checksum == f.hsm.checksum && f.secret.secretType == f.hsm.secretType
+	f.secret.owner, f.secret.ownerName, err = r.ownershipOf(ctx, p, sameData)
+	if f.secret.owner == self && isStripped(p.secret) {
+		f.secret.synced, f.secret.syncRequest = lastSynced(p.previous), f.lastRequest
+	}
 	return f, err
+}
+
+// lastSynced is the data that was last in sync, by the status: for a Secret that has lost
+// the annotations that say it.
+func lastSynced(status v1alpha1.HSMSecretStatus) dataVersion {
+	if status.SecretChecksum != status.HSMChecksum {
+		return dataVersion{}
+	}
+	return dataVersion{checksum: status.SecretChecksum}
 }
 
 func hsmFactsOf(h *v1alpha1.HSMSecret, key []byte) hsmFacts {
@@ -71,16 +84,22 @@ func secretFactsOf(p pair, key []byte) *secretFacts {
 		syncRequest:     p.secret.Annotations[SyncAnnotation],
 		restartPending:  p.secret.Annotations[RestartAnnotation] == restartPending,
 		metadataCurrent: metadataFor(p.hsm).isCurrent(p.secret),
+		terminating:     p.secret.DeletionTimestamp != nil,
+		finalizers:      p.secret.Finalizers,
 	}
 }
 
 // ownershipOf says whom the Secret belongs to, and the name of another HSMSecret if it
-// belongs to that one.
-func (r *reconciler) ownershipOf(ctx context.Context, p pair) (ownership, string, error) {
+// belongs to that one. sameData says that it holds what the token holds.
+func (r *reconciler) ownershipOf(ctx context.Context, p *pass, sameData bool) (ownership, string, error) {
 	uid, name := types.UID(p.secret.Annotations[SourceUIDAnnotation]), p.secret.Annotations[SourceNameAnnotation]
 	owner := ownerIn(p.secret)
 	switch {
 	case uid == p.hsm.UID, owner != nil && owner.UID == p.hsm.UID:
+		return self, "", nil
+	case isStripped(p.secret) && isIn(p.previous.SecretRef, p.secret):
+		// Somebody has replaced all of it, as kubectl replace does. It is still the one that
+		// was made.
 		return self, "", nil
 	case owner != nil && owner.Name == p.hsm.Name:
 		// Two HSMSecrets of one name never live at once: that one is gone, and the
@@ -88,6 +107,9 @@ func (r *reconciler) ownershipOf(ctx context.Context, p pair) (ownership, string
 		return inherited, "", nil
 	case name == "":
 		return ownershipOfOthers(p.secret), "", nil
+	case name == p.hsm.Name && sameData:
+		// As above, but the Secret was retained.
+		return inherited, "", nil
 	}
 	other := metadataOf(hsmSecretKind)
 	err := r.cache.Get(ctx, client.ObjectKey{Namespace: p.hsm.Namespace, Name: name}, other)
@@ -100,7 +122,39 @@ func (r *reconciler) ownershipOf(ctx context.Context, p pair) (ownership, string
 	case p.hsm.CreationTimestamp.Time.Before(other.CreationTimestamp.Time):
 		return inherited, "", nil
 	}
+	wanted, err := r.isWanted(ctx, p.secret, name)
+	switch {
+	case err != nil:
+		return foreign, "", err
+	case !wanted:
+		// It has another spec.secretName now, and will delete this Secret when it has made
+		// that one. That one may be the Secret that this HSMSecret has: two that swap their
+		// Secrets would wait for each other.
+		return inherited, "", nil
+	}
 	return another, name, nil
+}
+
+// isWanted reports whether the HSMSecret of a name is to be projected into a Secret. It
+// asks the API server, which answers without the token.
+func (r *reconciler) isWanted(ctx context.Context, secret metav1.Object, name string) (bool, error) {
+	wanting := metadataListOf(hsmSecretKind)
+	err := r.client.List(ctx, wanting, client.InNamespace(secret.GetNamespace()),
+		client.MatchingFields{metav1.ObjectNameField: name, secretNameField: secret.GetName()})
+	if err != nil {
+		return true, fmt.Errorf("look up spec.secretName of HSMSecret %s: %w", name, err)
+	}
+	return len(wanting.Items) > 0, nil
+}
+
+// isStripped reports whether nothing on a Secret says which HSMSecret it was made for.
+func isStripped(secret *corev1.Secret) bool {
+	return secret.Annotations[SourceUIDAnnotation] == "" && secret.Annotations[SourceNameAnnotation] == "" && ownerIn(secret) == nil
+}
+
+// isIn reports whether a status names this very Secret.
+func isIn(ref *v1alpha1.SecretReference, secret *corev1.Secret) bool {
+	return ref != nil && ref.UID != "" && ref.UID == secret.UID
 }
 
 func ownershipOfOthers(secret *corev1.Secret) ownership {

@@ -55,6 +55,9 @@ const PushedAnnotation = "hsm.j5t.io/pushed-back"
 // content of which Secret its pods were restarted.
 const contentPrefix = "content.hsm.j5t.io/"
 
+// secretNameField selects HSMSecrets by the Secret that they are projected into.
+const secretNameField = "spec.secretName"
+
 var (
 	hsmSecretKind = v1alpha1.SchemeGroupVersion.WithKind("HSMSecret")
 	secretKind    = schema.GroupVersionKind{Version: "v1", Kind: "Secret"}

@@ -2,7 +2,10 @@
 
 package projection
 
-import "fmt"
+import (
+	"fmt"
+	"strings"
+)
 
 // A policy returns a decision, or nil if it does not apply.
 type policy func(facts) *decision
@@ -29,7 +32,7 @@ func leaveSecretOfOthers(f facts) *decision {
 			"the Secret belongs to HSMSecret %s, which is not younger: choose another spec.secretName", s.ownerName)}
 	case s.owner == foreign:
 		return &decision{action: nothing, reason: reasonSecretExists,
-			message: "a Secret of this name exists and was not made for this HSMSecret: choose another spec.secretName, or let the Secret be overwritten by setting the annotation " + AdoptAnnotation + ": \"true\" on it"}
+			message: "a Secret of this name exists that was not made for this HSMSecret, or that an earlier HSMSecret of its name has left with other data: choose another spec.secretName, or let the Secret be overwritten by setting the annotation " + AdoptAnnotation + ": \"true\" on it"}
 	}
 	return nil
 }
@@ -69,10 +72,15 @@ func leaveSecretAlone(f facts) *decision {
 // replaceUnchangeable: the API server would refuse to change the Secret.
 func replaceUnchangeable(f facts) *decision {
 	h, s := f.hsm, f.secret
-	if s.secretType != h.secretType || s.immutable && s.checksum != h.checksum {
-		return &decision{action: replace, reason: reasonCannotChange}
+	switch {
+	case s.secretType == h.secretType && (!s.immutable || s.checksum == h.checksum):
+		return nil
+	case s.terminating:
+		return &decision{action: nothing, reason: reasonSecretTerminating, message: fmt.Sprintf(
+			"the Secret cannot be changed to the type and data of the token: it is being deleted, and will be made again when its finalizers are gone: %s",
+			strings.Join(s.finalizers, ", "))}
 	}
-	return nil
+	return &decision{action: replace, reason: reasonCannotChange}
 }
 
 // recordSameData: the data is the same; the rest may have to be written.

@@ -33,7 +33,10 @@ type syncState struct {
 
 	secretName string
 	secret     version
-	foreign    bool // It belongs to others.
+	foreign    bool   // It belongs to others.
+	holder     string // The HSMSecret that it belongs to, if it does.
+	waiting    bool   // It has to be made again, and waits for its finalizers.
+	races      int    // How often others have written during a pass, since the last success.
 
 	watchesCurrentAt time.Time // From then on the watches show what was written.
 	nextCheck        time.Time // When to check though nothing seems to have changed.
@@ -63,15 +66,16 @@ func (s *syncState) update(p *pass, status v1alpha1.HSMSecretStatus, wrote bool,
 	s.uid, s.generation, s.revision = p.hsm.UID, p.hsm.Generation, p.hsm.Status.DataVersion
 	s.request = p.hsm.Annotations[SyncAnnotation]
 	s.secretName, s.secret, s.foreign = p.hsm.Spec.SecretName, version{}, p.isForeign()
+	s.holder, s.waiting, s.races = "", p.final.reason == reasonSecretTerminating, 0
 	if p.secret != nil {
-		s.secret = versionOf(p.secret)
+		s.secret, s.holder = versionOf(p.secret), p.facts.secret.ownerName
 	}
 	s.status = &status
 	if wrote {
 		s.watchesCurrentAt = now.Add(watchLag)
 	}
 	s.nextCheck = now.Add(interval(p.hsm))
-	if s.foreign {
+	if s.foreign || s.waiting {
 		s.nextCheck = now.Add(foreignInterval)
 	}
 }

@@ -3,6 +3,7 @@
 package projection
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -20,6 +21,8 @@ const (
 	reasonSyncFailed = "SyncFailed"
 	// reasonUnavailable: the token or an API server is away.
 	reasonUnavailable = "Unavailable"
+	// reasonEditedTooOften: others edit or delete the Secret again and again.
+	reasonEditedTooOften = "EditedTooOften"
 
 	// maxMessage is the length of messages in bytes; a condition takes 32 KiB.
 	maxMessage = 1024
@@ -39,8 +42,11 @@ func (p *pass) isForeign() bool {
 
 // failureReason is the reason in conditions and metrics.
 func failureReason(err error) string {
-	if isAway(err) {
+	switch {
+	case isAway(err):
 		return reasonUnavailable
+	case errors.Is(err, errEditedTooOften):
+		return reasonEditedTooOften
 	}
 	return reasonSyncFailed
 }
@@ -60,6 +66,9 @@ func (p *pass) status(now time.Time) v1alpha1.HSMSecretStatus {
 		reason := failureReason(p.err)
 		status.SyncStatus = v1alpha1.SyncStatusError
 		status.LastError = truncated(p.err.Error())
+		if p.secretRead && p.secret == nil {
+			status.SecretRef = nil
+		}
 		set(v1alpha1.HSMSecretSynced, metav1.ConditionFalse, reason, p.err.Error())
 		if status.SecretRef == nil {
 			set(v1alpha1.HSMSecretReady, metav1.ConditionFalse, reason, p.err.Error())
@@ -100,6 +109,11 @@ func (p *pass) status(now time.Time) v1alpha1.HSMSecretStatus {
 		status.SyncStatus = v1alpha1.SyncStatusOutOfSync
 		set(v1alpha1.HSMSecretSynced, metav1.ConditionFalse, reason, message)
 		set(v1alpha1.HSMSecretReady, metav1.ConditionTrue, reasonProjected, "the Secret can be used")
+	case reason == reasonSecretTerminating:
+		status.SyncStatus = v1alpha1.SyncStatusOutOfSync
+		status.LastError = message
+		set(v1alpha1.HSMSecretSynced, metav1.ConditionFalse, reason, message)
+		set(v1alpha1.HSMSecretReady, metav1.ConditionFalse, reason, message)
 	case reason == reasonSecretDeleted:
 		status.SyncStatus = v1alpha1.SyncStatusOutOfSync
 		set(v1alpha1.HSMSecretSynced, metav1.ConditionFalse, reason, message)

@@ -46,6 +46,7 @@ func TestStatus(t *testing.T) {
 	}
 	fails := func(err error) func(*pass) { return func(p *pass) { p.err = err } }
 	noSecret := func(p *pass) { p.secret, p.facts.secret = nil, nil }
+	read := func(p *pass) { p.secretRead = true }
 	var synced v1alpha1.HSMSecretStatus
 	{
 		p := testPass()
@@ -74,6 +75,10 @@ func TestStatus(t *testing.T) {
 		{"moved before, and not told", withSum(synced, "B"), nil, "InSync True/Projected True/InSync False/NoConflict", true, testLater, ""},
 		{"left alone", synced, []func(*pass){rests(reasonAutoSyncOff)}, "OutOfSync True/Projected False/AutoSyncOff False/NoConflict", true, testNow, ""},
 		{"deleted", synced, []func(*pass){rests(reasonSecretDeleted), noSecret}, "OutOfSync False/SecretDeleted False/SecretDeleted False/NoConflict", false, testNow, ""},
+		{"waits for finalizers", synced, []func(*pass){rests(reasonSecretTerminating)}, "OutOfSync False/SecretTerminating False/SecretTerminating False/NoConflict", true, testNow, "why"},
+		{"deleted again and again", synced, []func(*pass){fails(errEditedTooOften), noSecret, read}, "Error False/EditedTooOften False/EditedTooOften False/NoConflict", false, testNow, errEditedTooOften.Error()},
+		{"edited again and again", synced, []func(*pass){fails(errEditedTooOften), read}, "Error True/Projected False/EditedTooOften False/NoConflict", true, testNow, errEditedTooOften.Error()},
+		{"deleted, and cannot be made", synced, []func(*pass){fails(errors.New("quota")), noSecret, read}, "Error False/SyncFailed False/SyncFailed False/NoConflict", false, testNow, "quota"},
 		{"exists", v1alpha1.HSMSecretStatus{}, []func(*pass){rests(reasonSecretExists)}, "Error False/SecretExists False/SecretExists True/SecretExists", false, time.Time{}, "why"},
 		{"taken", synced, []func(*pass){rests(reasonSecretTaken)}, "Error False/SecretTaken False/SecretTaken True/SecretTaken", false, testNow, "why"},
 		{"both changed", synced, []func(*pass){projected, func(p *pass) { p.lostEdit = "an edit" }}, "InSync True/Projected True/InSync True/BothChanged", true, testLater, ""},

@@ -21,8 +21,8 @@ const (
 	// maxActions are more than a pair ever needs to get in sync: Replace, Create, Restart;
 	// or Push, Note, Restart.
 	maxActions = 8
-	// foreignInterval is the time between two checks of a Secret that belongs to others. It
-	// may not be watched: it lacks the label.
+	// foreignInterval is the time between two checks of a Secret that belongs to others, or
+	// waits for its finalizers. It may not be watched: it may lack the label.
 	foreignInterval = 10 * time.Second
 	// defaultInterval is for objects of an API server that sets no default.
 	defaultInterval = 300 * time.Second
@@ -42,6 +42,8 @@ type pass struct {
 	now   time.Time
 	// previous is the status as it was last known.
 	previous v1alpha1.HSMSecretStatus
+
+	secretRead bool // That there is no Secret is known then.
 
 	facts facts
 	done  []decision // Those that were carried out.
@@ -87,14 +89,21 @@ func (r *reconciler) restoreStatus(ctx context.Context, p *pass) error {
 }
 
 // stopIfStillForeign ends the pass if the Secret is as it was when it was found to belong
-// to others.
+// to others, or to wait for its finalizers, and if its HSMSecret still wants it.
 func (r *reconciler) stopIfStillForeign(ctx context.Context, p *pass) error {
 	current, err := secretVersion(ctx, r.client, p.name.Namespace, p.state.secretName)
-	if err == nil && current == p.state.secret {
+	unchanged := err == nil && current == p.state.secret
+	if unchanged && p.state.holder != "" {
+		secret := metadataOf(secretKind)
+		secret.Namespace, secret.Name = p.name.Namespace, p.state.secretName
+		unchanged, err = r.isWanted(ctx, secret, p.state.holder)
+		unchanged = unchanged && err == nil
+	}
+	if unchanged {
 		p.state.nextCheck = p.now.Add(foreignInterval)
 		return errUnchanged
 	}
-	return nil
+	return nil // An error comes again in the steps that follow.
 }
 
 // readHSMSecret reads the HSMSecret with its values, from the token.
@@ -135,16 +144,23 @@ func (r *reconciler) checkValues(ctx context.Context, p *pass) error {
 }
 
 func (r *reconciler) readSecret(ctx context.Context, p *pass) error {
+	var err error
+	p.secret, err = r.getSecret(ctx, p.hsm)
+	p.secretRead = err == nil
+	return err
+}
+
+// getSecret returns the Secret that an HSMSecret is projected into, or nil.
+func (r *reconciler) getSecret(ctx context.Context, h *v1alpha1.HSMSecret) (*corev1.Secret, error) {
 	secret := &corev1.Secret{}
-	err := r.client.Get(ctx, client.ObjectKey{Namespace: p.hsm.Namespace, Name: p.hsm.Spec.SecretName}, secret)
+	err := r.client.Get(ctx, client.ObjectKey{Namespace: h.Namespace, Name: h.Spec.SecretName}, secret)
 	if apierrors.IsNotFound(err) {
-		return nil
+		return nil, nil
 	}
 	if err != nil {
-		return fmt.Errorf("read Secret %s: %w", p.hsm.Spec.SecretName, err)
+		return nil, fmt.Errorf("read Secret %s: %w", h.Spec.SecretName, err)
 	}
-	p.secret = secret
-	return nil
+	return secret, nil
 }
 
 // converge decides and acts until there is nothing left to do.

@@ -37,7 +37,8 @@ const (
 	taskYield task = "Yield"
 	// taskRestoreStatus: the agent has lost the status, which is still known here.
 	taskRestoreStatus task = "RestoreStatus"
-	// taskCheckForeign: is the Secret that belongs to others still there, and theirs?
+	// taskCheckForeign: is the Secret that belongs to others, or waits for its finalizers,
+	// still there, and as it was?
 	taskCheckForeign task = "CheckForeign"
 	// taskResync: the interval is over. Has the token changed unnoticed?
 	taskResync task = "Resync"
@@ -56,7 +57,7 @@ func decideTask(o observation) task {
 	switch {
 	case !s.synced, s.stale, s.uid != o.hsm.GetUID(), s.generation < o.hsm.GetGeneration(), s.request != o.hsm.GetAnnotations()[SyncAnnotation]:
 		return taskSync
-	case foreign && due:
+	case (foreign || s.waiting) && due:
 		return taskCheckForeign
 	case !foreign && secretVanished && o.secretSeen != s.secret.uid && watchesLag:
 		return taskAwaitWatch

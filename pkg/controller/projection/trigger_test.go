@@ -56,6 +56,8 @@ func TestDecideTask(t *testing.T) {
 		{"status not shown yet", []change{statusLost, lag}, taskAwaitWatch},
 
 		{"foreign", []change{isForeign, noSecret}, taskNone},
+		{"waits for finalizers, interval", []change{func(s *show) { s.state.waiting = true }, due}, taskCheckForeign},
+		{"waits for finalizers, gone", []change{func(s *show) { s.state.waiting = true }, noSecret}, taskSync},
 		{"foreign, interval", []change{isForeign, noSecret, due}, taskCheckForeign},
 		{"foreign, changed", []change{isForeign, changed}, taskSync},
 	} {

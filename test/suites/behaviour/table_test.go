@@ -152,8 +152,16 @@ var scenarios = []scenario{
 	{name: "HSMSecret deleted, policy turned round", act: func(c cell) { c.turnPolicyRound(); c.deleteHSMSecret() },
 		want: byPolicy("- v1 - -", "- - - -")},
 	{name: "HSMSecret deleted and made again", act: func(c cell) { c.deleteHSMSecret(); c.create() },
-		// One that was to be retained belongs to nobody.
-		want: byPolicy(inStep, "v1 v1 SecretExists SecretExists"), limit: 30 * time.Second},
+		want: always(inStep), limit: 30 * time.Second, also: cell.metadataCurrent},
+	{name: "HSMSecret deleted, Secret edited, made again", while: paused, act: func(c cell) {
+		c.deleteHSMSecret()
+		if c.retain {
+			c.editSecret()
+		}
+		c.create()
+	},
+		// What was retained, and holds other data, belongs to nobody.
+		want: byPolicy(inStep, "v1 s2 SecretExists SecretExists"), limit: 30 * time.Second},
 	{name: "renamed", act: func(c cell) { c.update(func(h *v1alpha1.HSMSecret) { h.Spec.SecretName = c.name + "-new" }) },
 		want: always("v1 - InSync NoConflict"), also: func(c cell) { c.holds(c.name+"-new", "v1") }},
 	{name: "made immutable", act: func(c cell) { c.update(func(h *v1alpha1.HSMSecret) { h.Immutable = new(true) }) },
