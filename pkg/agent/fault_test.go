@@ -143,7 +143,7 @@ func TestCommitOfUnknownOutcome(t *testing.T) {
 			h := run(t, faulttoken.New(faulttoken.Pico66), func(*Options) {})
 			h.await(agentv1.Reason_REASON_UNSPECIFIED)
 			stream := h.watch(&agentv1.WatchRequest{})
-			h.token.Fail(faulttoken.Create, faulttoken.Fault{Code: pkcs11.CKRGeneralError, Done: made})
+			h.token.Fail(faulttoken.Create, faulttoken.Fault{Code: pkcs11.CKRDeviceRemoved, Done: made})
 			out, err := h.store.Commit(h.ctx, put("a", 0, "x"))
 			h.await(agentv1.Reason_REASON_UNSPECIFIED)
 			found := h.get("a") != nil

@@ -84,8 +84,10 @@ func TestEveryErrorOfACreateIsCured(t *testing.T) {
 	full := outcome{codes.ResourceExhausted, agentv1.Reason_REASON_FULL, 0}
 	tooLarge := outcome{codes.OutOfRange, agentv1.Reason_REASON_TOO_LARGE, 0}
 	for code, refused := range map[uint]*outcome{
-		pkcs11.CKRGeneralError: nil, pkcs11.CKRDeviceError: nil, pkcs11.CKRDeviceRemoved: nil, pkcs11.CKRTokenNotPresent: nil,
-		pkcs11.CKRSessionHandleInvalid: nil, pkcs11.CKRUserNotLoggedIn: nil, pkcs11.CKRFunctionFailed: nil, pkcs11.CKRArgumentsBad: nil,
+		pkcs11.CKRDeviceRemoved: nil, pkcs11.CKRTokenNotPresent: nil,
+		pkcs11.CKRSessionHandleInvalid: nil, pkcs11.CKRUserNotLoggedIn: nil, pkcs11.CKRArgumentsBad: nil,
+		// The token answers the next call, so it was not lost.
+		pkcs11.CKRGeneralError: &full, pkcs11.CKRDeviceError: &full, pkcs11.CKRFunctionFailed: &full,
 		pkcs11.CKRDeviceMemory: &full, pkcs11.CKRDataLenRange: &tooLarge,
 	} {
 		for _, done := range []bool{true, false} {

@@ -157,6 +157,13 @@ func ClassOf(err error) Class {
 	return ClassNone
 }
 
+// MayBeRefusal reports whether an error says as well that the token is lost as that it
+// refused what it was asked for: a token of OpenSC's whose flash is full answers with the
+// code of one that was pulled. A call that reaches the token tells which.
+func MayBeRefusal(err error) bool {
+	return hasCode(err, CKRGeneralError) || hasCode(err, CKRDeviceError) || hasCode(err, CKRFunctionFailed)
+}
+
 // classified is an error of this package that comes from no return code.
 type classified struct {
 	error

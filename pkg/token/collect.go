@@ -13,6 +13,10 @@ import (
 // superseded ones goes on naming: a power cut undoes the last destroys only.
 const rememberedDeletions = 16
 
+// maxStuckSuperseded is how many commits with stuck objects the list of superseded ones
+// names, beside those that it names anyway.
+const maxStuckSuperseded = 64
+
 // garbage is what has no say any more on the token, and what a power cut can bring
 // back.
 type garbage struct {
@@ -23,6 +27,17 @@ type garbage struct {
 	// inherited, were destroyed before the store was opened, in an unknown order.
 	recentlyDeleted []uint64
 	inherited       int
+	// stuck is what the token refused to destroy since the store was opened.
+	stuck []stuckObject
+}
+
+// stuckObject is an object that cannot be destroyed, though the token answers: on some
+// tokens a power cut between the two halves of a destroy leaves one. It takes its place
+// on the token for good, and nobody waits for it. The next opening tries again, once.
+type stuckObject struct {
+	label      string
+	id         uint64
+	superseded bool // the head lists its commit, for the object may become readable again
 }
 
 // obsolete is the objects of one commit that is superseded, or was never made.
@@ -50,6 +65,9 @@ func (o obsolete) bytes() (n int) {
 
 // add leaves the parts of a commit from one on to the collector.
 func (g *garbage) add(c *commit, from int) {
+	for i := range g.stuck {
+		g.stuck[i].superseded = g.stuck[i].superseded || g.stuck[i].id == c.id
+	}
 	o := obsolete{id: c.id, superseded: true}
 	for _, p := range c.parts[from:] {
 		o.objects = append(o.objects, p.object)
@@ -66,6 +84,29 @@ func (g *garbage) appendSuperseded(ids []uint64) []uint64 {
 		}
 	}
 	return ids
+}
+
+// appendStuck adds the ids of superseded commits of which an object is stuck: of the
+// last ones, for the list is not to grow for ever. Without its id an object that cannot
+// be read is in quarantine.
+func (g *garbage) appendStuck(ids []uint64) []uint64 {
+	var stuck []uint64
+	for _, o := range slices.Backward(g.stuck) {
+		if o.superseded && len(stuck) < maxStuckSuperseded && !slices.Contains(ids, o.id) && !slices.Contains(stuck, o.id) {
+			stuck = append(stuck, o.id)
+		}
+	}
+	return append(ids, stuck...)
+}
+
+// setAside takes an object that turned out to be stuck out of what is to be destroyed.
+func (g *garbage) setAside(from *obsolete, o object) {
+	g.stuck = append(g.stuck, stuckObject{o.Label, from.id, from.superseded})
+}
+
+// isStuck reports whether an object of a commit is stuck.
+func (g *garbage) isStuck(id uint64) bool {
+	return slices.ContainsFunc(g.stuck, func(o stuckObject) bool { return o.superseded && o.id == id })
 }
 
 // space is what collecting all of it frees.
@@ -134,14 +175,21 @@ func (s *Store) destroyNext() error {
 	next := &s.garbage.obsolete[0]
 	if len(next.objects) > 0 {
 		o := next.objects[0]
-		if err := s.destroy(o.Object); err != nil {
+		stuck, err := s.destroy(o.Object)
+		switch {
+		case err != nil:
 			return fmt.Errorf("destroying object %q: %w", o.Label, err)
+		case stuck: // It keeps its slot.
+			s.garbage.setAside(next, o)
+			s.space = s.space.sub(space{0, o.bytes})
+		default:
+			s.space = s.space.sub(space{1, o.bytes})
+			s.refused = 0
 		}
-		s.space = s.space.sub(space{1, o.bytes})
 		next.objects = next.objects[1:]
 	}
 	if len(next.objects) == 0 {
-		if next.superseded {
+		if next.superseded && !s.garbage.isStuck(next.id) {
 			s.garbage.deleted(next.id)
 		}
 		s.garbage.obsolete = s.garbage.obsolete[1:]
@@ -149,15 +197,18 @@ func (s *Store) destroyNext() error {
 	return nil
 }
 
-// destroy succeeds too if the object turns out to be gone.
-func (s *Store) destroy(o pkcs11.Object) error {
-	err := s.dev.Destroy(o.Handle)
-	if err == nil {
-		return nil
+// destroy succeeds too if the object turns out to be gone. An object that is still
+// there although the token answers is stuck; that is no error.
+func (s *Store) destroy(o pkcs11.Object) (stuck bool, err error) {
+	if err = s.dev.Destroy(o.Handle); err == nil {
+		return false, nil
 	}
 	objects, listErr := s.dev.Objects()
 	if listErr == nil && !slices.ContainsFunc(objects, func(other pkcs11.Object) bool { return other.Handle == o.Handle }) {
-		return nil
+		return false, nil
 	}
-	return err
+	if listErr == nil && answers(s.dev) {
+		return true, nil
+	}
+	return false, err
 }

@@ -148,7 +148,7 @@ func (s *Store) draft(id uint64, changes []Change) (*pendingCommit, error) {
 // none.
 func (s *Store) supersedable() []*commit {
 	var listed [2 * maxSuperseded]uint64
-	free := maxSuperseded - len(s.garbage.appendSuperseded(listed[:0]))
+	free := maxSuperseded - len(s.garbage.appendSuperseded(listed[:0])) // Stuck ones come on top.
 	var dead []*commit
 	for _, c := range s.index.commits {
 		if c.dead() && len(dead) < free {
@@ -162,7 +162,7 @@ func (s *Store) supersedable() []*commit {
 func (s *Store) payloadOf(changes []Change, superseded []*commit) *format.Payload {
 	remaining := slices.DeleteFunc(slices.Clone(s.index.commits), func(c *commit) bool { return slices.Contains(superseded, c) })
 	p := &format.Payload{Live: uint64(len(remaining)), Digest: format.DigestOf(idsOf(remaining))}
-	p.Superseded = s.garbage.appendSuperseded(idsOf(superseded))
+	p.Superseded = s.garbage.appendStuck(s.garbage.appendSuperseded(idsOf(superseded)))
 	slices.SortFunc(p.Superseded, func(a, b uint64) int { return cmp.Compare(b, a) })
 	for _, c := range changes {
 		p.Records = append(p.Records, format.LocatedRecord{Change: c})
@@ -217,6 +217,9 @@ func (s *Store) writeToken(p *pendingCommit) {
 		}
 		o.Handle = handle
 		s.space = s.space.add(space{1, o.bytes})
+		if o.bytes >= s.refused {
+			s.refused = 0
+		}
 	}
 	p.state = written
 }
@@ -235,22 +238,21 @@ func (s *Store) enter(p *pendingCommit) {
 // commit's last state and the error of that.
 //
 // A listing that shows the object is proof. One that does not is none, for some
-// modules list from memory; unless the token refused the object for its size.
-// Then the commit was not made; its id goes on the list of superseded commits, so
-// that it never will be.
+// modules list from memory; unless the token, which answers, refused the object. (The
+// codes by which it does that are also those of a lost token, so without a log, which
+// keeps a hidden object down, they are no proof.) Then the commit was not made; its id
+// goes on the list of superseded commits, so that it never will be.
 func (s *Store) resolve(p *pendingCommit, i int, failure error) (pkcs11.Handle, error) {
 	c, o := p.commit, p.commit.parts[i]
-	class := pkcs11.ClassOf(failure)
-	if class != pkcs11.ClassReconnect && class != pkcs11.ClassRelogin {
+	if reason, certain := refusal(s.dev, failure); reason != 0 && (certain || s.log != nil) {
 		objects, err := s.dev.Objects()
 		if handle, ok := s.findNew(objects, o.Label); ok {
 			return handle, nil
 		}
-		reason := map[pkcs11.Class]Reason{pkcs11.ClassFull: Full, pkcs11.ClassTooLarge: TooLarge}[class]
-		if err == nil && reason != 0 {
+		if err == nil {
 			return 0, s.abort(p, failure, func() error {
 				s.garbage.add(c, i+1)
-				return &Error{Reason: reason, Message: fmt.Sprintf("the token refused object %q of %d bytes, which fits profile %s: it holds less than that. Choose a smaller profile", o.Label, o.bytes, s.profile.Name), Err: failure}
+				return s.refuse(reason, o.object, failure)
 			})
 		}
 	}
@@ -265,6 +267,37 @@ func (s *Store) resolve(p *pendingCommit, i int, failure error) (pkcs11.Handle, 
 		failure = errors.Join(failure, err)
 	}
 	return 0, s.leaveUnresolved(p, failure)
+}
+
+// refusal is the reason for which the token did not create an object; 0 if it may be
+// that the token is lost, or the login. certain reports whether the code means nothing
+// else.
+func refusal(dev Device, failure error) (reason Reason, certain bool) {
+	switch class := pkcs11.ClassOf(failure); {
+	case class == pkcs11.ClassTooLarge:
+		return TooLarge, true
+	case class == pkcs11.ClassFull:
+		return Full, true
+	case pkcs11.MayBeRefusal(failure) && answers(dev):
+		return Full, false
+	}
+	return 0, false
+}
+
+func isRefusal(dev Device, err error) bool {
+	if err == nil {
+		return false
+	}
+	reason, _ := refusal(dev, err)
+	return reason != 0
+}
+
+// refuse is the error of a commit of which the token refused an object.
+func (s *Store) refuse(reason Reason, o object, failure error) error {
+	s.refused = o.bytes
+	u := s.Usage()
+	return &Error{Reason: reason, Message: fmt.Sprintf("the token refused object %q of %d bytes, which fits profile %s, though it holds %d objects of %d: its flash is fragmented, or it holds less than the profile says. Destroying objects, or a relayout, may make space; else choose a smaller profile",
+		o.Label, o.bytes, s.profile.Name, u.Objects, s.profile.Objects), Err: failure}
 }
 
 // abort: logged → failed, or unresolved if the failure cannot be noted. then does

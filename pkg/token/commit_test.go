@@ -181,9 +181,15 @@ func TestFailedCalls(t *testing.T) {
 	s.expect(want)
 
 	s.token.Fail(faulttoken.Destroy, faulttoken.Fault{Code: pkcs11.CKRGeneralError})
-	if more, err := s.CollectGarbage(); !more || pkcs11.ClassOf(err) != pkcs11.ClassReconnect {
-		t.Errorf("a failed destroy gave %v, %v", more, err)
+	if _, err := s.CollectGarbage(); err != nil || s.Usage().Stuck != 1 {
+		t.Errorf("a destroy that failed although the token answers gave %v, %+v", err, s.Usage())
 	}
+	s.reopen()
+	s.token.LoseLogin()
+	if more, err := s.CollectGarbage(); !more || pkcs11.ClassOf(err) != pkcs11.ClassRelogin {
+		t.Errorf("a destroy without a login gave %v, %v", more, err)
+	}
+	s.reopen()
 	s.collect()
 	s.token.Remove()
 	if _, err = s.Data("ns/a"); pkcs11.ClassOf(err) != pkcs11.ClassReconnect || token.ReasonOf(err) != 0 {

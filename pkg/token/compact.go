@@ -37,6 +37,9 @@ func (s *Store) compactStep(revision func() uint64) (more bool, err error) {
 		}
 	}
 	more, err = s.move(c.plan[0], revision)
+	if s.stale == nil && ReasonOf(err) == Full { // The token refused it. There is no space to be gained for now.
+		more, err = false, nil
+	}
 	c.plan = c.plan[1:]
 	if err != nil || !more {
 		*c = compaction{}

@@ -131,11 +131,18 @@ func errorf(reason Reason, format string, args ...any) *Error {
 	return &Error{Reason: reason, Message: fmt.Sprintf(format, args...)}
 }
 
+// answers reports whether a call reaches the token. An error of it may be about a single
+// object, and a module may answer from memory; random bytes come from the token alone.
+func answers(dev Device) bool {
+	_, err := dev.Random(1)
+	return err == nil
+}
+
 // unreadable says why the value of an object of ours could not be read. A
 // token gives the same code for a broken object as for a dead device, so it is
 // asked for something else: if it answers, it is the object that is broken.
 func unreadable(dev Device, o pkcs11.Object, err error) error {
-	if _, probe := dev.Random(1); probe == nil {
+	if answers(dev) {
 		return &Error{Reason: Corrupt, Message: fmt.Sprintf("object %q cannot be read although the token answers", o.Label), Err: err}
 	}
 	return fmt.Errorf("reading object %q: %w", o.Label, err)

@@ -55,7 +55,9 @@ func (r *recovery) readCommit(id uint64, objects []segmentObject, logged *wal.Co
 		r.discard(id, false, found.extra...)
 	}
 	if logged != nil {
-		r.damage.replaced = append(r.damage.replaced, found.torn...)
+		if len(found.torn) > 0 {
+			r.damage.replaced = append(r.damage.replaced, newObsolete(id, false, found.torn, r.profile))
+		}
 	} else if len(found.torn) > 0 {
 		r.doubtful = append(r.doubtful, doubt{found.torn, found.failure})
 	}

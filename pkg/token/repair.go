@@ -21,7 +21,7 @@ type damage struct {
 	lost        map[*commit][]int
 	lostKeyring bool
 	// replaced is the objects whose parts are lost.
-	replaced []segmentObject
+	replaced []obsolete
 	// refused is what the token holds of commits that were reported as not made.
 	refused []obsolete
 	// resolved is what turns out to have come of commits of unknown outcome.
@@ -42,8 +42,7 @@ func (d *damage) repair(s *Store) error {
 	if err := d.restore(s); err != nil {
 		return err
 	}
-	if len(d.replaced) > 0 {
-		replaced := newObsolete(0, false, d.replaced, s.profile)
+	for _, replaced := range d.replaced {
 		s.space.bytes += replaced.bytes()
 		s.garbage.obsolete = append(s.garbage.obsolete, replaced)
 	}
@@ -99,8 +98,14 @@ func (s *Store) recreate(label string, value []byte) (pkcs11.Handle, error) {
 		}
 	}
 	handle, err := s.dev.Create(label, format.Application, value)
-	switch class := pkcs11.ClassOf(err); {
-	case class == pkcs11.ClassFull, class == pkcs11.ClassTooLarge:
+	for isRefusal(s.dev, err) && len(s.garbage.obsolete) > 0 {
+		if failure := s.destroyNext(); failure != nil {
+			return 0, failure
+		}
+		handle, err = s.dev.Create(label, format.Application, value)
+	}
+	switch {
+	case isRefusal(s.dev, err):
 		return 0, &Error{Reason: Full, Message: fmt.Sprintf("the token lost object %q, and refuses to take it back from the write-ahead log. Make space on it, or move the log away to go on without what was lost", label), Err: err}
 	case err != nil:
 		return 0, fmt.Errorf("the token lost object %q, and it could not be created again from the write-ahead log: %w", label, err)

@@ -28,6 +28,10 @@ type RecoveryReport struct {
 	// Quarantined are the labels of objects of ours that are not of the store:
 	// damaged, or of another store. They are left alone, and take space.
 	Quarantined []string
+	// Stuck are the labels of objects that have no say, and that the token refuses to
+	// destroy although it answers. They take slots until it is initialised anew. Each
+	// opening tries again.
+	Stuck []string
 	// Superseded is the number of objects that CollectGarbage is going to destroy.
 	Superseded int
 	// Changed are the keys of records that others changed on the token since this
@@ -35,5 +39,11 @@ type RecoveryReport struct {
 	Changed []string
 }
 
-// RecoveryReport of the opening, or the last scrub.
-func (s *Store) RecoveryReport() RecoveryReport { return s.report }
+// RecoveryReport of the opening, or the last scrub; but Stuck is as of now.
+func (s *Store) RecoveryReport() RecoveryReport {
+	report := s.report
+	for _, o := range s.garbage.stuck {
+		report.Stuck = append(report.Stuck, o.label)
+	}
+	return report
+}

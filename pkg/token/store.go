@@ -42,6 +42,7 @@ type Store struct {
 
 	attempted uint64 // the highest id that a commit got, made or not
 	reserved  uint64 // the highest revision that anything may have got
+	refused   int    // bytes of the object that the token refused; 0 since it took as much, or an object was destroyed
 	stale     error  // why it is not known any more what the token holds
 	report    RecoveryReport
 }

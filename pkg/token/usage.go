@@ -25,6 +25,13 @@ type Usage struct {
 	// Quarantined is the number of objects of ours that are not of the store, and
 	// are left alone.
 	Quarantined int
+	// Stuck is the number of objects that the token refuses to destroy. Their slots are
+	// lost. RecoveryReport names them.
+	Stuck int
+	// Refused is the length of the object that the token refused although its profile
+	// allows it, 0 if there was none since it took as much, or since one was destroyed.
+	// While it is set nothing is free.
+	Refused int
 }
 
 // Usage returns how full the token is.
@@ -37,6 +44,10 @@ func (s *Store) Usage() Usage {
 		SpareObjects: spare.objects, SpareBytes: spare.bytes,
 		FreeObjects: max(0, limit.objects-s.space.objects+spare.objects),
 		Foreign:     s.foreign, Legacy: len(s.legacy), Quarantined: len(s.report.Quarantined),
+		Stuck: len(s.garbage.stuck), Refused: s.refused,
+	}
+	if s.refused > 0 {
+		u.FreeObjects = 0
 	}
 	u.FreeBytes = u.FreeObjects * s.profile.SegmentBytes
 	if s.profile.StoreBytes > 0 {
