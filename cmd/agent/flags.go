@@ -42,7 +42,7 @@ func parse(args []string) (*options, error) {
 	fs.StringVar(&a.StoreID, "store-id", "", "Hexadecimal id of the store to serve. Only needed when the state directory is new and the token is not.")
 	fs.StringVar(&a.StoreIDHint, "store-id-hint", "", "Hexadecimal id of a store that is served if the state directory is new and the token holds it. Any other one is refused, and a blank token is taken for what it is.")
 	fs.StringVar(&profile, "token-profile", "", "What the token can hold: pico, smartcard-hsm, softhsm or generic. Default: by the manufacturer and model that the token gives.")
-	fs.DurationVar(&a.ScrubInterval, "scrub-interval", 24*time.Hour, "How often the whole store is read from the token itself, and repaired. Each time costs a login, which most tokens write to flash.")
+	fs.DurationVar(&a.ScrubInterval, "scrub-interval", agent.DefaultScrubInterval, "How often the whole store is read from the token itself, and repaired. Each time costs a login, which most tokens write to flash.")
 	fs.StringVar(&o.listen, "listen", ":"+strconv.Itoa(agentv1.Port), "Address to serve gRPC on.")
 	fs.StringVar(&o.metricsListen, "metrics-listen", "", "Address to serve /metrics on, by plain HTTP and to everybody: no metric names a secret. Default: not served.")
 	fs.StringVar(&o.healthListen, "health-listen", "", "Address to serve the gRPC health service on, without TLS, for probes. Default: nowhere.")

@@ -86,7 +86,7 @@ func TestCostOfRequests(t *testing.T) {
 	defer release()
 	update := h.cost(func() { revision = h.commit(put("a", revision, "third")).GetRevision() })
 	expect("an update", update, one)
-	<-h.gates.held
+	h.awaitHeld()
 	release()
 	h.eventually("what was superseded is destroyed", func() bool { return h.Calls().Destroys == 1 })
 
@@ -142,7 +142,7 @@ func TestCostOfParallelWrites(t *testing.T) {
 	cost := h.cost(func() {
 		var group sync.WaitGroup
 		group.Go(func() { h.commit(put("first", 0, "x")) })
-		<-h.gates.held
+		h.awaitHeld()
 		for i := range writes - 1 {
 			group.Go(func() { h.commit(put(fmt.Sprint(i), 0, "x")) })
 		}

@@ -176,7 +176,7 @@ func TestOutcomeStaysUnknownWhileTheTokenIsAway(t *testing.T) {
 	defer release()
 	var group sync.WaitGroup
 	group.Go(func() {
-		<-h.gates.held
+		h.awaitHeld()
 		h.token.Fail(faulttoken.Create, faulttoken.Fault{Code: pkcs11.CKRDeviceRemoved, Done: true})
 		h.module.mu.Lock()
 		h.module.hidden = true

@@ -392,6 +392,16 @@ func (h *harness) status() *agentv1.StatusResponse {
 	return status
 }
 
+// awaitHeld waits until a call of the token has come to its gate. The test fails if none does.
+func (h *harness) awaitHeld() {
+	h.Helper()
+	select {
+	case <-h.gates.held:
+	case <-h.ctx.Done():
+		h.Error("no call of the token has come to its gate")
+	}
+}
+
 // awaitWaiting waits until so many requests wait for the token.
 func (h *harness) awaitWaiting(n int) {
 	h.Helper()

@@ -178,7 +178,7 @@ func TestWaitingRequestsAreToldThatTheTokenIsGone(t *testing.T) {
 		return err
 	}
 	ask(get)
-	<-h.gates.held
+	h.awaitHeld()
 	for i := range waiting {
 		ask([]func(context.Context) error{get, func(ctx context.Context) error {
 			_, err := h.store.Commit(ctx, put(fmt.Sprint(i), 0, "x"))

@@ -19,10 +19,10 @@ import (
 // DefaultHistory bounds the history unless Options say otherwise.
 var DefaultHistory = mvcc.Limits{Events: 10_000, Bytes: 64 << 20, Age: 10 * time.Minute}
 
-const (
-	defaultCallTimeout   = 2 * time.Minute
-	defaultScrubInterval = 24 * time.Hour
-)
+// DefaultScrubInterval is how often a store is scrubbed unless Options say otherwise.
+const DefaultScrubInterval = 24 * time.Hour
+
+const defaultCallTimeout = 2 * time.Minute
 
 // Options say which token an agent serves, and to whom.
 type Options struct {
@@ -43,7 +43,7 @@ type Options struct {
 	History mvcc.Limits // Zero: DefaultHistory.
 	// ScrubInterval is how often the whole store is read from the token itself,
 	// past what the module remembers: a login and one read of each object. Zero:
-	// 24 hours.
+	// DefaultScrubInterval.
 	ScrubInterval time.Duration
 	CallTimeout   time.Duration      // After which a hanging token ends the process. Zero: 2 minutes.
 	Clock         clock.PassiveClock // For revisions, the age of the history, and when to scrub. nil: the system's.
@@ -65,7 +65,7 @@ func (o Options) complete() (Options, error) {
 	if o.History == (mvcc.Limits{}) {
 		o.History = DefaultHistory
 	}
-	o.ScrubInterval = cmp.Or(o.ScrubInterval, defaultScrubInterval)
+	o.ScrubInterval = cmp.Or(o.ScrubInterval, DefaultScrubInterval)
 	o.CallTimeout = cmp.Or(o.CallTimeout, defaultCallTimeout)
 	return o, nil
 }

@@ -166,7 +166,7 @@ func TestWaitingWritesShareOneCommit(t *testing.T) {
 	defer release()
 	var group sync.WaitGroup
 	group.Go(func() { h.commit(put("first", 0, "x")) })
-	<-h.gates.held
+	h.awaitHeld()
 	const writes = 20
 	for i := range writes {
 		group.Go(func() { h.commit(put(fmt.Sprint(i), 0, "x")) })
@@ -218,7 +218,7 @@ func TestWritesThatFitAreMadeBesideOneThatDoesNot(t *testing.T) {
 	defer release()
 	var group sync.WaitGroup
 	group.Go(func() { h.commit(put("first", 0, "x")) })
-	<-h.gates.held
+	h.awaitHeld()
 	group.Go(func() { h.commit(put("a", 0, "x")) })
 	group.Go(func() {
 		_, err := h.store.Commit(h.ctx, put("b", 0, strings.Repeat("x", agentv1.MaxRecordBytes+1)))
@@ -245,7 +245,7 @@ func TestWaitingReadsOfARecordShareOneTokenRead(t *testing.T) {
 			t.Errorf("record is %v", got)
 		}
 	})
-	<-h.gates.held
+	h.awaitHeld()
 	// The write waits behind the read in hand, the other reads behind the write.
 	group.Go(func() { h.commit(put("a", created.GetRevision(), "new")) })
 	h.awaitWaiting(1)
@@ -272,7 +272,7 @@ func TestRequestThatGivesUpInTheQueueIsNotBegun(t *testing.T) {
 	defer release()
 	var group sync.WaitGroup
 	group.Go(func() { h.commit(put("first", 0, "x")) })
-	<-h.gates.held
+	h.awaitHeld()
 	h.awaitWaiting(0)
 	ctx, cancel := context.WithTimeout(h.ctx, 4*time.Second)
 	defer cancel()
@@ -302,9 +302,15 @@ func TestListIsAsOfOneRevision(t *testing.T) {
 	// Change what the list has not come to yet while its first chunk is read.
 	release := h.gates.hold(faulttoken.Read)
 	defer release()
+	listed := make(chan struct{})
 	var group sync.WaitGroup
 	group.Go(func() {
-		<-h.gates.held
+		select {
+		case <-h.gates.held:
+		case <-listed:
+			t.Error("the list has ended without a read of the token")
+			return
+		}
 		for _, change := range []*agentv1.CommitRequest{
 			put("/x/5", revisions["/x/5"], "changed"), remove("/x/4", revisions["/x/4"]), put("/x/6", 0, "new"),
 		} {
@@ -314,6 +320,7 @@ func TestListIsAsOfOneRevision(t *testing.T) {
 		release()
 	})
 	records, end, err := h.list(&agentv1.ListRequest{Prefix: "/x/"})
+	close(listed)
 	group.Wait()
 	if err != nil {
 		t.Fatal(err)

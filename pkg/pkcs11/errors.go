@@ -103,9 +103,11 @@ func (c Class) String() string {
 	return classNames[c]
 }
 
-// classOf is the one place where a return code gets its meaning. The reconnect
-// and PIN codes are those that OpenSC with a Pico HSM and SoftHSM 2 were seen to
-// give; the other dead handles follow from PKCS#11 v2.40 section 5.1.
+// classOf is the class of a return code, whichever function returned it. (*Error).Class
+// makes the exceptions for single functions; Session.Login ends a login by its code
+// before anybody asks for a class. The reconnect and PIN codes are those that OpenSC
+// with a Pico HSM and SoftHSM 2 were seen to give; the other dead handles follow from
+// PKCS#11 v2.40 section 5.1.
 func classOf(code uint) Class {
 	switch code {
 	case CKRGeneralError, CKRDeviceError, CKRDeviceRemoved, CKRTokenNotPresent, CKRTokenNotRecognized,
@@ -136,7 +138,8 @@ func (e *Error) Error() string {
 	return fmt.Sprintf("%s: %s", e.Op, pkcs11.Error(e.Code).Error())
 }
 
-// Class is what the caller has to do.
+// Class is what the caller has to do. A function that sets a PIN gives two codes for
+// the new PIN that elsewhere are about the PIN that was sent.
 func (e *Error) Class() Class {
 	if givesPIN := e.Op == "C_SetPIN" || e.Op == "C_InitPIN"; givesPIN && (e.Code == CKRPINInvalid || e.Code == CKRPINLenRange) {
 		return ClassPINUnfit // PKCS#11 v2.40, sections 5.5 C_InitPIN and C_SetPIN.

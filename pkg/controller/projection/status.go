@@ -109,13 +109,13 @@ func (p *pass) status(now time.Time) v1alpha1.HSMSecretStatus {
 		status.SyncStatus = v1alpha1.SyncStatusOutOfSync
 		set(v1alpha1.HSMSecretSynced, metav1.ConditionFalse, reason, message)
 		set(v1alpha1.HSMSecretReady, metav1.ConditionTrue, reasonProjected, "the Secret can be used")
-	case reason == reasonSecretTerminating:
-		status.SyncStatus = v1alpha1.SyncStatusOutOfSync
-		status.LastError = message
-		set(v1alpha1.HSMSecretSynced, metav1.ConditionFalse, reason, message)
-		set(v1alpha1.HSMSecretReady, metav1.ConditionFalse, reason, message)
 	case reason == reasonSecretDeleted:
 		status.SyncStatus = v1alpha1.SyncStatusOutOfSync
+		set(v1alpha1.HSMSecretSynced, metav1.ConditionFalse, reason, message)
+		set(v1alpha1.HSMSecretReady, metav1.ConditionFalse, reason, message)
+	default: // reasonSecretTerminating, and whatever else keeps the sync from its end.
+		status.SyncStatus = v1alpha1.SyncStatusOutOfSync
+		status.LastError = message
 		set(v1alpha1.HSMSecretSynced, metav1.ConditionFalse, reason, message)
 		set(v1alpha1.HSMSecretReady, metav1.ConditionFalse, reason, message)
 	}

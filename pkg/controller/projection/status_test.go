@@ -76,6 +76,7 @@ func TestStatus(t *testing.T) {
 		{"left alone", synced, []func(*pass){rests(reasonAutoSyncOff)}, "OutOfSync True/Projected False/AutoSyncOff False/NoConflict", true, testNow, ""},
 		{"deleted", synced, []func(*pass){rests(reasonSecretDeleted), noSecret}, "OutOfSync False/SecretDeleted False/SecretDeleted False/NoConflict", false, testNow, ""},
 		{"waits for finalizers", synced, []func(*pass){rests(reasonSecretTerminating)}, "OutOfSync False/SecretTerminating False/SecretTerminating False/NoConflict", true, testNow, "why"},
+		{"a reason without a case of its own", synced, []func(*pass){rests("New")}, "OutOfSync False/New False/New False/NoConflict", true, testNow, "why"},
 		{"deleted again and again", synced, []func(*pass){fails(errEditedTooOften), noSecret, read}, "Error False/EditedTooOften False/EditedTooOften False/NoConflict", false, testNow, errEditedTooOften.Error()},
 		{"edited again and again", synced, []func(*pass){fails(errEditedTooOften), read}, "Error True/Projected False/EditedTooOften False/NoConflict", true, testNow, errEditedTooOften.Error()},
 		{"deleted, and cannot be made", synced, []func(*pass){fails(errors.New("quota")), noSecret, read}, "Error False/SyncFailed False/SyncFailed False/NoConflict", false, testNow, "quota"},
