@@ -88,8 +88,8 @@ func TestCompare(t *testing.T) {
 				namespace := fmt.Sprintf("row-%d", i)
 				admin := session{client: client}
 				admin.mustDo(t, post("/api/v1/namespaces", `{"metadata":{"name":"`+namespace+`"}}`))
-				core := row.run(t, &session{client: client, kind: coreSecret, namespace: namespace})
-				ours := row.run(t, &session{client: client, kind: hsmSecret, namespace: namespace})
+				core := row.run(t, &session{client: client, kind: coreSecret, namespace: namespace, unordered: row.unordered})
+				ours := row.run(t, &session{client: client, kind: hsmSecret, namespace: namespace, unordered: row.unordered})
 				var unseen []string
 				unexplained[i], unseen = row.differs.explain(compare(core, ours))
 				made[i] = true

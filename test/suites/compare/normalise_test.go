@@ -65,6 +65,11 @@ func (s *session) normalise(got answer) answer {
 	visit([]any{got.Body, got.Events, got.After}, n.collect)
 	n.versions = append(n.versions, s.resourceVersions...)
 	n.rank()
+	if s.unordered {
+		for version := range n.order {
+			n.order[version] = "<version>"
+		}
+	}
 	got.Body = n.value(got.Body)
 	got.After = n.value(got.After)
 	for i, event := range got.Events {

@@ -17,8 +17,11 @@ type row struct {
 	call  call
 	// during are calls made while a watch is open. It is read until an object
 	// with the label last appears, or until the server ends it.
-	during  []call
-	differs differences
+	during []call
+	// unordered: the call changes several objects at the same time, each of which gets
+	// a version. kube-apiserver does so too, with --delete-collection-workers above 1.
+	unordered bool
+	differs   differences
 }
 
 // call is a request, written for a core Secret. These words are replaced in it:

@@ -38,6 +38,8 @@ type session struct {
 	// resourceVersions and uids are those of the objects in the answers, in order.
 	resourceVersions, uids []string
 	continueToken          string
+	// unordered: the order in which the objects were changed says nothing.
+	unordered bool
 }
 
 // answer is all that is compared of an answer.

@@ -22,7 +22,10 @@ import (
 type REST struct {
 	*genericregistry.Store
 	// blind is the same store, for the updates of users who may not see values.
-	blind      *genericregistry.Store
+	blind *genericregistry.Store
+	// ordered is the same store, for deletions of a collection that stop at the first
+	// HSMSecret that does not meet their preconditions.
+	ordered    *genericregistry.Store
 	authorizer authorizer.Authorizer
 	values     values
 }
@@ -63,8 +66,10 @@ func NewStorage(scheme *runtime.Scheme, options generic.RESTOptionsGetter, auth 
 	}
 	blind := *store
 	blind.UpdateStrategy = blindStrategy{strategy}
+	ordered := *store
+	ordered.DeleteCollectionWorkers = 1
 	values := values{auth}
-	return &REST{Store: store, blind: &blind, authorizer: auth, values: values},
+	return &REST{Store: store, blind: &blind, ordered: &ordered, authorizer: auth, values: values},
 		&StatusREST{REST: status.New(store, statusStrategy{strategy}), values: values}, nil
 }
 
@@ -148,7 +153,11 @@ func (r *REST) DeleteCollection(ctx context.Context, deleteValidation rest.Valid
 	if err != nil {
 		return nil, err
 	}
-	list, err := r.Store.DeleteCollection(ctx, deleteValidation, options, listOptions)
+	store := r.Store
+	if options != nil && options.Preconditions != nil {
+		store = r.ordered
+	}
+	list, err := store.DeleteCollection(ctx, deleteValidation, options, listOptions)
 	if hidden {
 		hideValues(list)
 	}
