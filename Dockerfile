@@ -13,8 +13,9 @@ COPY go.mod go.sum ./
 RUN go mod download
 COPY cmd/ cmd/
 COPY pkg/ pkg/
+COPY artifacts/image/ artifacts/image/
 # Only the agent needs C: it loads the PKCS#11 module.
-RUN CGO_ENABLED=0 go build -tags=grpcnotrace -trimpath -ldflags="-s -w" -o /out/ ./cmd/apiserver ./cmd/controller ./cmd/discovery
+RUN CGO_ENABLED=0 go build -tags=grpcnotrace -trimpath -ldflags="-s -w" -o /out/ ./cmd/apiserver ./cmd/controller ./cmd/discovery ./artifacts/image/ccidreaders
 RUN CGO_ENABLED=1 go build -tags=grpcnotrace -trimpath -ldflags="-s -w" -o /out/agent ./cmd/agent
 
 FROM scratch AS apiserver
@@ -39,6 +40,12 @@ RUN apt-get update \
     && apt-get install --yes --no-install-recommends opensc-pkcs11 libccid libpcsclite1 pcscd softhsm2 \
     && ln -s /usr/lib/*/opensc-pkcs11.so /usr/lib/opensc-pkcs11.so \
     && rm -rf /var/lib/apt/lists/*
+# libccid learns the tokens that discovery knows, and pcscd that no polkit runs here.
+RUN --mount=type=bind,from=build,source=/out/ccidreaders,target=/ccidreaders \
+    --mount=type=bind,from=build,source=/src/artifacts/image,target=/image \
+    /ccidreaders /etc/libccid_Info.plist \
+    && /image/disable-polkit.sh /usr/sbin/pcscd
+COPY artifacts/image/opensc.conf /etc/opensc/opensc.conf
 COPY --from=build /out/agent /agent
 USER 65532:65532
 ENTRYPOINT ["/agent"]
