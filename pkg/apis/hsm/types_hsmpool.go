@@ -103,7 +103,11 @@ type PoolMember struct {
 	ReservedObjects    int64
 	QuarantinedObjects int64
 	Bytes              Capacity
+	StuckObjects       []string
+	NeedsRelayout      bool
+	Profile            string
 	FirmwareVersion    string
+	HardwareVersion    string
 	PINState           PINState
 	LastScrubTime      *metav1.Time
 	ScrubInterval      *metav1.Duration

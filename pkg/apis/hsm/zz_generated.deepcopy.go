@@ -565,6 +565,11 @@ func (in *PoolMember) DeepCopyInto(out *PoolMember) {
 	*out = *in
 	out.Objects = in.Objects
 	out.Bytes = in.Bytes
+	if in.StuckObjects != nil {
+		in, out := &in.StuckObjects, &out.StuckObjects
+		*out = make([]string, len(*in))
+		copy(*out, *in)
+	}
 	if in.LastScrubTime != nil {
 		in, out := &in.LastScrubTime, &out.LastScrubTime
 		*out = (*in).DeepCopy()

@@ -17,12 +17,18 @@ import (
 // setConditions sets all conditions of a status that has its phase.
 func (f *facts) setConditions(pool *v1alpha1.HSMPool, devices []*v1alpha1.HSMDevice, p podCounts, t tokenCounts, status *v1alpha1.HSMPoolStatus) {
 	conditions := []metav1.Condition{reportingCondition(f.discoveryPods, p), availableCondition(devices, status)}
-	if slices.ContainsFunc(devices, membership.ServedByAgents) {
+	served := slices.ContainsFunc(devices, membership.ServedByAgents)
+	if served {
 		conditions = append(conditions, servingCondition(t))
-	} else {
-		meta.RemoveStatusCondition(&status.Conditions, v1alpha1.HSMPoolAgentsServing)
 	}
 	conditions = append(conditions, readyCondition(status.Phase, conditions))
+	if served {
+		conditions = append(conditions, warningConditions(status.Members)...)
+	} else {
+		for _, ofAgents := range []string{v1alpha1.HSMPoolAgentsServing, v1alpha1.HSMPoolNeedsRelayout, v1alpha1.HSMPoolFirmwareKnownBad} {
+			meta.RemoveStatusCondition(&status.Conditions, ofAgents)
+		}
+	}
 	for _, condition := range conditions {
 		condition.ObservedGeneration = pool.Generation
 		condition.LastTransitionTime = *timestamp(f.now)

@@ -5,6 +5,7 @@ package pool
 import (
 	"cmp"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -18,6 +19,9 @@ import (
 
 // figuresInterval is the shortest time between two writes of figures alone.
 const figuresInterval = time.Minute
+
+// maxStuckListed is how many stuck objects of a token are listed.
+const maxStuckListed = 64
 
 // memberFacts are what the standing of a member is made of.
 type memberFacts struct {
@@ -121,6 +125,7 @@ func applyAnswer(m *v1alpha1.PoolMember, a *answer) {
 	m.Message = truncate(m.Message)
 	m.StoreID = cmp.Or(s.GetStoreId(), m.StoreID)
 	m.FirmwareVersion = cmp.Or(s.GetFirmwareVersion(), m.FirmwareVersion)
+	m.HardwareVersion = cmp.Or(s.GetHardwareVersion(), m.HardwareVersion)
 	m.PINState = ""
 	if s.GetPinState() != agentv1.PINState_PIN_STATE_UNSPECIFIED {
 		m.PINState = v1alpha1.PINState(camel(s.GetPinState().String(), "PIN_STATE_"))
@@ -133,7 +138,11 @@ func applyAnswer(m *v1alpha1.PoolMember, a *answer) {
 		m.Objects = v1alpha1.Capacity{Used: max(0, c.GetObjects()-c.GetSpareObjects()), Free: max(0, c.GetFreeObjects())}
 		m.Bytes = v1alpha1.Capacity{Used: max(0, c.GetBytes()-c.GetSpareBytes()), Free: max(0, c.GetFreeBytes())}
 		m.ReservedObjects, m.QuarantinedObjects = max(0, c.GetReservedObjects()), max(0, c.GetQuarantinedObjects())
+		m.Profile = cmp.Or(c.GetProfile(), m.Profile)
+		m.StuckObjects = slices.Clone(s.GetStuckObjects()[:min(len(s.GetStuckObjects()), maxStuckListed)])
 	}
+	// An agent that has not opened its store yet does not know that all is well.
+	m.NeedsRelayout = s.GetNeedsRelayout() || s.GetCapacity() == nil && m.NeedsRelayout
 	if scrub := s.GetScrub(); scrub != nil {
 		m.LastScrubTime = timestamp(time.Unix(scrub.GetTime(), 0))
 		m.ScrubInterval = &metav1.Duration{Duration: time.Duration(scrub.GetIntervalSeconds()) * time.Second}

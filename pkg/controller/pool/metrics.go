@@ -28,10 +28,14 @@ var (
 		Name: "hsm_controller_pool_devices",
 		Help: "Tokens in HSMPools, available or not.",
 	}, []string{"available"})
+	troubledMembers = prometheus.NewGaugeVec(prometheus.GaugeOpts{
+		Name: "hsm_controller_pool_troubled_members",
+		Help: "Members of HSMPools with a problem that is to be solved before it is too late.",
+	}, []string{"problem"})
 )
 
 func init() {
-	metrics.Registry.MustRegister(statusWrites, refusedReports, pools, devices)
+	metrics.Registry.MustRegister(statusWrites, refusedReports, pools, devices, troubledMembers)
 }
 
 // measure sets the gauges.
@@ -40,15 +44,41 @@ func measure(d decision) {
 		v1alpha1.PoolPhasePending: 0, v1alpha1.PoolPhaseAggregating: 0, v1alpha1.PoolPhaseReady: 0,
 		v1alpha1.PoolPhasePartial: 0, v1alpha1.PoolPhaseError: 0,
 	}
+	troubled := map[string]int{problemStuckObjects: 0, v1alpha1.HSMPoolNeedsRelayout: 0, v1alpha1.HSMPoolFirmwareKnownBad: 0}
 	var total, available int32
 	for _, status := range d.statuses {
 		phases[status.Phase]++
 		total += status.TotalDevices
 		available += status.AvailableDevices
+		for i := range status.Members {
+			for _, problem := range problemsOf(&status.Members[i]) {
+				troubled[problem]++
+			}
+		}
+	}
+	for problem, count := range troubled {
+		troubledMembers.WithLabelValues(problem).Set(float64(count))
 	}
 	for phase, count := range phases {
 		pools.WithLabelValues(string(phase)).Set(float64(count))
 	}
 	devices.WithLabelValues("true").Set(float64(available))
 	devices.WithLabelValues("false").Set(float64(total - available))
+}
+
+// problemStuckObjects is the problem of a member that has stuckObjects. The other problems
+// are named as their conditions.
+const problemStuckObjects = "StuckObjects"
+
+func problemsOf(m *v1alpha1.PoolMember) (problems []string) {
+	if len(m.StuckObjects) > 0 {
+		problems = append(problems, problemStuckObjects)
+	}
+	if relayoutWarning(m) != "" {
+		problems = append(problems, v1alpha1.HSMPoolNeedsRelayout)
+	}
+	if firmwareWarning(m) != "" {
+		problems = append(problems, v1alpha1.HSMPoolFirmwareKnownBad)
+	}
+	return problems
 }

@@ -802,7 +802,7 @@ func schema_pkg_apis_hsm_v1alpha1_HSMPoolStatus(ref common.ReferenceCallback) co
 							},
 						},
 						SchemaProps: spec.SchemaProps{
-							Description: "conditions are Ready, Reporting, DevicesAvailable and AgentsServing. Written by the controller.",
+							Description: "conditions are Ready, Reporting, DevicesAvailable and AgentsServing, which are True when all is well; NeedsRelayout and FirmwareKnownBad, which are True when something is to be done before it is too late. Written by the controller.",
 							Type:        []string{"array"},
 							Items: &spec.SchemaOrArray{
 								Schema: &spec.Schema{
@@ -1366,9 +1366,49 @@ func schema_pkg_apis_hsm_v1alpha1_PoolMember(ref common.ReferenceCallback) commo
 							Ref:         ref(v1alpha1.Capacity{}.OpenAPIModelName()),
 						},
 					},
+					"stuckObjects": {
+						VendorExtensible: spec.VendorExtensible{
+							Extensions: spec.Extensions{
+								"x-kubernetes-list-type": "atomic",
+							},
+						},
+						SchemaProps: spec.SchemaProps{
+							Description: "stuckObjects are the labels of objects that the token does not destroy. Each takes a slot until the token is initialised anew; reads and writes go on. At most 64 are listed.",
+							Type:        []string{"array"},
+							Items: &spec.SchemaOrArray{
+								Schema: &spec.Schema{
+									SchemaProps: spec.SchemaProps{
+										Type:   []string{"string"},
+										Format: "",
+									},
+								},
+							},
+						},
+					},
+					"needsRelayout": {
+						SchemaProps: spec.SchemaProps{
+							Description: "needsRelayout is true if the token will refuse writes although it seems to have room, because of how the objects lie in its flash. A relayout heals it, and loses nothing.",
+							Type:        []string{"boolean"},
+							Format:      "",
+						},
+					},
+					"profile": {
+						SchemaProps: spec.SchemaProps{
+							Description: "profile names the limits within which the agent uses the token: its kind, and for some kinds its firmware and the layout of its flash.",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
 					"firmwareVersion": {
 						SchemaProps: spec.SchemaProps{
-							Description: "firmwareVersion is the version of the token's firmware.",
+							Description: "firmwareVersion is the version of the token's firmware, as the token says.",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"hardwareVersion": {
+						SchemaProps: spec.SchemaProps{
+							Description: "hardwareVersion is the version that the token's reader says of itself. Of a Pico HSM, where both are one, it tells firmwares apart that have the same firmwareVersion.",
 							Type:        []string{"string"},
 							Format:      "",
 						},

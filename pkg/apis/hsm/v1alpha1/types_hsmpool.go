@@ -155,8 +155,9 @@ type HSMPoolStatus struct {
 	// +k8s:minimum=0
 	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
 
-	// conditions are Ready, Reporting, DevicesAvailable and AgentsServing. Written by
-	// the controller.
+	// conditions are Ready, Reporting, DevicesAvailable and AgentsServing, which are True
+	// when all is well; NeedsRelayout and FirmwareKnownBad, which are True when something
+	// is to be done before it is too late. Written by the controller.
 	// +optional
 	// +listType=map
 	// +listMapKey=type
@@ -179,6 +180,13 @@ const (
 	// HSMPoolAgentsServing is true while every token found is served by its agent. It
 	// is absent if no HSMDevice of the pool has spec.pkcs11.
 	HSMPoolAgentsServing = "AgentsServing"
+
+	// HSMPoolNeedsRelayout is true while a token will refuse writes although it seems to
+	// have room. It does not make the pool less Ready, and is absent with AgentsServing.
+	HSMPoolNeedsRelayout = "NeedsRelayout"
+	// HSMPoolFirmwareKnownBad is true while a token has a firmware that is known to lose
+	// data. It does not make the pool less Ready, and is absent with AgentsServing.
+	HSMPoolFirmwareKnownBad = "FirmwareKnownBad"
 )
 
 // PoolPhase sums up a pool in one word.
@@ -399,10 +407,39 @@ type PoolMember struct {
 	// +optional
 	Bytes Capacity `json:"bytes,omitempty"`
 
-	// firmwareVersion is the version of the token's firmware.
+	// stuckObjects are the labels of objects that the token does not destroy. Each
+	// takes a slot until the token is initialised anew; reads and writes go on. At most
+	// 64 are listed.
+	// +optional
+	// +listType=atomic
+	// +k8s:optional
+	// +k8s:listType=atomic
+	StuckObjects []string `json:"stuckObjects,omitempty"`
+
+	// needsRelayout is true if the token will refuse writes although it seems to have
+	// room, because of how the objects lie in its flash. A relayout heals it, and loses
+	// nothing.
+	// +optional
+	// +k8s:optional
+	NeedsRelayout bool `json:"needsRelayout,omitempty"`
+
+	// profile names the limits within which the agent uses the token: its kind, and
+	// for some kinds its firmware and the layout of its flash.
+	// +optional
+	// +k8s:optional
+	Profile string `json:"profile,omitempty"`
+
+	// firmwareVersion is the version of the token's firmware, as the token says.
 	// +optional
 	// +k8s:optional
 	FirmwareVersion string `json:"firmwareVersion,omitempty"`
+
+	// hardwareVersion is the version that the token's reader says of itself. Of a Pico
+	// HSM, where both are one, it tells firmwares apart that have the same
+	// firmwareVersion.
+	// +optional
+	// +k8s:optional
+	HardwareVersion string `json:"hardwareVersion,omitempty"`
 
 	// pinState is what the agent knows of the PIN in the PIN Secret. Accepted: the
 	// token took it. Changed: the token has the new PIN; write it to the Secret.

@@ -3013,6 +3013,90 @@ func Validate_PoolMember(
 		errs = append(errs, fn(fldPath.Child("bytes"), &obj.Bytes, oldVal, oldObj != nil)...)
 	}
 
+	{ // field PoolMember.StuckObjects
+		fn := func(
+			fldPath *field.Path,
+			obj, oldObj []string,
+			oldValueCorrelated bool) (errs field.ErrorList) {
+			// don't revalidate unchanged data
+			if oldValueCorrelated && op.Type == operation.Update {
+				if equality.Semantic.DeepEqual(obj, oldObj) {
+					return nil
+				}
+			}
+			// call field-attached validations
+			earlyReturn := false
+			if e := validate.OptionalSlice(ctx, op, fldPath, obj, oldObj).MarkShortCircuit(); len(e) != 0 {
+				earlyReturn = true
+			}
+			if earlyReturn {
+				return // do not proceed
+			}
+			return
+		}
+		oldVal := safe.Field(oldObj,
+			func(oldObj *PoolMember) []string {
+				return oldObj.StuckObjects
+			})
+		errs = append(errs, fn(fldPath.Child("stuckObjects"), obj.StuckObjects, oldVal, oldObj != nil)...)
+	}
+
+	{ // field PoolMember.NeedsRelayout
+		fn := func(
+			fldPath *field.Path,
+			obj, oldObj *bool,
+			oldValueCorrelated bool) (errs field.ErrorList) {
+			// don't revalidate unchanged data
+			if oldValueCorrelated && op.Type == operation.Update {
+				if obj == oldObj || (obj != nil && oldObj != nil && *obj == *oldObj) {
+					return nil
+				}
+			}
+			// call field-attached validations
+			earlyReturn := false
+			if e := validate.OptionalValue(ctx, op, fldPath, obj, oldObj).MarkShortCircuit(); len(e) != 0 {
+				earlyReturn = true
+			}
+			if earlyReturn {
+				return // do not proceed
+			}
+			return
+		}
+		oldVal := safe.Field(oldObj,
+			func(oldObj *PoolMember) *bool {
+				return &oldObj.NeedsRelayout
+			})
+		errs = append(errs, fn(fldPath.Child("needsRelayout"), &obj.NeedsRelayout, oldVal, oldObj != nil)...)
+	}
+
+	{ // field PoolMember.Profile
+		fn := func(
+			fldPath *field.Path,
+			obj, oldObj *string,
+			oldValueCorrelated bool) (errs field.ErrorList) {
+			// don't revalidate unchanged data
+			if oldValueCorrelated && op.Type == operation.Update {
+				if obj == oldObj || (obj != nil && oldObj != nil && *obj == *oldObj) {
+					return nil
+				}
+			}
+			// call field-attached validations
+			earlyReturn := false
+			if e := validate.OptionalValue(ctx, op, fldPath, obj, oldObj).MarkShortCircuit(); len(e) != 0 {
+				earlyReturn = true
+			}
+			if earlyReturn {
+				return // do not proceed
+			}
+			return
+		}
+		oldVal := safe.Field(oldObj,
+			func(oldObj *PoolMember) *string {
+				return &oldObj.Profile
+			})
+		errs = append(errs, fn(fldPath.Child("profile"), &obj.Profile, oldVal, oldObj != nil)...)
+	}
+
 	{ // field PoolMember.FirmwareVersion
 		fn := func(
 			fldPath *field.Path,
@@ -3039,6 +3123,34 @@ func Validate_PoolMember(
 				return &oldObj.FirmwareVersion
 			})
 		errs = append(errs, fn(fldPath.Child("firmwareVersion"), &obj.FirmwareVersion, oldVal, oldObj != nil)...)
+	}
+
+	{ // field PoolMember.HardwareVersion
+		fn := func(
+			fldPath *field.Path,
+			obj, oldObj *string,
+			oldValueCorrelated bool) (errs field.ErrorList) {
+			// don't revalidate unchanged data
+			if oldValueCorrelated && op.Type == operation.Update {
+				if obj == oldObj || (obj != nil && oldObj != nil && *obj == *oldObj) {
+					return nil
+				}
+			}
+			// call field-attached validations
+			earlyReturn := false
+			if e := validate.OptionalValue(ctx, op, fldPath, obj, oldObj).MarkShortCircuit(); len(e) != 0 {
+				earlyReturn = true
+			}
+			if earlyReturn {
+				return // do not proceed
+			}
+			return
+		}
+		oldVal := safe.Field(oldObj,
+			func(oldObj *PoolMember) *string {
+				return &oldObj.HardwareVersion
+			})
+		errs = append(errs, fn(fldPath.Child("hardwareVersion"), &obj.HardwareVersion, oldVal, oldObj != nil)...)
 	}
 
 	{ // field PoolMember.PINState

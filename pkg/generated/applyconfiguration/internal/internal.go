@@ -422,6 +422,9 @@ var schemaYAML = typed.YAMLObject(`types:
     - name: firmwareVersion
       type:
         scalar: string
+    - name: hardwareVersion
+      type:
+        scalar: string
     - name: inSync
       type:
         scalar: boolean
@@ -431,6 +434,9 @@ var schemaYAML = typed.YAMLObject(`types:
     - name: message
       type:
         scalar: string
+    - name: needsRelayout
+      type:
+        scalar: boolean
     - name: nodeName
       type:
         scalar: string
@@ -439,6 +445,9 @@ var schemaYAML = typed.YAMLObject(`types:
         namedType: io.j5t.hsm.pkg.apis.hsm.v1alpha1.Capacity
       default: {}
     - name: pinState
+      type:
+        scalar: string
+    - name: profile
       type:
         scalar: string
     - name: quarantinedObjects
@@ -466,6 +475,12 @@ var schemaYAML = typed.YAMLObject(`types:
     - name: storeId
       type:
         scalar: string
+    - name: stuckObjects
+      type:
+        list:
+          elementType:
+            scalar: string
+          elementRelationship: atomic
 - name: io.j5t.hsm.pkg.apis.hsm.v1alpha1.PoolMirroring
   map:
     fields:

@@ -48,8 +48,9 @@ type HSMPoolStatusApplyConfiguration struct {
 	// observedGeneration is the metadata.generation that the other fields describe.
 	// Written by the controller.
 	ObservedGeneration *int64 `json:"observedGeneration,omitempty"`
-	// conditions are Ready, Reporting, DevicesAvailable and AgentsServing. Written by
-	// the controller.
+	// conditions are Ready, Reporting, DevicesAvailable and AgentsServing, which are True
+	// when all is well; NeedsRelayout and FirmwareKnownBad, which are True when something
+	// is to be done before it is too late. Written by the controller.
 	Conditions []metav1.ConditionApplyConfiguration `json:"conditions,omitempty"`
 }
 

@@ -54,8 +54,23 @@ type PoolMemberApplyConfiguration struct {
 	QuarantinedObjects *int64 `json:"quarantinedObjects,omitempty"`
 	// bytes is the space of the token in bytes.
 	Bytes *CapacityApplyConfiguration `json:"bytes,omitempty"`
-	// firmwareVersion is the version of the token's firmware.
+	// stuckObjects are the labels of objects that the token does not destroy. Each
+	// takes a slot until the token is initialised anew; reads and writes go on. At most
+	// 64 are listed.
+	StuckObjects []string `json:"stuckObjects,omitempty"`
+	// needsRelayout is true if the token will refuse writes although it seems to have
+	// room, because of how the objects lie in its flash. A relayout heals it, and loses
+	// nothing.
+	NeedsRelayout *bool `json:"needsRelayout,omitempty"`
+	// profile names the limits within which the agent uses the token: its kind, and
+	// for some kinds its firmware and the layout of its flash.
+	Profile *string `json:"profile,omitempty"`
+	// firmwareVersion is the version of the token's firmware, as the token says.
 	FirmwareVersion *string `json:"firmwareVersion,omitempty"`
+	// hardwareVersion is the version that the token's reader says of itself. Of a Pico
+	// HSM, where both are one, it tells firmwares apart that have the same
+	// firmwareVersion.
+	HardwareVersion *string `json:"hardwareVersion,omitempty"`
 	// pinState is what the agent knows of the PIN in the PIN Secret. Accepted: the
 	// token took it. Changed: the token has the new PIN; write it to the Secret.
 	// ChangeRefused: the token keeps the old PIN. Rejected: the agent does not send
@@ -181,11 +196,45 @@ func (b *PoolMemberApplyConfiguration) WithBytes(value *CapacityApplyConfigurati
 	return b
 }
 
+// WithStuckObjects adds the given value to the StuckObjects field in the declarative configuration
+// and returns the receiver, so that objects can be build by chaining "With" function invocations.
+// If called multiple times, values provided by each call will be appended to the StuckObjects field.
+func (b *PoolMemberApplyConfiguration) WithStuckObjects(values ...string) *PoolMemberApplyConfiguration {
+	for i := range values {
+		b.StuckObjects = append(b.StuckObjects, values[i])
+	}
+	return b
+}
+
+// WithNeedsRelayout sets the NeedsRelayout field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the NeedsRelayout field is set to the value of the last call.
+func (b *PoolMemberApplyConfiguration) WithNeedsRelayout(value bool) *PoolMemberApplyConfiguration {
+	b.NeedsRelayout = &value
+	return b
+}
+
+// WithProfile sets the Profile field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the Profile field is set to the value of the last call.
+func (b *PoolMemberApplyConfiguration) WithProfile(value string) *PoolMemberApplyConfiguration {
+	b.Profile = &value
+	return b
+}
+
 // WithFirmwareVersion sets the FirmwareVersion field in the declarative configuration to the given value
 // and returns the receiver, so that objects can be built by chaining "With" function invocations.
 // If called multiple times, the FirmwareVersion field is set to the value of the last call.
 func (b *PoolMemberApplyConfiguration) WithFirmwareVersion(value string) *PoolMemberApplyConfiguration {
 	b.FirmwareVersion = &value
+	return b
+}
+
+// WithHardwareVersion sets the HardwareVersion field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the HardwareVersion field is set to the value of the last call.
+func (b *PoolMemberApplyConfiguration) WithHardwareVersion(value string) *PoolMemberApplyConfiguration {
+	b.HardwareVersion = &value
 	return b
 }
 
