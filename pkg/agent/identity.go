@@ -90,7 +90,7 @@ func newIdentity(o Options, revisions *revisions) (*identity, error) {
 	case err != nil:
 		return nil, fmt.Errorf("read which store this agent serves: %w", err)
 	case wanted != "" && wanted != saved:
-		return nil, fmt.Errorf("this agent serves store %s (%s), not the wanted %s: use another state directory, or remove the file to serve another store", saved, path, wanted)
+		return nil, fmt.Errorf("this agent serves store %s (%s), not the wanted %s: use another state directory, and keep this one, which may hold the only copy of its store", saved, path, wanted)
 	}
 	i.storeID, i.saved = saved, true
 	return i, nil
