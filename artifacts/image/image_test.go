@@ -23,7 +23,7 @@ func TestDisablePolkit(t *testing.T) {
 			t.Parallel()
 			pcscd := filepath.Join(t.TempDir(), "pcscd")
 			script := "#!/bin/sh\n# Options: " + test.options + "\necho \"$@\"\n"
-			if err := os.WriteFile(pcscd, []byte(script), 0o700); err != nil { //nolint:gosec // A program.
+			if err := os.WriteFile(pcscd, []byte(script), 0o700); err != nil {
 				t.Fatal(err)
 			}
 			run(t, "./disable-polkit.sh", pcscd)
@@ -36,7 +36,7 @@ func TestDisablePolkit(t *testing.T) {
 
 func run(t *testing.T, command string, args ...string) string {
 	t.Helper()
-	output, err := exec.CommandContext(t.Context(), command, args...).CombinedOutput() //nolint:gosec // Our scripts.
+	output, err := exec.CommandContext(t.Context(), command, args...).CombinedOutput()
 	if err != nil {
 		t.Fatalf("%s: %v\n%s", command, err, output)
 	}

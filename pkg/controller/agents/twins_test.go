@@ -67,7 +67,7 @@ func TestTwins(t *testing.T) {
 		var identities [2][]string
 		for i, a := range decided.desired {
 			d := r.deployment(a, device, pin{secret: "pin", key: "pin"})
-			identities[i] = identityOf(d, serials[i])
+			identities[i] = identityOf(d)
 			if args := d.Spec.Template.Spec.Containers[0].Args; !slices.Contains(args, "--token-serial="+serials[i]) {
 				t.Errorf("%s: the agent of %s has %q", access, serials[i], args)
 			}
@@ -81,7 +81,7 @@ func TestTwins(t *testing.T) {
 }
 
 // identityOf is what two agents must not have in common.
-func identityOf(d *appsv1ac.DeploymentApplyConfiguration, serial string) []string {
+func identityOf(d *appsv1ac.DeploymentApplyConfiguration) []string {
 	pod := d.Spec.Template.Spec
 	identity := []string{*d.Name, d.Spec.Selector.MatchLabels[agentname.ObjectLabel], *pod.ServiceAccountName, d.Spec.Template.Annotations[DevicePathAnnotation]}
 	for _, volume := range pod.Volumes {

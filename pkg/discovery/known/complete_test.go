@@ -112,11 +112,12 @@ func TestCompletedReadersAreKnown(t *testing.T) {
 
 func TestCompleteReadersRefuses(t *testing.T) {
 	t.Parallel()
+	cut, _, _ := strings.Cut(plist, "<key>Copyright")
 	for name, test := range map[string]struct{ list, err string }{
 		"no list":          {"", "0 ifdVendorID"},
 		"a name too few":   {strings.Replace(plist, "<string>Gemalto PC Twin Reader</string>", "", 1), "1 ifdFriendlyName and 2 ifdVendorID"},
 		"a product lacks":  {strings.Replace(plist, "<string>0x3437</string>", "", 1), "2 ifdVendorID and 1 ifdProductID"},
-		"cut at the names": {plist[:strings.Index(plist, "<key>Copyright")], "not an XML property list"},
+		"cut at the names": {cut, "not an XML property list"},
 	} {
 		completed, added, err := newTable(t).CompleteReaders([]byte(test.list))
 		if err == nil || !strings.Contains(err.Error(), test.err) || completed != nil || added != nil {
