@@ -3,8 +3,6 @@
 package agent
 
 import (
-	"time"
-
 	agentv1 "j5t.io/hsm/pkg/agent/api/v1"
 	"j5t.io/hsm/pkg/agent/mvcc"
 	"j5t.io/hsm/pkg/token"
@@ -30,8 +28,7 @@ type batch struct {
 	bytes     int
 	madeSpace bool // Housekeeping has done what it could for it.
 	replied   bool
-	unknown   error     // Why the outcome is not known.
-	since     time.Time // When it became unknown.
+	unknown   error // Why the outcome is not known.
 }
 
 // fits reports whether a change may join the batch. A batch of one is never too large.
@@ -61,6 +58,14 @@ func (b *batch) add(made *change, r *request, in *agentv1.CommitRequest) {
 	made.request = r
 	b.changes = append(b.changes, made)
 	b.bytes += commitSize(in)
+}
+
+func (b *batch) requests() []*request {
+	requests := make([]*request, len(b.changes))
+	for i, made := range b.changes {
+		requests[i] = made.request
+	}
+	return requests
 }
 
 // reply ends the requests of a batch, once.

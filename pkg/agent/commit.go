@@ -4,7 +4,6 @@ package agent
 
 import (
 	"bytes"
-	"time"
 
 	agentv1 "j5t.io/hsm/pkg/agent/api/v1"
 	"j5t.io/hsm/pkg/agent/mvcc"
@@ -28,12 +27,11 @@ func (w *worker) commit(waiting []*request) error {
 		}
 		made, err := w.prepare(task)
 		switch {
+		case ifLost(err) != nil: // Nothing was written yet.
+			w.repeat(err, append(b.requests(), r)...)
+			return ifLost(err)
 		case err != nil:
 			r.done <- requestError(err)
-			if lost := ifLost(err); lost != nil {
-				b.reply(requestError(err)) // Nothing was written yet.
-				return lost
-			}
 		case made == nil:
 			r.done <- nil
 		default:
@@ -156,11 +154,11 @@ func (w *worker) write(b *batch) error {
 	}
 	switch meaningOf(err).written {
 	case writtenUnknown:
-		b.unknown, b.since = err, time.Now()
+		b.unknown = err
 		w.pending = b
 		return lostError{err}
 	case writtenNotMade:
-		b.reply(conditionOf(err).err())
+		w.repeat(err, b.requests()...)
 		return lostError{err}
 	}
 	if len(b.changes) > 1 {
@@ -170,7 +168,7 @@ func (w *worker) write(b *batch) error {
 		b.madeSpace = true
 		again, lost := w.makeSpace()
 		if lost != nil {
-			b.reply(conditionOf(lost).err())
+			w.repeat(lost, b.requests()...)
 			return lost
 		}
 		if again {
@@ -186,7 +184,7 @@ func (w *worker) write(b *batch) error {
 func (w *worker) writeEach(b *batch) error {
 	for i, made := range b.changes {
 		if err := w.write(&batch{changes: []*change{made}}); err != nil {
-			(&batch{changes: b.changes[i+1:]}).reply(conditionOf(err).err())
+			w.repeat(err, (&batch{changes: b.changes[i+1:]}).requests()...)
 			return err
 		}
 	}

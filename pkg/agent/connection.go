@@ -28,6 +28,7 @@ type module interface {
 type session interface {
 	token.Device
 	Login(pin []byte) error
+	Logout() error
 	SetPIN(old, pin []byte) error
 	Close() error
 }
@@ -48,20 +49,21 @@ type connection struct {
 	identity *identity
 	state    *state
 
-	used     bool             // The module was used before: it may remember wrongly.
-	found    pkcs11.TokenInfo // At the last attempt.
-	loggedIn bool             // The last attempt came to a login.
-	session  session          // nil while there is none.
-	store    *token.Store     // nil until it was opened.
+	used    bool             // The module was used before: it may remember wrongly.
+	seen    bool             // The last attempt has found the token.
+	found   pkcs11.TokenInfo // At the last attempt that did.
+	session session          // nil while there is none.
+	store   *token.Store     // nil until it was opened.
 }
 
 // reach finds the token, past what the module remembers of it, opens a session and
 // logs in.
 func (c *connection) reach() error {
 	c.close()
-	c.loggedIn = false
+	c.seen = false
 	if c.used {
 		if err := c.module.Reinitialize(); err != nil {
+			c.state.seen(nil)
 			return err
 		}
 	}
@@ -89,8 +91,7 @@ func (c *connection) reach() error {
 		c.session = nil
 		return err
 	}
-	c.loggedIn = true
-	return c.login()
+	return c.pins.login(c.session)
 }
 
 // find finds the token, and makes sure that it is the one of this agent.
@@ -103,7 +104,7 @@ func (c *connection) find() (pkcs11.TokenInfo, error) {
 		c.state.seen(nil)
 		return info, err
 	}
-	c.found = info
+	c.seen, c.found = true, info
 	c.state.seen(&info)
 	return info, nil
 }
@@ -121,12 +122,21 @@ func (c *connection) openStore() (err error) {
 	return nil
 }
 
-// login logs in, again after the token has lost the login.
-func (c *connection) login() error { return c.pins.login(c.session) }
+// loginAgain logs in after the token has lost the login. Modules believe that it is still
+// there; so it is ended first, and one login is enough.
+func (c *connection) loginAgain() error {
+	if err := c.session.Logout(); err != nil {
+		return err
+	}
+	return c.pins.login(c.session)
+}
 
-// probe asks without a login whether the same token is still in the reader, and
+// probe asks whether the same token is still in the reader, and was all the time, and
 // follows the PIN files.
 func (c *connection) probe() error {
+	if err := ifLost(c.ping()); err != nil {
+		return err
+	}
 	served := c.session.Info()
 	now, err := c.module.TokenInfo(served.SlotID)
 	if err == nil && now.Serial != served.Serial {
@@ -164,6 +174,25 @@ func (c *connection) inspect(storeID string) (*agentv1.AdoptResponse, error) {
 	return c.identity.inspect(c.session, storeID)
 }
 
+// attend follows a token that an attempt has found, and that is not served, and reports
+// whether it is there. It opens a session without a login: that does not outlive a
+// moment in which the token was pulled, and perhaps another one put in that looked the same.
+func (c *connection) attend() bool {
+	c.close()
+	if !c.seen {
+		return false
+	}
+	var err error
+	if c.session, err = c.module.OpenSession(c.found.SlotID); err != nil {
+		c.session = nil
+		return false
+	}
+	if !c.answers() { // It would not each time.
+		c.close()
+	}
+	return true
+}
+
 // changed reports whether something has changed that another attempt may depend on:
 // the token, or the PIN files.
 func (c *connection) changed() bool {
@@ -171,7 +200,13 @@ func (c *connection) changed() bool {
 		return true
 	}
 	now, err := c.module.Find(c.selector)
-	return err != nil || now != c.found
+	return err != nil || now != c.found || c.session != nil && !c.answers()
+}
+
+// answers reports whether the token of the session answers, be it that a login is needed.
+func (c *connection) answers() bool {
+	err := c.ping()
+	return err == nil || pkcs11.ClassOf(err) == pkcs11.ClassRelogin
 }
 
 // close ends the session, which may be dead already.

@@ -229,7 +229,7 @@ func TestCostOfIdleness(t *testing.T) {
 		time.Sleep(10 * time.Minute)
 		idle := minus(a.Calls(), before)
 		fmt.Printf("figure: idle-token-writes %d\n", idle.Creates+idle.Destroys+idle.KeyPairs)
-		if idle != (pkcs11.Calls{}) {
+		if idle.Randoms = 0; idle != (pkcs11.Calls{}) { // By them it looks whether the token is there.
 			t.Errorf("ten idle minutes cost %+v", idle)
 		}
 		if n := looks.looks.Load() - probes; n < 100 {

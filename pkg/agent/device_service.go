@@ -58,6 +58,7 @@ func (s *deviceService) Random(ctx context.Context, in *agentv1.RandomRequest) (
 func (s *deviceService) Legacy(ctx context.Context, _ *agentv1.LegacyRequest) (*agentv1.LegacyResponse, error) {
 	out := &agentv1.LegacyResponse{}
 	err := s.queue.do(ctx, callTask(func(w *worker) error {
+		out.Secrets = nil
 		for _, l := range w.connection.store.Legacy() {
 			out.Secrets = append(out.Secrets, &agentv1.LegacySecret{Name: l.Name, Keys: l.Keys, HasMetadata: l.Metadata})
 		}

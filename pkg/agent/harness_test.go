@@ -111,7 +111,7 @@ func (r *faultModule) Find(s pkcs11.Selector) (pkcs11.TokenInfo, error) {
 	r.looks++
 	info := r.info()
 	s = pkcs11.Selector{Serial: s.Serial}
-	if r.hidden || !s.Matches(info) {
+	if r.hidden || !r.token.Present() || !s.Matches(info) {
 		return pkcs11.TokenInfo{}, pkcs11.ErrTokenAbsent
 	}
 	if r.twin != nil && s.Matches(*r.twin) {
@@ -139,7 +139,7 @@ func (r *faultModule) TokenInfo(uint) (pkcs11.TokenInfo, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.looks++
-	if r.hidden {
+	if r.hidden || !r.token.Present() {
 		return pkcs11.TokenInfo{}, pkcs11.ErrTokenAbsent
 	}
 	return r.info(), nil
@@ -199,13 +199,19 @@ func (s *faultSession) Destroy(h pkcs11.Handle) error {
 	return s.Session.Destroy(h)
 }
 
+// Logout cannot fail.
+func (s *faultSession) Logout() error {
+	s.Session.Logout()
+	return nil
+}
+
 // Login does as pkcs11.Session does.
 func (s *faultSession) Login(pin []byte) error {
 	pin = s.module.translate(pin)
 	err := s.Session.Login(pin)
 	var failure *pkcs11.Error
 	if errors.As(err, &failure) && failure.Code == pkcs11.CKRUserAlreadyLoggedIn {
-		s.Logout()
+		s.Session.Logout()
 		err = s.Session.Login(pin)
 	}
 	return err

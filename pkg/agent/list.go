@@ -71,6 +71,7 @@ func (s *storeService) readChunk(ctx context.Context, page []*mvcc.Record) ([]*a
 	var keys []string
 	err := s.queue.do(ctx, callTask(func(w *worker) error {
 		size := 0
+		chunk, keys = nil, nil
 		for _, r := range page {
 			if size >= chunkBytes {
 				break

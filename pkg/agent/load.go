@@ -3,11 +3,6 @@
 package agent
 
 import (
-	"time"
-
-	"google.golang.org/grpc/codes"
-
-	agentv1 "j5t.io/hsm/pkg/agent/api/v1"
 	"j5t.io/hsm/pkg/agent/mvcc"
 	"j5t.io/hsm/pkg/token"
 )
@@ -51,8 +46,9 @@ func (w *worker) load() error {
 	return nil
 }
 
-// resolve finds out whether the commit of unknown outcome was made, and tells
-// its callers.
+// resolve finds out whether the commit of unknown outcome was made. If it was not, and
+// the store has written down that it never will be, its changes are made again, with
+// revisions of their own.
 func (w *worker) resolve(store *token.Store) {
 	b := w.pending
 	if b == nil {
@@ -63,14 +59,14 @@ func (w *worker) resolve(store *token.Store) {
 		w.publish(b)
 		return
 	}
-	b.reply(agentv1.NewError(codes.Unavailable, conditionOf(b.unknown).reason,
-		"the change was not made (%v); make it again", b.unknown))
+	if !b.replied {
+		w.repeat(b.unknown, b.requests()...)
+	}
 }
 
-// abandonPending tells the callers of a commit of unknown outcome that it stays
-// unknown, once they have waited so long.
-func (w *worker) abandonPending(wait time.Duration) {
-	if b := w.pending; b != nil && time.Since(b.since) >= wait {
+// abandonPending tells the callers of a commit of unknown outcome that it stays unknown.
+func (w *worker) abandonPending() {
+	if b := w.pending; b != nil {
 		b.reply(outcomeUnknownError(b.unknown))
 	}
 }

@@ -14,6 +14,8 @@ type request struct {
 	ctx  context.Context
 	task any // *getTask, *commitTask or callTask.
 	done chan error
+	// repeats counts how often the request was put back.
+	repeats int
 }
 
 // queue holds the requests that wait for the token, in order of arrival. While
@@ -97,6 +99,24 @@ func (q *queue) begin(r *request) bool {
 		return false
 	}
 	return true
+}
+
+// putBack gives requests that were begun, and came to nothing, their place before all
+// others again.
+func (q *queue) putBack(requests ...*request) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.shut != nil {
+		for _, r := range requests {
+			r.done <- q.shut
+		}
+		return
+	}
+	q.waiting = append(slices.Clone(requests), q.waiting...)
+	select {
+	case q.arrived <- struct{}{}:
+	default:
+	}
 }
 
 // abandon takes a request out of the queue; false if it was begun or answered.

@@ -33,11 +33,15 @@ func (w *worker) get(key string, waiting []*request) error {
 	if result.record != nil {
 		result.data, err = w.data(result.record.Version())
 	}
+	if lost := ifLost(err); lost != nil {
+		w.repeat(err, sharing...)
+		return lost
+	}
 	for _, r := range sharing {
 		*r.task.(*getTask) = result
 		r.done <- requestError(err)
 	}
-	return ifLost(err)
+	return nil
 }
 
 // data gives the data of a version: from the token if that holds it, from the
@@ -70,7 +74,7 @@ func (w *worker) withLogin(work string, f func() error) error {
 	if token.ReasonOf(err) != 0 || pkcs11.ClassOf(err) != pkcs11.ClassRelogin {
 		return err
 	}
-	if err := w.watchdog.guard("logging in again", w.connection.login); err != nil {
+	if err := w.watchdog.guard("logging in again", w.connection.loginAgain); err != nil {
 		return lostError{err}
 	}
 	return w.watchdog.guard(work, f)

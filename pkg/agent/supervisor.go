@@ -12,17 +12,19 @@ import (
 )
 
 const (
-	// How long is waited after a failed attempt; each time twice as long, up to
-	// a limit. A token that comes back is served again well within a second.
-	// Attempts that come to a login become rare: most logins write to its flash.
-	firstRetry, lastRetry, lastLoginRetry = 20 * time.Millisecond, 400 * time.Millisecond, time.Minute
-	// How often is looked whether a person has changed something.
-	changePollInterval = time.Second
-	// How often a token that cannot be served is tried again though nothing
-	// has changed.
+	// How long is waited after an attempt that did not find the token; each time twice as
+	// long, up to a limit. So a token that comes back is opened at once.
+	firstRetry, lastAbsentRetry = 20 * time.Millisecond, 250 * time.Millisecond
+	// The limit for attempts that failed although the token was there, as a login that
+	// failed: most logins write to its flash. Something that changes ends the wait.
+	lastFailedRetry = time.Minute
+	// How often is looked whether something has changed.
+	changePollInterval = 400 * time.Millisecond
+	// How often a token that cannot be served is tried again though nothing has changed.
 	unchangedRetry = 10 * time.Minute
-	// How long callers wait to learn whether their change was made.
-	outcomeWait = 500 * time.Millisecond
+	// How long callers are told nothing when a session is lost, and wait for the next one.
+	// An attempt that has begun by then may last longer: reading the store takes its time.
+	reconnectWait = 500 * time.Millisecond
 )
 
 var (
@@ -35,20 +37,23 @@ var (
 // supervisor leads the token to where it can be served, and back there when it
 // is lost. It and the worker run on the one goroutine that owns the token.
 //
-//	               no such token, or it does not answer: again soon
+//	               no such token: again soon
 //	           ┌───────────────────────────────────────────────────┐
 //	           ▼                                                   │
-//	start ─► absent ──found──► logging in ──► loading ──whole──► ready
-//	           ▲                 │  │            │
-//	           │                 │  │            ├─► blank    ┐ again when another
-//	           │                 │  │            ├─► foreign  │ token is there, or
-//	           │                 │  │            └─► corrupt  ┘ rarely; foreign: adopted
-//	           │                 │  └─► PIN rejected ─ again when the PIN file changes
-//	           │                 └────► PIN locked ─── the same, or its flags change
-//	           └──────────── again ──────────────┘
+//	start ─► absent ──found──► logging in ──► loading ──whole──► ready ──lost──► reconnecting
+//	           ▲                 │  │            │                 ▲                  │
+//	           │                 │  │            ├─► blank    ┐    └──── at once ─────┤
+//	           │                 │  │            ├─► foreign  │ again when another    │
+//	           │                 │  │            └─► corrupt  ┘ token is there, or    │
+//	           │                 │  │                           rarely; foreign:      │
+//	           │                 │  │                           adopted               │
+//	           │                 │  └─► PIN rejected ─ again when the PIN file changes│
+//	           │                 └────► PIN locked ─── the same, or its flags change  │
+//	           └──────────── again ──────────────┴────────────────── in vain ─────────┘
 //
-// run makes every transition of the picture; which error leads where says the
-// table of errors.
+// While it reconnects, nobody is told anything: requests wait, and those under which the
+// session was lost are done again. run makes every transition of the picture; which
+// error leads where says the table of errors.
 type supervisor struct {
 	connection *connection
 	worker     *worker
@@ -59,54 +64,68 @@ type supervisor struct {
 	// adoptions are requests to adopt the store on a token that is refused for it.
 	adoptions <-chan *adoption
 	adopting  *adoption // What the next attempt is to make.
+	lost      time.Time // When the session was lost last.
 }
 
 // run returns when the context ends, after the request in hand.
 func (s *supervisor) run(ctx context.Context) {
-	absent := backoff{first: firstRetry, limit: lastRetry}
-	logins := backoff{first: firstRetry, limit: lastLoginRetry}
+	absent := backoff{first: firstRetry, limit: lastAbsentRetry}
+	failed := backoff{first: firstRetry, limit: lastFailedRetry}
 	for ctx.Err() == nil {
-		began := time.Now()
 		err := s.connect()
 		s.finishAdoption(err)
 		if err == nil {
-			s.enter(served)
-			err = s.worker.serve(ctx)
-			s.connection.close()
-			s.state.seen(nil) // Until the next look.
-			if time.Since(began) > lastLoginRetry {
-				logins.reset()
-			}
-		}
-		if err == nil { // The context has ended.
-			break
-		}
-		lost := conditionOf(err)
-		s.enter(lost)
-		switch {
-		case !lost.transient():
-			s.worker.abandonPending(0)
-			s.waitForChange(ctx)
-		case s.connection.loggedIn:
-			s.worker.abandonPending(outcomeWait)
 			absent.reset()
-			logins.pause(ctx)
+			failed.reset()
+			s.enter(served)
+			s.serve(ctx)
+			continue
+		}
+		there := s.attend()
+		c := conditionOf(err)
+		if !c.transient() || !s.reconnecting() {
+			s.enter(c)
+			s.worker.abandonPending()
+		}
+		switch {
+		case !c.transient():
+			s.waitForChange(ctx, unchangedRetry)
+		case there:
+			s.waitForChange(ctx, failed.next())
 		default:
-			s.worker.abandonPending(outcomeWait)
 			absent.pause(ctx)
 		}
 	}
 	s.enter(stopping)
-	s.worker.abandonPending(0)
+	s.worker.abandonPending()
+}
+
+// serve returns when the context ends, or the session is lost.
+func (s *supervisor) serve(ctx context.Context) {
+	err := s.worker.serve(ctx)
+	s.connection.close()
+	if err != nil {
+		s.lost = time.Now()
+		klog.InfoS("The session with the token is lost; connecting again", "serial", s.connection.found.Serial, "err", err)
+	}
+}
+
+// reconnecting reports whether callers wait, because the token was served until a moment ago.
+func (s *supervisor) reconnecting() bool {
+	c, _ := s.state.now()
+	return c.ready() && time.Since(s.lost) < reconnectWait
 }
 
 // connect makes one attempt to reach the token and to open its store.
 func (s *supervisor) connect() error {
+	served, _ := s.state.now()
 	err := s.watchdog.guard("opening the store", func() error {
 		if err := s.connection.reach(); err != nil {
 			return err
 		}
-		s.enter(loading)
+		if !served.ready() { // Else callers wait, and are told nothing yet.
+			s.enter(loading)
+		}
 		if err := s.connection.openStore(); err != nil {
 			return err
 		}
@@ -133,12 +152,21 @@ func (s *supervisor) enter(c condition) {
 	s.health.setServed(c.ready())
 }
 
+// attend reports whether the token is there that the last attempt has failed with.
+func (s *supervisor) attend() (there bool) {
+	_ = s.watchdog.guard("looking for the token", func() error {
+		there = s.connection.attend()
+		return nil
+	})
+	return there
+}
+
 // waitForChange waits until something has changed that another attempt may
-// depend on, or for a long time.
-func (s *supervisor) waitForChange(ctx context.Context) {
+// depend on, or for so long.
+func (s *supervisor) waitForChange(ctx context.Context, limit time.Duration) {
 	poll := time.NewTicker(changePollInterval)
 	defer poll.Stop()
-	unchanged := time.NewTimer(unchangedRetry)
+	unchanged := time.NewTimer(limit)
 	defer unchanged.Stop()
 	for {
 		select {

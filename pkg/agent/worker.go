@@ -10,8 +10,13 @@ import (
 	"j5t.io/hsm/pkg/agent/mvcc"
 )
 
-// probeInterval is how often an idle token is asked whether it is still there.
-const probeInterval = 2 * time.Second
+const (
+	// probeInterval is how often an idle token is asked whether it is still there.
+	probeInterval = 400 * time.Millisecond
+	// maxRepeats is how often a request is put back under which the session was lost. Each
+	// time costs a login, and there are tokens on which one object ends every session.
+	maxRepeats = 3
+)
 
 // worker carries out requests, one after the other, on the one goroutine that
 // owns the token. Reads of one record that wait share one token read; writes
@@ -29,7 +34,8 @@ type worker struct {
 	pending *batch
 }
 
-// callTask is a read of the token that is neither a getTask nor a commitTask.
+// callTask is a read of the token that is neither a getTask nor a commitTask. It may be
+// done more than once.
 type callTask func(*worker) error
 
 // serve carries out requests until the context ends, which is no error, or the
@@ -86,9 +92,29 @@ func (w *worker) carryOut(waiting []*request) error {
 			return nil
 		}
 		err := task(w)
+		if lost := ifLost(err); lost != nil {
+			w.repeat(err, waiting[0])
+			return lost
+		}
 		waiting[0].done <- requestError(err)
-		return ifLost(err)
+		return nil
 	default:
 		panic(fmt.Sprintf("unknown task %T", task))
 	}
+}
+
+// repeat puts requests back under which the session was lost, and of which nothing was
+// made: with the next session they are carried out, and if there is none, the queue tells
+// them why. One that was put back too often is told the error.
+func (w *worker) repeat(err error, requests ...*request) {
+	var again []*request
+	for _, r := range requests {
+		if r.repeats == maxRepeats {
+			r.done <- requestError(err)
+			continue
+		}
+		r.repeats++
+		again = append(again, r)
+	}
+	w.queue.putBack(again...)
 }

@@ -54,7 +54,7 @@ func (s *Session) Login(pin []byte) error {
 	if !hasCode(err, CKRUserAlreadyLoggedIn) {
 		return err
 	}
-	if err := wrap("C_Logout", s.module.ctx.Logout(s.handle)); err != nil && !hasCode(err, CKRUserNotLoggedIn) {
+	if err := s.Logout(); err != nil {
 		return err
 	}
 	return s.login(pin)
@@ -63,6 +63,14 @@ func (s *Session) Login(pin []byte) error {
 func (s *Session) login(pin []byte) error {
 	s.module.calls.logins.Add(1)
 	return wrap("C_Login", s.module.ctx.Login(s.handle, pkcs11.CKU_USER, alias(pin)))
+}
+
+// Logout ends the login, also one that the card has lost and the module has not noticed.
+func (s *Session) Logout() error {
+	if err := wrap("C_Logout", s.module.ctx.Logout(s.handle)); err != nil && !hasCode(err, CKRUserNotLoggedIn) {
+		return err
+	}
+	return nil
 }
 
 // SetPIN changes the user's PIN. The session must be logged in. A wrong old PIN
