@@ -16,7 +16,7 @@ demo: ## Run the whole product on this machine and walk through the main job. It
 	@hack/demo.sh
 
 .PHONY: down
-down: ## End what "make demo" has left running, and remove all that it wrote.
+down: ## End what "make demo" has left running, and remove what it wrote while it ran.
 	@hack/demo.sh down
 
 .PHONY: packages
@@ -39,8 +39,10 @@ assets: ## Find, download or build etcd, kube-apiserver, kube-controller-manager
 	@hack/assets.sh
 
 .PHONY: clean
-clean: ## Remove bin/. Caches in the home folder stay.
+clean: ## Remove bin/, and what tests and the demo have built of this checkout in ~/.cache/hsm. The binaries of Kubernetes there stay.
 	rm -rf bin
+	@# The folder's name is that of assets.Own (test/framework/controlplane/assets/own.go).
+	rm -rf "$${XDG_CACHE_HOME:-$$HOME/.cache}/hsm/bin-$$(printf %s "$(CURDIR)" | sha256sum | head -c 16)"{,-race}
 
 .PHONY: test
 test: packages assets ## Run all tests with the race detector, after the assets. hack/test.sh ./pkg/token runs those of one package.

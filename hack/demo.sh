@@ -32,7 +32,8 @@ step() {
 }
 
 echo "This starts a Kubernetes control plane and the whole product on this machine, with a token in software (SoftHSM)."
-echo "The first time, programs are downloaded or built, which can take many minutes. After that it takes seconds."
+echo "The first time, programs are downloaded or built, which can take many minutes. After that it takes about half a minute, and"
+echo "longer when the code has changed and is compiled again."
 step 1 "looking for Go, a C compiler, git and SoftHSM 2"
 hack/ensure-packages.sh
 step 2 "compiling the command that starts it all"
@@ -53,14 +54,18 @@ Done. What was shown, through a real kube-apiserver and a PKCS#11 token:
   - a watch, a refusal by RBAC, and a token that was pulled out and put back: no secret was lost or called absent
   - its deletion took the Secret with it
 
-It goes on running. In this or another terminal:
-  export KUBECONFIG='$KUBECONFIG' PATH='$DEMO_DIR/bin':\$PATH
+It goes on running. In this or another terminal, set the variables of the walk (\$KUBECONFIG, \$TOKEN, \$ETCD and so on), and go to the checkout:
+  source '$DEMO_DIR/run/variables.sh'
+  export PATH='$DEMO_DIR/bin':\$PATH
+  cd '$PWD'
 Then try:
   kubectl explain hsmsecret.spec
   kubectl apply --server-side -f artifacts/samples/hsmsecret.yaml
   kubectl get hsmsecrets,secrets
+  demo read secrets/default/database
   kubectl get hsmpool softhsm --namespace hsm-system -o yaml
 Logs of all processes are in $LOGS ("kubectl logs" needs a real kubelet).
-To stop it and to remove all that it wrote:
+To stop it and to remove what this run wrote:
   make down
+Programs stay in ${XDG_CACHE_HOME:-$HOME/.cache}/hsm for the next time. "make clean" removes those that were built from this checkout.
 END

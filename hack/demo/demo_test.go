@@ -88,10 +88,10 @@ func checkWalk(t *testing.T, output string) {
 		"$ demo read secrets/default/db", "swordfish",
 		"kubectl edit secret db", "secret/db edited", "$ demo read secrets/default/db", "red-herrings",
 		"kubectl edit hsmsecret db", "edited", "secret/db condition met", "PushedBack", "Updated",
-		"$ grep --recursive", "MODIFIED", "(Forbidden)",
+		"$ grep --recursive", "(nothing found", "MODIFIED", "(Forbidden)",
 		"(ServiceUnavailable)", "$ kubectl get secret db", "Opaque", "\nwhite-whales\n",
 		"$ kubectl delete hsmsecret db", "(NotFound)",
-		"Done.", "export KUBECONFIG=", "make down",
+		"Done.", "source ", "variables.sh", "make down",
 	} {
 		_, after, found := strings.Cut(rest, want)
 		if !found {

@@ -33,7 +33,7 @@ func (s state) down(ctx context.Context) error {
 			return err
 		}
 		if running == 0 {
-			fmt.Println("The demo has ended, and all that it wrote is removed.")
+			fmt.Println("The demo has ended, and what it wrote while it ran is removed. Programs stay for the next time; \"make clean\" removes those of this checkout.")
 			return s.remove()
 		}
 		if time.Now().After(deadline) {

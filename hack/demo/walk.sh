@@ -20,7 +20,7 @@ run() {
   echo "\$ $command"
   eval "$command"
 }
-# in_vain runs what has to end with exit code 1: nothing found, or refused.
+# in_vain runs what has to end with exit code 1: nothing found, or refused. grep prints nothing then.
 in_vain() {
   local code=0
   command=$*
@@ -29,6 +29,9 @@ in_vain() {
   if ((code != 1)); then
     echo "This should have ended with exit code 1, not $code." >&2
     return 1
+  fi
+  if [[ $command == grep* ]]; then
+    echo "(nothing found: exit code 1)"
   fi
 }
 # until_seen waits until a file has a line with the pattern.
@@ -58,11 +61,14 @@ if [[ -d $TOKEN/drawer ]]; then
 fi
 kubectl delete hsmsecret,secret db --ignore-not-found >/dev/null
 
+say "The variables below, as \$TOKEN and \$ETCD, are set by $DEMO_DIR/run/variables.sh"
+run 'sed "s/^export //" "$DEMO_DIR/run/variables.sh"'
+
 say "What runs: etcd, a Kubernetes control plane, and a node that runs the programs of pods without containers."
 run 'etcd --version | grep etcd'
 run kubectl version
 run kubectl get pods --namespace hsm-system
-say "The node pretends to have a USB stick. Discovery has found it, the controller runs an agent for it."
+say "Files in a folder look to discovery like a USB stick. It has found the stick, and the controller runs an agent for it."
 run kubectl get hsmdevices,hsmpools --namespace hsm-system
 
 cat >db.yaml <<END
@@ -84,7 +90,7 @@ run kubectl get secret db
 run "kubectl get secret db -o jsonpath='{.data.password}' | base64 --decode; echo"
 say "A read of the HSMSecret asks the token, now."
 run kubectl get hsmsecret db -o yaml
-say "The same on the token's side: the agent is asked past Kubernetes."
+say "The same on the token's side: the agent is asked past Kubernetes. The data is a format byte, then each key and value after its length."
 run demo read secrets/default/db
 
 say "Edit the Secret. The editor is sed; the words are \"${password[0]}\" and \"${password[1]}\" in base64."
