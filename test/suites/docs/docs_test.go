@@ -118,38 +118,6 @@ const (
 	testPage        = "test/README.md"
 )
 
-// named is a path of the repository on the page, which may be a pattern, and names that
-// follow it in parentheses and have to be in that file: `pkg/a/b.go` (`name`, `other`).
-var (
-	named = regexp.MustCompile("`((?:cmd|pkg|test|hack|docs|artifacts)/[^` ]*)`(?:\\s+\\(((?:`[^`]+`(?:,\\s+)?)+)\\))?")
-	name  = regexp.MustCompile("`([^`]+)`")
-)
-
-// TestPaths finds each path of docs/development.md, and in it each name given with it.
-func TestPaths(t *testing.T) {
-	t.Parallel()
-	found := 0
-	for _, match := range named.FindAllStringSubmatch(fence.ReplaceAllString(read(t, developmentPage), ""), -1) {
-		path := strings.TrimSuffix(match[1], "/")
-		if strings.Contains(path, "<") {
-			continue // It stands for many.
-		}
-		found++
-		if !exists(path) {
-			t.Errorf("%s does not exist", path)
-			continue
-		}
-		for _, symbol := range name.FindAllStringSubmatch(match[2], -1) {
-			if !regexp.MustCompile(`\b` + regexp.QuoteMeta(symbol[1]) + `\b`).MatchString(read(t, path)) {
-				t.Errorf("there is no %q in %s", symbol[1], path)
-			}
-		}
-	}
-	if found == 0 {
-		t.Error("the page names no path")
-	}
-}
-
 // notOnTheMap are folders whose packages are explained with the one above them.
 var notOnTheMap = []string{"pkg/generated", "pkg/apis/hsm", "pkg/registry/hsm", "pkg/discovery", "test/framework/controlplane"}
 
