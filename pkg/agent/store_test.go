@@ -322,6 +322,7 @@ func TestListIsAsOfOneRevision(t *testing.T) {
 	records, end, err := h.list(&agentv1.ListRequest{Prefix: "/x/"})
 	close(listed)
 	group.Wait()
+	release()
 	if err != nil {
 		t.Fatal(err)
 	}
