@@ -39,6 +39,17 @@ type HSMSecretSpec struct {
 	SyncDirection         SyncDirection
 	DeletionPolicy        DeletionPolicy
 	RolloutRestartTargets []RolloutRestartTarget
+	Template              *SecretTemplate
+}
+
+// SecretTemplate is what a projected Secret gets besides data.
+type SecretTemplate struct {
+	Metadata SecretTemplateMetadata
+}
+
+// SecretTemplateMetadata is metadata of a projected Secret.
+type SecretTemplateMetadata struct {
+	Labels, Annotations map[string]string
 }
 
 // SyncDirection says who may change the projected Secret.
@@ -86,6 +97,7 @@ type HSMSecretStatus struct {
 	ObservedGeneration int64
 	Conditions         []metav1.Condition
 
+	HSMPath          string
 	DataVersion      string
 	DeviceSyncStatus []DeviceSyncStatus
 	PrimaryDevice    string

@@ -34,6 +34,9 @@ func (r *reconciler) act(ctx context.Context, p *pass, d decision) error {
 	if d.reason == reasonBothChanged {
 		p.lostEdit = lostEdit(p.pair, r.clock.Now())
 	}
+	if d.action == replace {
+		p.state.kept = keptOf(p.secret)
+	}
 	before := p.pair
 	after, err := r.carryOut(ctx, d, before, p.facts)
 	if err != nil {
@@ -52,7 +55,7 @@ func (r *reconciler) carryOut(ctx context.Context, d decision, p pair, f facts) 
 	switch m := metadataFor(p.hsm); d.action {
 	case create:
 		m = m.withSyncState(f.hsm.dataVersion, f.hsm.syncRequest, d.dataChanged)
-		p.secret, err = r.apply(ctx, m.configuration(p.hsm.Namespace, p.hsm.Spec.SecretName, p.hsm.Data).WithResourceVersion(notYetCreated))
+		p.secret, err = r.apply(ctx, m.configuration(p.hsm.Namespace, p.hsm.SecretName(), p.hsm.Data).WithResourceVersion(notYetCreated))
 	case project:
 		m = m.withSyncState(f.hsm.dataVersion, f.hsm.syncRequest, d.dataChanged || f.secret.restartPending)
 		p.secret, err = r.write(ctx, m, p.secret, p.hsm.Data)
@@ -133,7 +136,7 @@ func (r *reconciler) delete(ctx context.Context, secret *corev1.Secret) error {
 // template that says for which content. To say the same again changes nothing.
 func (r *reconciler) restart(ctx context.Context, h *v1alpha1.HSMSecret, sum string) error {
 	patch := fmt.Appendf(nil, `{"spec":{"template":{"metadata":{"annotations":{%s:%s}}}}}`,
-		strconv.Quote(contentAnnotation(h.Spec.SecretName)), strconv.Quote(sum))
+		strconv.Quote(contentAnnotation(h.SecretName())), strconv.Quote(sum))
 	for _, workload := range h.Spec.RolloutRestartTargets {
 		object := metadataOf(workloadKind(workload.Kind))
 		object.Namespace, object.Name = h.Namespace, workload.Name

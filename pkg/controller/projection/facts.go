@@ -29,14 +29,14 @@ func (r *reconciler) factsOf(ctx context.Context, p *pass) (facts, error) {
 	f := facts{hsm: hsmFactsOf(p.hsm, key), lastChecksum: p.previous.SecretChecksum}
 	// A request that is not known to be new counts as answered.
 	f.lastRequest = f.hsm.syncRequest
-	name := p.hsm.Spec.SecretName
+	name := p.hsm.SecretName()
 	if p.state.synced && p.state.uid == p.hsm.UID {
 		f.lastRequest, name = p.state.request, p.state.secretName
 	}
 	if ref := p.previous.SecretRef; ref != nil {
 		name = ref.Name
 	}
-	f.projected = name == p.hsm.Spec.SecretName &&
+	f.projected = name == p.hsm.SecretName() &&
 		(p.previous.SecretRef != nil || hasReason(p.previous.Conditions, v1alpha1.HSMSecretSynced, reasonSecretDeleted))
 	if p.secret == nil {
 		return f, nil

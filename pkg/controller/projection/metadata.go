@@ -40,6 +40,10 @@ func metadataFor(h *v1alpha1.HSMSecret) projectedMetadata {
 	if h.Spec.SecretType == corev1.SecretTypeServiceAccountToken {
 		m.annotations[corev1.ServiceAccountNameKey] = h.Annotations[corev1.ServiceAccountNameKey]
 	}
+	if template := h.Spec.Template; template != nil {
+		m.labels = merged(template.Metadata.Labels, m.labels)
+		m.annotations = merged(template.Metadata.Annotations, m.annotations)
+	}
 	if h.Spec.DeletionPolicy != v1alpha1.DeletionPolicyRetain {
 		m.owner = &metav1.OwnerReference{
 			APIVersion: hsmSecretKind.GroupVersion().String(),
@@ -58,7 +62,17 @@ func (m projectedMetadata) isCurrent(secret *corev1.Secret) bool {
 		isWithin(m.annotations, secret.Annotations) &&
 		(m.owner == nil || slices.ContainsFunc(secret.OwnerReferences, m.isOwner)) &&
 		!slices.ContainsFunc(secret.OwnerReferences, m.isObsoleteOwner) &&
-		(isTrue(secret.Immutable) || !m.immutable)
+		(isTrue(secret.Immutable) || !m.immutable) &&
+		!m.obsoleteTemplate(secret).any()
+}
+
+// obsoleteTemplate are the labels and annotations that the controller has set, and that are
+// in no template any more.
+func (m projectedMetadata) obsoleteTemplate(secret *corev1.Secret) metadataKeys {
+	set := keysSet(secret)
+	maps.DeleteFunc(set.labels, func(key string, _ struct{}) bool { _, wanted := m.labels[key]; return wanted })
+	maps.DeleteFunc(set.annotations, func(key string, _ struct{}) bool { _, wanted := m.annotations[key]; return wanted || isOurs(key) })
+	return set
 }
 
 // withSyncState adds the annotations that say what was synced.
@@ -104,7 +118,8 @@ func (m projectedMetadata) removes(secret *corev1.Secret, data map[string][]byte
 			return true
 		}
 	}
-	return slices.ContainsFunc(m.obsoleteAnnotations(), func(name string) bool { _, found := secret.Annotations[name]; return found }) ||
+	return m.obsoleteTemplate(secret).any() ||
+		slices.ContainsFunc(m.obsoleteAnnotations(), func(name string) bool { _, found := secret.Annotations[name]; return found }) ||
 		slices.ContainsFunc(secret.OwnerReferences, m.isObsoleteOwner)
 }
 
@@ -112,6 +127,9 @@ func (m projectedMetadata) removes(secret *corev1.Secret, data map[string][]byte
 func (m projectedMetadata) setOn(secret *corev1.Secret, data map[string][]byte) *corev1.Secret {
 	updated := secret.DeepCopy()
 	updated.Data = data
+	obsolete := m.obsoleteTemplate(secret)
+	maps.DeleteFunc(updated.Labels, func(key, _ string) bool { _, gone := obsolete.labels[key]; return gone })
+	maps.DeleteFunc(updated.Annotations, func(key, _ string) bool { _, gone := obsolete.annotations[key]; return gone })
 	updated.Labels = merged(updated.Labels, m.labels)
 	for _, name := range m.obsoleteAnnotations() {
 		delete(updated.Annotations, name)

@@ -13,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation"
 
 	"j5t.io/hsm/pkg/apis/hsm/v1alpha1"
+	"j5t.io/hsm/pkg/controller/identity"
 )
 
 func testHSMSecret() *v1alpha1.HSMSecret {
@@ -57,6 +58,17 @@ func TestMetadata(t *testing.T) {
 		{"adoptable", func(_ *v1alpha1.HSMSecret, s *corev1.Secret) { s.Annotations[AdoptAnnotation] = "true" }, true, true},
 		{"pending", func(_ *v1alpha1.HSMSecret, s *corev1.Secret) { s.Annotations[RestartAnnotation] = restartPending }, true, true},
 		{"to be immutable", func(h *v1alpha1.HSMSecret, _ *corev1.Secret) { h.Immutable = new(true) }, false, false},
+		{"template", func(h *v1alpha1.HSMSecret, _ *corev1.Secret) {
+			h.Spec.Template = &v1alpha1.SecretTemplate{Metadata: v1alpha1.SecretTemplateMetadata{Labels: map[string]string{"kind": "repository"}}}
+		}, false, false},
+		{"template without a label that it had", func(_ *v1alpha1.HSMSecret, s *corev1.Secret) {
+			s.Labels["kind"] = "repository"
+			s.ManagedFields = ownFields(`{"f:metadata":{"f:labels":{"f:kind":{}}}}`)
+		}, false, true},
+		{"template without an annotation that it had", func(_ *v1alpha1.HSMSecret, s *corev1.Secret) {
+			s.Annotations["note"] = "x"
+			s.ManagedFields = ownFields(`{"f:metadata":{"f:annotations":{".":{},"f:note":{},"f:hsm.j5t.io/revision":{}}}}`)
+		}, false, true},
 		{"immutable by others", func(_ *v1alpha1.HSMSecret, s *corev1.Secret) { s.Immutable = new(true) }, true, false},
 	} {
 		h := testHSMSecret()
@@ -84,6 +96,30 @@ func TestMetadata(t *testing.T) {
 				t.Errorf("%s: lost the label %s of others", c.name, label)
 			}
 		}
+	}
+}
+
+// ownFields are managedFields of the controller.
+func ownFields(fields string) []metav1.ManagedFieldsEntry {
+	return []metav1.ManagedFieldsEntry{{
+		Manager: identity.FieldManager, Operation: metav1.ManagedFieldsOperationApply, FieldsV1: metav1.NewFieldsV1(fields),
+	}}
+}
+
+// TestKept: of a Secret that is made again, what others have put on it is kept, and nothing
+// else.
+func TestKept(t *testing.T) {
+	t.Parallel()
+	secret := projectedSecret(testHSMSecret())
+	secret.Labels["mine"], secret.Labels["declared"] = "1", "2"
+	secret.Annotations["theirs"], secret.Annotations[AdoptAnnotation] = "3", "true"
+	secret.ManagedFields = ownFields(`{"f:metadata":{"f:labels":{"f:declared":{},"f:managed-by":{},"f:app.kubernetes.io/managed-by":{}}}}`)
+	k := keptOf(secret).without(&corev1.Secret{ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{"other": "4"}}})
+	if !maps.Equal(k.labels, map[string]string{"mine": "1"}) || !maps.Equal(k.annotations, map[string]string{"theirs": "3"}) {
+		t.Errorf("kept are %v and %v", k.labels, k.annotations)
+	}
+	if k := k.without(&corev1.Secret{ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{"mine": "of others now"}}}); len(k.labels) > 0 {
+		t.Errorf("%v would be overwritten", k.labels)
 	}
 }
 

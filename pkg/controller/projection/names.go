@@ -24,6 +24,9 @@ const (
 	ShortManagedByValue = "hsm-secrets-operator"
 )
 
+// annotationDomain begins the annotations of the controller.
+const annotationDomain = "hsm.j5t.io/"
+
 // The annotations of a projected Secret. All but AdoptAnnotation are written by
 // the controller only.
 const (

@@ -45,6 +45,7 @@ type syncState struct {
 	yielded         bool                      // Others went first when the status was to be restored.
 	failureReported bool                      // By an Event.
 	lostEdit        string                    // An edit that was overwritten, and is in no status yet.
+	kept            *kept                     // Of a Secret that has to be made again.
 	edits           *rate.Limiter
 }
 
@@ -65,7 +66,7 @@ func (s *syncState) update(p *pass, status v1alpha1.HSMSecretStatus, wrote bool,
 	s.synced, s.stale, s.failureReported, s.lostEdit = true, false, false, ""
 	s.uid, s.generation, s.revision = p.hsm.UID, p.hsm.Generation, p.hsm.Status.DataVersion
 	s.request = p.hsm.Annotations[SyncAnnotation]
-	s.secretName, s.secret, s.foreign = p.hsm.Spec.SecretName, version{}, p.isForeign()
+	s.secretName, s.secret, s.foreign = p.hsm.SecretName(), version{}, p.isForeign()
 	s.holder, s.waiting, s.races = "", p.final.reason == reasonSecretTerminating, 0
 	if p.secret != nil {
 		s.secret, s.holder = versionOf(p.secret), p.facts.secret.ownerName

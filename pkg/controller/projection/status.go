@@ -134,7 +134,7 @@ func (p *pass) status(now time.Time) v1alpha1.HSMSecretStatus {
 
 // controllersPart is the part of a status that the controller writes.
 func controllersPart(status v1alpha1.HSMSecretStatus) *v1alpha1.HSMSecretStatus {
-	status.DataVersion, status.DeviceSyncStatus, status.PrimaryDevice = "", nil, ""
+	status.HSMPath, status.DataVersion, status.DeviceSyncStatus, status.PrimaryDevice = "", "", nil, ""
 	return &status
 }
 

@@ -58,7 +58,7 @@ type step func(context.Context, *pass) error
 
 // stepsOf are the steps of a task, in their order.
 func (r *reconciler) stepsOf(t task) []step {
-	rest := []step{r.checkValues, r.readSecret, r.converge, r.removeFormer, r.finish}
+	rest := []step{r.checkValues, r.readSecret, r.converge, r.restoreKept, r.removeFormer, r.finish}
 	switch t {
 	case taskRestoreStatus:
 		return []step{r.restoreStatus}
@@ -153,12 +153,12 @@ func (r *reconciler) readSecret(ctx context.Context, p *pass) error {
 // getSecret returns the Secret that an HSMSecret is projected into, or nil.
 func (r *reconciler) getSecret(ctx context.Context, h *v1alpha1.HSMSecret) (*corev1.Secret, error) {
 	secret := &corev1.Secret{}
-	err := r.client.Get(ctx, client.ObjectKey{Namespace: h.Namespace, Name: h.Spec.SecretName}, secret)
+	err := r.client.Get(ctx, client.ObjectKey{Namespace: h.Namespace, Name: h.SecretName()}, secret)
 	if apierrors.IsNotFound(err) {
 		return nil, nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("read Secret %s: %w", h.Spec.SecretName, err)
+		return nil, fmt.Errorf("read Secret %s: %w", h.SecretName(), err)
 	}
 	return secret, nil
 }

@@ -60,6 +60,10 @@ func ForKind(kind schema.GroupVersionKind) interface{} {
 		return &hsmv1alpha1.RolloutRestartTargetApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("SecretReference"):
 		return &hsmv1alpha1.SecretReferenceApplyConfiguration{}
+	case v1alpha1.SchemeGroupVersion.WithKind("SecretTemplate"):
+		return &hsmv1alpha1.SecretTemplateApplyConfiguration{}
+	case v1alpha1.SchemeGroupVersion.WithKind("SecretTemplateMetadata"):
+		return &hsmv1alpha1.SecretTemplateMetadataApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("USBDiscovery"):
 		return &hsmv1alpha1.USBDiscoveryApplyConfiguration{}
 

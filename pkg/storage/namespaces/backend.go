@@ -11,8 +11,10 @@
 //     of it is shown to a client: by a get, a list, a watch or a commit.
 //   - A namespace is removed only when it was deleted from the cluster, and the
 //     store has answered that it holds nothing of it.
-//   - The ConfigMap is installed empty, with the server. If somebody deletes it,
-//     nothing is known until it is made again from all that the store holds.
+//   - The ConfigMap is installed empty, with the server. A seal says that this server
+//     wrote what is in it (seal.go). If somebody has deleted or changed it, or put an
+//     older one back, nothing is known until it is made again from all that the store
+//     holds. Each server also completes it from the store once, after its start.
 //   - So a namespace that is not in the ConfigMap holds no record that a client
 //     knows of. A list of such a namespace is empty while the store is away. All
 //     other requests get the store's error.
@@ -20,6 +22,7 @@ package namespaces
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"sync"
@@ -61,6 +64,8 @@ type Backend struct {
 	// A namespace that was deleted may have been removed since. One that was made
 	// again has another UID.
 	added map[string]types.UID
+	// complete: the ConfigMap has all that the store holds. completing: that is under way.
+	complete, completing bool
 }
 
 var _ records.Backend = (*Backend)(nil)
@@ -101,7 +106,7 @@ func (b *Backend) List(ctx context.Context, in *agentv1.ListRequest) ([]*agentv1
 	if !ok || !apierrors.IsServiceUnavailable(err) {
 		return nil, nil, err
 	}
-	mayHold, readErr := b.occupied.contains(ctx, namespace)
+	mayHold, readErr := b.mayHold(ctx, namespace)
 	if readErr != nil {
 		klog.FromContext(ctx).Error(readErr, "Cannot find out whether a namespace holds anything", "namespace", namespace)
 	}
@@ -110,6 +115,39 @@ func (b *Backend) List(ctx context.Context, in *agentv1.ListRequest) ([]*agentv1
 	}
 	klog.FromContext(ctx).V(2).Info("The store is away, and holds nothing of this namespace", "namespace", namespace, "err", err)
 	return nil, &agentv1.ListEnd{Revision: b.revision.Load()}, nil
+}
+
+// mayHold reports whether a namespace may hold records. It is an error if that is not
+// known.
+func (b *Backend) mayHold(ctx context.Context, namespace string) (bool, error) {
+	occupied, err := b.occupied.read(ctx)
+	if err == nil {
+		err = b.contradicts(occupied)
+	}
+	if errors.Is(err, errNotTrusted) {
+		b.forget()
+	}
+	_, contains := occupied[namespace]
+	return contains, err
+}
+
+// contradicts returns an error if namespaces that this server has added are missing.
+func (b *Backend) contradicts(occupied map[string]string) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for namespace, uid := range b.added {
+		if _, found := occupied[namespace]; !found && uid != "" && uid == b.occupied.host.uid(namespace) {
+			return fmt.Errorf("%w: it lacks namespace %s", errNotTrusted, namespace)
+		}
+	}
+	return nil
+}
+
+// forget has all namespaces added again.
+func (b *Backend) forget() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.added, b.complete = map[string]types.UID{}, false
 }
 
 // Commit implements records.Backend.
@@ -191,9 +229,10 @@ func (b *Backend) unknown(shown ...*agentv1.Record) map[string]types.UID {
 func (b *Backend) show(ctx context.Context, shown ...*agentv1.Record) error {
 	unknown := b.unknown(shown...)
 	if len(unknown) == 0 {
+		b.completeOnce(ctx)
 		return nil
 	}
-	if err := b.occupied.add(ctx, unknown); err != nil {
+	if err := b.occupied.add(ctx, unknown, false); err != nil {
 		return apierrors.NewServiceUnavailable(fmt.Sprintf("cannot record in ConfigMap %s/%s that a namespace holds something: %v; check the rights of this server",
 			b.occupied.host.SystemNamespace, b.occupied.name, err))
 	}
@@ -203,6 +242,26 @@ func (b *Backend) show(ctx context.Context, shown ...*agentv1.Record) error {
 		b.added[namespace] = uid
 	}
 	return nil
+}
+
+// completeOnce adds all namespaces that the store holds, in the background: an answer does
+// not depend on it. It is tried again until it succeeds.
+func (b *Backend) completeOnce(ctx context.Context) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.complete || b.completing {
+		return
+	}
+	b.completing = true
+	go func() {
+		err := b.occupied.add(context.WithoutCancel(ctx), nil, true)
+		if err != nil {
+			klog.FromContext(ctx).Error(err, "Cannot complete the namespaces that hold something", "configMap", b.occupied.name)
+		}
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		b.complete, b.completing = err == nil, false
+	}()
 }
 
 // uid is empty when there is no such namespace.

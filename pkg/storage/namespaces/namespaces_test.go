@@ -10,6 +10,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -17,6 +18,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes/fake"
+	coreclient "k8s.io/client-go/kubernetes/typed/core/v1"
 	corelisters "k8s.io/client-go/listers/core/v1"
 	clienttesting "k8s.io/client-go/testing"
 	"k8s.io/client-go/tools/cache"
@@ -24,6 +26,8 @@ import (
 	agentv1 "j5t.io/hsm/pkg/agent/api/v1"
 	"j5t.io/hsm/pkg/storage/namespaces"
 	"j5t.io/hsm/pkg/storage/records"
+	"j5t.io/hsm/pkg/storebinding"
+	"j5t.io/hsm/test/framework/await"
 )
 
 const prefix = "/hsm.j5t.io/hsmsecrets/"
@@ -39,6 +43,12 @@ type store struct {
 	revision uint64
 	events   []*agentv1.Event
 	onCommit func()
+}
+
+func (s *store) fail(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.err = err
 }
 
 func (s *store) Get(_ context.Context, in *agentv1.GetRequest) (*agentv1.GetResponse, error) {
@@ -164,8 +174,8 @@ func put(key string) *agentv1.CommitRequest {
 
 // away takes the store away until the test of it is over.
 func (w *world) away(test func()) {
-	w.store.err = errAway
-	defer func() { w.store.err = nil }()
+	w.store.fail(errAway)
+	defer w.store.fail(nil)
 	test()
 }
 
@@ -234,6 +244,114 @@ func TestDeletedConfigMap(t *testing.T) {
 		w.wantAway(w.replica(), namespaced("prod"))
 		w.wantEmpty(w.replica(), "empty")
 	})
+}
+
+// bind binds the cluster to a store, as the server does when it first reaches one.
+func (w *world) bind() {
+	w.Helper()
+	if _, err := w.configMaps().Create(w.Context(), storebinding.New("id"), metav1.CreateOptions{}); err != nil {
+		w.Fatal(err)
+	}
+}
+
+func (w *world) configMaps() coreclient.ConfigMapInterface {
+	return w.host.CoreV1().ConfigMaps("hsm-system")
+}
+
+func (w *world) configMap() *corev1.ConfigMap {
+	w.Helper()
+	m, err := w.configMaps().Get(w.Context(), "hsmsecrets-namespaces", metav1.GetOptions{})
+	if err != nil {
+		w.Fatal(err)
+	}
+	return m
+}
+
+// TestChangedConfigMap: what somebody else has written is not believed, by no replica, also
+// after a restart. It is made again when the store is back.
+func TestChangedConfigMap(t *testing.T) {
+	for name, change := range map[string]func(old, now *corev1.ConfigMap){
+		"replaced by its manifest": func(_, now *corev1.ConfigMap) { now.Data, now.Annotations = nil, nil },
+		"emptied":                  func(_, now *corev1.ConfigMap) { now.Data = nil },
+		"one removed":              func(_, now *corev1.ConfigMap) { delete(now.Data, "prod") },
+		"an older one put back":    func(old, now *corev1.ConfigMap) { now.Data, now.Annotations = old.Data, old.Annotations },
+		"the seal removed":         func(_, now *corev1.ConfigMap) { now.Annotations = nil },
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, "old", "prod", "empty")
+			w.bind()
+			b := w.replica()
+			w.create(b, "old/db")
+			old := w.configMap()
+			w.create(b, "prod/db")
+			w.away(func() { w.wantEmpty(b, "empty") })
+
+			now := w.configMap()
+			change(old, now)
+			if _, err := w.configMaps().Update(t.Context(), now, metav1.UpdateOptions{FieldManager: "kubectl-replace"}); err != nil {
+				t.Fatal(err)
+			}
+			restarted := w.replica()
+			w.away(func() {
+				for _, replica := range []*namespaces.Backend{b, restarted} {
+					for _, namespace := range []string{"old", "prod", "empty"} {
+						w.wantAway(replica, namespaced(namespace))
+					}
+				}
+			})
+			// The replica that has added all of them shows one of them again.
+			if _, err := b.Get(t.Context(), &agentv1.GetRequest{Key: prefix + "old/db"}); err != nil {
+				t.Fatal(err)
+			}
+			w.away(func() {
+				for _, replica := range []*namespaces.Backend{b, restarted, w.replica()} {
+					w.wantAway(replica, namespaced("old"))
+					w.wantAway(replica, namespaced("prod"))
+					w.wantEmpty(replica, "empty")
+				}
+			})
+		})
+	}
+}
+
+// TestCompleted: a server completes the ConfigMap from the store, though no record is shown
+// and though it is sealed: the whole cluster may have been set back.
+func TestCompleted(t *testing.T) {
+	w := newWorld(t, "old", "prod", "empty")
+	w.bind()
+	w.create(w.replica(), "old/db")
+	w.store.keys[prefix+"prod/db"] = true
+	b := w.replica()
+	if _, _, err := b.List(t.Context(), namespaced("empty")); err != nil {
+		t.Fatal(err)
+	}
+	await.NoError(t, 10*time.Second, func(context.Context) error {
+		if _, found := w.configMap().Data["prod"]; !found {
+			return errors.New("prod is missing")
+		}
+		return nil
+	})
+	w.away(func() {
+		w.wantAway(w.replica(), namespaced("prod"))
+		w.wantEmpty(w.replica(), "empty")
+	})
+}
+
+// TestBoundAndEmpty: a store that holds nothing, and goes away, keeps no namespace from
+// being deleted.
+func TestBoundAndEmpty(t *testing.T) {
+	w := newWorld(t, "empty")
+	w.bind()
+	if _, _, err := w.replica().List(t.Context(), namespaced("empty")); err != nil {
+		t.Fatal(err)
+	}
+	await.NoError(t, 10*time.Second, func(context.Context) error {
+		if len(w.configMap().Annotations) == 0 {
+			return errors.New("the ConfigMap is not sealed")
+		}
+		return nil
+	})
+	w.away(func() { w.wantEmpty(w.replica(), "empty") })
 }
 
 // TestOtherErrors are of no store that is away.

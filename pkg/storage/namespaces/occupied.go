@@ -4,6 +4,7 @@ package namespaces
 
 import (
 	"context"
+	"errors"
 	"maps"
 	"strings"
 	"time"
@@ -22,9 +23,9 @@ import (
 const (
 	// addTimeout bounds all that one request asks of the host.
 	addTimeout = 5 * time.Second
-	// containsTimeout is shorter: an outage is reported within 5 s, and the store has
+	// readTimeout is shorter: an outage is reported within 5 s, and the store has
 	// taken its part of them.
-	containsTimeout = time.Second
+	readTimeout = time.Second
 )
 
 // occupied is the ConfigMap whose keys are the namespaces that may hold records. All
@@ -37,23 +38,23 @@ type occupied struct {
 	writing chan struct{}   // Holds an element while one request writes for all.
 }
 
-// contains reports whether a namespace may hold records. It asks kube-apiserver
-// itself, as another replica may have added the namespace. Without a ConfigMap
-// nothing is known, and that is an error.
-func (o occupied) contains(ctx context.Context, namespace string) (bool, error) {
-	ctx, cancel := context.WithTimeout(ctx, containsTimeout)
+// read returns the namespaces that may hold records. It asks kube-apiserver itself, as
+// another replica may have added one. Without a ConfigMap that can be trusted nothing is
+// known, and that is an error.
+func (o occupied) read(ctx context.Context) (map[string]string, error) {
+	ctx, cancel := context.WithTimeout(ctx, readTimeout)
 	defer cancel()
 	found, err := o.host.configMaps().Get(ctx, o.name, metav1.GetOptions{})
 	if err != nil {
-		return false, err
+		return nil, err
 	}
-	_, contains := found.Data[namespace]
-	return contains, nil
+	return found.Data, o.trust(ctx, found)
 }
 
 // add adds namespaces, and removes those that were deleted and hold nothing. When it
-// returns without an error the namespaces are in the ConfigMap.
-func (o occupied) add(ctx context.Context, namespaces map[string]types.UID) error {
+// returns without an error the namespaces are in the ConfigMap. If all is set, or the
+// ConfigMap cannot be trusted, it adds all namespaces that the store holds.
+func (o occupied) add(ctx context.Context, namespaces map[string]types.UID, all bool) error {
 	ctx, cancel := context.WithTimeout(ctx, addTimeout)
 	defer cancel()
 	select {
@@ -63,45 +64,53 @@ func (o occupied) add(ctx context.Context, namespaces map[string]types.UID) erro
 		return ctx.Err()
 	}
 	byAnother := func(err error) bool { return apierrors.IsConflict(err) || apierrors.IsAlreadyExists(err) }
-	return retry.OnError(retry.DefaultBackoff, byAnother, func() error { return o.write(ctx, namespaces) })
+	return retry.OnError(retry.DefaultBackoff, byAnother, func() error { return o.write(ctx, namespaces, all) })
 }
 
-func (o occupied) write(ctx context.Context, namespaces map[string]types.UID) error {
+func (o occupied) write(ctx context.Context, namespaces map[string]types.UID, all bool) error {
 	save := func(m *corev1.ConfigMap) (err error) {
-		_, err = o.host.configMaps().Update(ctx, m, metav1.UpdateOptions{})
+		_, err = o.host.configMaps().Update(ctx, m, metav1.UpdateOptions{FieldManager: fieldManager})
 		return err
 	}
 	found, err := o.host.configMaps().Get(ctx, o.name, metav1.GetOptions{})
+	trusted := false
 	switch {
 	case apierrors.IsNotFound(err):
-		// Somebody has deleted it, and with it all namespaces that are not added again.
-		holding, err := o.holding(ctx)
-		if err != nil {
-			return err
-		}
 		found = newConfigMap(o.name)
-		found.Data = map[string]string{}
-		for _, namespace := range holding {
-			found.Data[namespace] = ""
-		}
 		save = func(m *corev1.ConfigMap) (err error) {
-			_, err = o.host.configMaps().Create(ctx, m, metav1.CreateOptions{})
+			_, err = o.host.configMaps().Create(ctx, m, metav1.CreateOptions{FieldManager: fieldManager})
 			return err
 		}
 	case err != nil:
 		return err
+	default:
+		err := o.trust(ctx, found)
+		if err != nil && !errors.Is(err, errNotTrusted) {
+			return err
+		}
+		trusted = err == nil && isSealed(found)
 	}
 	before := maps.Clone(found.Data)
 	if found.Data == nil {
 		found.Data = map[string]string{}
 	}
+	if all || !trusted {
+		holding, err := o.holding(ctx)
+		if err != nil {
+			return err
+		}
+		for _, namespace := range holding {
+			found.Data[namespace] = ""
+		}
+	}
 	for namespace := range namespaces {
 		found.Data[namespace] = ""
 	}
-	if maps.Equal(before, found.Data) {
+	if trusted && maps.Equal(before, found.Data) {
 		return nil
 	}
 	o.removeDeleted(ctx, before, namespaces, found)
+	seal(found)
 	return save(found)
 }
 

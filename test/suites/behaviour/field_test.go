@@ -201,3 +201,65 @@ func TestSecretDeletedAgainAndAgain(t *testing.T) {
 		t.Errorf("the condition is %+v", ready)
 	}
 }
+
+// TestTemplate: labels and annotations that the HSMSecret declares are on the Secret, also
+// on one that was made again; those of others stay.
+func TestTemplate(t *testing.T) {
+	t.Parallel()
+	c := cell{t, config{auto: true, both: true}, newNamespace(t), "db"}
+	c.create()
+	c.check("at first", time.Minute, inStep)
+	template := func(labels, annotations map[string]string) {
+		c.update(func(h *v1alpha1.HSMSecret) {
+			h.Spec.Template = &v1alpha1.SecretTemplate{Metadata: v1alpha1.SecretTemplateMetadata{Labels: labels, Annotations: annotations}}
+		})
+	}
+	const kind = "argocd.argoproj.io/secret-type"
+	has := func(labels, annotations map[string]string) {
+		t.Helper()
+		c.await(20*time.Second, func() error {
+			secret := c.secret(c.name)
+			if secret == nil {
+				return fmt.Errorf("there is no Secret")
+			}
+			for key, value := range labels {
+				if secret.Labels[key] != value {
+					return fmt.Errorf("label %s is %q, want %q", key, secret.Labels[key], value)
+				}
+			}
+			for key, value := range annotations {
+				if secret.Annotations[key] != value {
+					return fmt.Errorf("annotation %s is %q, want %q", key, secret.Annotations[key], value)
+				}
+			}
+			return nil
+		})
+	}
+	template(map[string]string{kind: "repository", "gone": "soon"}, map[string]string{"a": "b"})
+	has(map[string]string{kind: "repository", "gone": "soon"}, map[string]string{"a": "b"})
+	c.patchSecret(`{"metadata":{"labels":{"` + kind + `":null}}}`)
+	has(map[string]string{kind: "repository"}, nil)
+	c.deleteSecret()
+	has(map[string]string{kind: "repository", "gone": "soon"}, map[string]string{"a": "b"})
+
+	// Of others.
+	c.patchSecret(`{"metadata":{"labels":{"mine":"1"},"annotations":{"theirs":"2"}}}`)
+	template(map[string]string{kind: "cluster"}, nil)
+	has(map[string]string{kind: "cluster", "gone": "", "mine": "1"}, map[string]string{"a": "", "theirs": "2"})
+	uid := c.secret(c.name).UID
+	c.patchSecret(`{"immutable":true}`)
+	c.changeToken()
+	c.await(20*time.Second, func() error {
+		if secret := c.secret(c.name); secret == nil || secret.UID == uid {
+			return fmt.Errorf("the Secret was not made again")
+		}
+		return nil
+	})
+	has(map[string]string{kind: "cluster", "gone": "", "mine": "1"}, map[string]string{"a": "", "theirs": "2"})
+	c.check("in the end", 20*time.Second, "t2 t2 InSync NoConflict")
+	c.metadataCurrent()
+	// The next write of the controller leaves them.
+	c.update(func(h *v1alpha1.HSMSecret) { h.Data = states["v1"] })
+	c.check("changed again", 20*time.Second, inStep)
+	has(map[string]string{kind: "cluster", "mine": "1"}, map[string]string{"theirs": "2"})
+}

@@ -20,7 +20,6 @@ var (
 	saysObject  = differences{"message": "it shows the object or the body, which are not the same"}
 	saysNoValue = differences{"message": "the rule is a tag of the type, and those do not repeat the value"}
 	onlyItsKind = differences{"message": "the server of HSMSecrets knows no other kinds"}
-	fromTheName = differences{"Body.details.causes": "two more fields follow from the name", "message": "two more fields follow from the name"}
 	otherRight  = "names and values of an HSMSecret have separate rights"
 	noProtobuf  = "as a custom resource, an HSMSecret has no protobuf form"
 	notBehind   = differences{

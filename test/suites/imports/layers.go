@@ -48,7 +48,7 @@ var layers = []layer{
 	// The API server, which knows the agent by its API and its client only.
 	{"pkg/storage/records", []string{"pkg/agent/api/v1"}},
 	{"pkg/storage/configmap", []string{"pkg/agent/api/v1", "pkg/storage/records"}},
-	{"pkg/storage/namespaces", []string{"pkg/agent/api/v1", "pkg/storage/records"}},
+	{"pkg/storage/namespaces", []string{"pkg/agent/api/v1", "pkg/storage/records", "pkg/storebinding"}},
 	{"pkg/storage/hsm", []string{"pkg/agent/api/v1", "pkg/agent/client", "pkg/storage/records", "pkg/storebinding"}},
 	{"pkg/registry/hsm", []string{"pkg/agent/api/v1", "pkg/apis/hsm", "pkg/membership", "pkg/storage/records"}},
 	{"pkg/apiserver", []string{

@@ -69,10 +69,11 @@ type HSMSecretSpec struct {
 	// together at most 512 bytes. It is unique in the store and cannot be changed. A
 	// path outside secrets/<namespace>/ needs the verb claim on the resource
 	// hsmsecrets, with the path as resource name.
-	// Default: secrets/<metadata.namespace>/<metadata.name>. Written by users.
+	// Default: secrets/<metadata.namespace>/<metadata.name>. The default is not written
+	// here, so that a copy of the object gets a path of its own: see status.hsmPath.
+	// Written by users.
 	// +optional
 	// +k8s:optional
-	// +k8s:immutable
 	// +k8s:maxBytes=512
 	// +k8s:validation:maxLength=512
 	HSMPath string `json:"hsmPath,omitempty"`
@@ -80,7 +81,8 @@ type HSMSecretSpec struct {
 	// secretName is the name of the Secret, in the same namespace, into which data
 	// is projected; a DNS subdomain. Two HSMSecrets cannot share a Secret, and a
 	// Secret that exists already is not taken over: the condition Conflict says so.
-	// Default: metadata.name. Written by users.
+	// Default: metadata.name. The default is not written here, so that a copy of the
+	// object gets a Secret of its own: see status.secretRef. Written by users.
 	// +optional
 	// +k8s:optional
 	// +k8s:format=k8s-long-name
@@ -150,6 +152,36 @@ type HSMSecretSpec struct {
 	// +k8s:maxItems=32
 	// +k8s:validation:maxItems=32
 	RolloutRestartTargets []RolloutRestartTarget `json:"rolloutRestartTargets,omitempty"`
+
+	// template is what the Secret gets besides data. Only who may create Secrets in the
+	// namespace may set or change it.
+	// Default: none. Written by users.
+	// +optional
+	// +k8s:optional
+	Template *SecretTemplate `json:"template,omitempty"`
+}
+
+// SecretTemplate is what a projected Secret gets besides data.
+type SecretTemplate struct {
+	// metadata is metadata of the Secret.
+	// +optional
+	Metadata SecretTemplateMetadata `json:"metadata,omitempty"`
+}
+
+// SecretTemplateMetadata is metadata of a projected Secret. What others have put on the
+// Secret stays.
+type SecretTemplateMetadata struct {
+	// labels are labels of the Secret. Those that the controller itself writes cannot be
+	// set: app.kubernetes.io/managed-by and managed-by.
+	// +optional
+	// +k8s:optional
+	Labels map[string]string `json:"labels,omitempty"`
+
+	// annotations are annotations of the Secret. Those of the domain hsm.j5t.io belong to
+	// the controller, and cannot be set.
+	// +optional
+	// +k8s:optional
+	Annotations map[string]string `json:"annotations,omitempty"`
 }
 
 // SyncDirection says what happens to an edit of the projected Secret.
@@ -261,6 +293,12 @@ type HSMSecretStatus struct {
 	// +k8s:optional
 	// +k8s:eachVal=+k8s:opaqueType
 	Conditions []metav1.Condition `json:"conditions,omitempty" patchStrategy:"merge" patchMergeKey:"type"`
+
+	// hsmPath is the address of the secret on the token: spec.hsmPath, or its default.
+	// Written by the API server; other writers' values are ignored.
+	// +optional
+	// +k8s:optional
+	HSMPath string `json:"hsmPath,omitempty"`
 
 	// dataVersion changes when data changes, and only then. It is opaque. Written by
 	// the API server when it reads the token; other writers' values are ignored.

@@ -128,6 +128,16 @@ func (in SecretReference) OpenAPIModelName() string {
 }
 
 // OpenAPIModelName returns the OpenAPI model name for this type.
+func (in SecretTemplate) OpenAPIModelName() string {
+	return "io.j5t.hsm.pkg.apis.hsm.v1alpha1.SecretTemplate"
+}
+
+// OpenAPIModelName returns the OpenAPI model name for this type.
+func (in SecretTemplateMetadata) OpenAPIModelName() string {
+	return "io.j5t.hsm.pkg.apis.hsm.v1alpha1.SecretTemplateMetadata"
+}
+
+// OpenAPIModelName returns the OpenAPI model name for this type.
 func (in USBDiscovery) OpenAPIModelName() string {
 	return "io.j5t.hsm.pkg.apis.hsm.v1alpha1.USBDiscovery"
 }

@@ -22,7 +22,10 @@ import (
 func ValidateHSMSecret(secret *hsm.HSMSecret) field.ErrorList {
 	errs := apivalidation.ValidateObjectMeta(&secret.ObjectMeta, true, apivalidation.NameIsDNSSubdomain, field.NewPath("metadata"))
 	errs = append(errs, validateFinalizers(secret.Finalizers, field.NewPath("metadata", "finalizers"))...)
-	errs = append(errs, validateHSMPath(secret.Spec.HSMPath, field.NewPath("spec", "hsmPath"))...)
+	if secret.Spec.HSMPath != "" { // The default is right if the name is.
+		errs = append(errs, validateHSMPath(secret.Spec.HSMPath, field.NewPath("spec", "hsmPath"))...)
+	}
+	errs = append(errs, validateTemplate(secret.Spec.Template, field.NewPath("spec", "template"))...)
 	errs = append(errs, validateData(secret.Data, field.NewPath("data"))...)
 	errs = append(errs, validateRequiredKeys(secret)...)
 	return errs
@@ -31,6 +34,10 @@ func ValidateHSMSecret(secret *hsm.HSMSecret) field.ErrorList {
 // ValidateHSMSecretUpdate tests an HSMSecret before it replaces another.
 func ValidateHSMSecretUpdate(secret, old *hsm.HSMSecret) field.ErrorList {
 	errs := ValidateHSMSecret(secret)
+	// The default may be set, and a path that is the default be left out.
+	if secret.Path() != old.Path() {
+		errs = append(errs, field.Invalid(field.NewPath("spec", "hsmPath"), secret.Path(), "field is immutable"))
+	}
 	if old.Immutable == nil || !*old.Immutable {
 		return errs
 	}
@@ -74,6 +81,31 @@ func validateHSMPath(path string, fldPath *field.Path) field.ErrorList {
 		}
 		for _, msg := range utilvalidation.IsConfigMapKey(segment) {
 			errs = append(errs, field.Invalid(fldPath, path, "segment "+segment+": "+msg))
+		}
+	}
+	return errs
+}
+
+// reservedLabels and reservedDomain are what the controller itself writes on a Secret.
+var reservedLabels = []string{"app.kubernetes.io/managed-by", "managed-by"}
+
+const reservedDomain = "hsm.j5t.io/"
+
+func validateTemplate(template *hsm.SecretTemplate, fldPath *field.Path) field.ErrorList {
+	if template == nil {
+		return nil
+	}
+	labels, annotations := fldPath.Child("metadata", "labels"), fldPath.Child("metadata", "annotations")
+	errs := metav1validation.ValidateLabels(template.Metadata.Labels, labels)
+	errs = append(errs, apivalidation.ValidateAnnotations(template.Metadata.Annotations, annotations)...)
+	for _, key := range reservedLabels {
+		if _, found := template.Metadata.Labels[key]; found {
+			errs = append(errs, field.Forbidden(labels.Key(key), "the controller itself writes this label"))
+		}
+	}
+	for key := range template.Metadata.Annotations {
+		if strings.HasPrefix(key, reservedDomain) {
+			errs = append(errs, field.Forbidden(annotations.Key(key), "annotations of this domain belong to the controller"))
 		}
 	}
 	return errs

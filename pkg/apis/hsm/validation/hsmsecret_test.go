@@ -62,6 +62,11 @@ func TestHSMSecret(t *testing.T) {
 			s.RolloutRestartTargets = append(s.RolloutRestartTargets, hsm.RolloutRestartTarget{Kind: kind, Name: name})
 		})
 	}
+	template := func(labels, annotations map[string]string) func(*hsm.HSMSecret) {
+		return spec(func(s *hsm.HSMSecretSpec) {
+			s.Template = &hsm.SecretTemplate{Metadata: hsm.SecretTemplateMetadata{Labels: labels, Annotations: annotations}}
+		})
+	}
 	testRules(t, "", validSecret, []secretRule{
 		{name: "name is a DNS subdomain", object: func(s *hsm.HSMSecret) { s.Name = "D_b" }, errs: []string{"Invalid value: metadata.name"}},
 		{name: "namespace is required", object: func(s *hsm.HSMSecret) { s.Namespace = "" }, errs: []string{"Required value: metadata.namespace"}},
@@ -74,6 +79,12 @@ func TestHSMSecret(t *testing.T) {
 		{name: "path is short", object: spec(func(s *hsm.HSMSecretSpec) { s.HSMPath = strings.Repeat("abc/", 128) + "d" }), errs: []string{"Too long: spec.hsmPath"}},
 		{name: "path cannot be changed", old: same[hsm.HSMSecret], object: spec(func(s *hsm.HSMSecretSpec) { s.HSMPath = "secrets/app/other" }), errs: []string{"Invalid value: spec.hsmPath"}},
 
+		{name: "path by default", object: spec(func(s *hsm.HSMSecretSpec) { s.HSMPath, s.SecretName = "", "" })},
+		{name: "template", object: template(map[string]string{"a": "b"}, map[string]string{"example.com/c": "any"})},
+		{name: "template has no odd label", object: template(map[string]string{"a": "b c"}, nil), errs: []string{"Invalid value: spec.template.metadata.labels"}},
+		{name: "template has no odd annotation", object: template(nil, map[string]string{"a b": "c"}), errs: []string{"Invalid value: spec.template.metadata.annotations"}},
+		{name: "template has no label of the controller", object: template(map[string]string{"managed-by": "me"}, nil), errs: []string{"Forbidden: spec.template.metadata.labels[managed-by]"}},
+		{name: "template has no annotation of the controller", object: template(nil, map[string]string{"hsm.j5t.io/adopt": "true"}), errs: []string{"Forbidden: spec.template.metadata.annotations[hsm.j5t.io/adopt]"}},
 		{name: "secretName is a DNS subdomain", object: spec(func(s *hsm.HSMSecretSpec) { s.SecretName = "D_b" }), errs: []string{"Invalid value: spec.secretName"}},
 		{name: "secretType is there after defaults", object: spec(func(s *hsm.HSMSecretSpec) { s.SecretType = "" }), errs: []string{"Required value: spec.secretType"}},
 		{name: "secretType cannot be changed", old: same[hsm.HSMSecret], object: spec(func(s *hsm.HSMSecretSpec) { s.SecretType = "example.com/other" }), errs: []string{"Invalid value: spec.secretType"}},

@@ -326,6 +326,9 @@ var schemaYAML = typed.YAMLObject(`types:
       type:
         scalar: numeric
       default: 300
+    - name: template
+      type:
+        namedType: io.j5t.hsm.pkg.apis.hsm.v1alpha1.SecretTemplate
 - name: io.j5t.hsm.pkg.apis.hsm.v1alpha1.HSMSecretStatus
   map:
     fields:
@@ -349,6 +352,9 @@ var schemaYAML = typed.YAMLObject(`types:
           keys:
           - serialNumber
     - name: hsmChecksum
+      type:
+        scalar: string
+    - name: hsmPath
       type:
         scalar: string
     - name: lastError
@@ -541,6 +547,26 @@ var schemaYAML = typed.YAMLObject(`types:
     - name: uid
       type:
         scalar: string
+- name: io.j5t.hsm.pkg.apis.hsm.v1alpha1.SecretTemplate
+  map:
+    fields:
+    - name: metadata
+      type:
+        namedType: io.j5t.hsm.pkg.apis.hsm.v1alpha1.SecretTemplateMetadata
+      default: {}
+- name: io.j5t.hsm.pkg.apis.hsm.v1alpha1.SecretTemplateMetadata
+  map:
+    fields:
+    - name: annotations
+      type:
+        map:
+          elementType:
+            scalar: string
+    - name: labels
+      type:
+        map:
+          elementType:
+            scalar: string
 - name: io.j5t.hsm.pkg.apis.hsm.v1alpha1.USBDiscovery
   map:
     fields:

@@ -34,7 +34,8 @@ const dataFormat = 1
 //
 //	address  spec.hsmPath
 //	meta     the versioned object, with the names of its data, but without their
-//	         values, without status, and without managedFields of status
+//	         values, without status, and without managedFields of status. The
+//	         defaults of spec.hsmPath and spec.secretName are written out
 //	data     the names and values of data
 //	status   status and its managedFields, but not what Join fills in
 type layout struct {
@@ -64,13 +65,14 @@ func (l layout) Split(obj runtime.Object) (records.Parts, error) {
 		}
 	}
 	rest.Status = hsm.HSMSecretStatus{}
+	rest.Spec = withDefaults(secret)
 	rest.Data = make(map[string][]byte, len(secret.Data))
 	for name := range secret.Data {
 		rest.Data[name] = []byte{}
 	}
-	state.Status.DataVersion, state.Status.PrimaryDevice, state.Status.DeviceSyncStatus = "", "", nil
+	state.Status.HSMPath, state.Status.DataVersion, state.Status.PrimaryDevice, state.Status.DeviceSyncStatus = "", "", "", nil
 
-	parts := records.Parts{Address: secret.Spec.HSMPath, Data: encodeData(secret.Data)}
+	parts := records.Parts{Address: secret.Path(), Data: encodeData(secret.Data)}
 	var err error
 	if parts.Meta, err = runtime.Encode(l.codec, &rest); err != nil {
 		return records.Parts{}, err
@@ -82,8 +84,8 @@ func (l layout) Split(obj runtime.Object) (records.Parts, error) {
 }
 
 // Join implements records.Layout. A record that was read without data becomes an
-// object with empty values. Join fills in what only the token that answered can know:
-// status.dataVersion, status.primaryDevice, status.deviceSyncStatus.
+// object with empty values. Join fills in status.hsmPath, and what only the token that
+// answered can know: status.dataVersion, status.primaryDevice, status.deviceSyncStatus.
 func (l layout) Join(record *agentv1.Record, from records.Source, into runtime.Object) error {
 	secret, ok := into.(*hsm.HSMSecret)
 	if !ok {
@@ -93,6 +95,7 @@ func (l layout) Join(record *agentv1.Record, from records.Source, into runtime.O
 		return fmt.Errorf("%w: %w", records.ErrCorrupt, err)
 	}
 	version := strconv.FormatUint(record.GetDataRevision(), 10)
+	secret.Status.HSMPath = secret.Path()
 	secret.Status.DataVersion = version
 	secret.Status.PrimaryDevice = from.Serial
 	secret.Status.DeviceSyncStatus = []hsm.DeviceSyncStatus{{
@@ -107,6 +110,7 @@ func (l layout) join(record *agentv1.Record, from records.Source, secret *hsm.HS
 	if err := l.decode(record.GetMeta(), secret); err != nil {
 		return err
 	}
+	dropDefaults(secret)
 	if !from.WithoutData {
 		data, err := decodeData(record.GetData())
 		if err != nil {
@@ -128,6 +132,23 @@ func (l layout) join(record *agentv1.Record, from records.Source, secret *hsm.HS
 	secret.ManagedFields = append(secret.ManagedFields, state.ManagedFields...)
 	slices.SortFunc(secret.ManagedFields, compareManagedFields)
 	return nil
+}
+
+// dropDefaults empties the fields that hold a default that nobody has set. Else a copy of
+// the object would be sent with the path and the Secret of the original. Who has set a
+// field is in managedFields, which know no default that a strategy has filled in.
+func dropDefaults(secret *hsm.HSMSecret) {
+	isSet := func(field string) bool {
+		return slices.ContainsFunc(secret.ManagedFields, func(entry metav1.ManagedFieldsEntry) bool {
+			return entry.FieldsV1 != nil && bytes.Contains(entry.FieldsV1.GetRawBytes(), []byte(field))
+		})
+	}
+	if secret.Spec.HSMPath == secret.DefaultPath() && !isSet(`"f:hsmPath"`) {
+		secret.Spec.HSMPath = ""
+	}
+	if secret.Spec.SecretName == secret.Name && !isSet(`"f:secretName"`) {
+		secret.Spec.SecretName = ""
+	}
 }
 
 // storedVersion begins the JSON of an object in the version that the codec writes.

@@ -97,7 +97,8 @@ func TestLayoutRoundTrip(t *testing.T) {
 		t.Errorf("address %q of %s", parts.Address, l.AddressField())
 	}
 	got := mustJoin(t, l, recordOf(parts))
-	want.Status.DataVersion, want.Status.PrimaryDevice = "7", "SERIAL"
+	want.Spec.HSMPath, want.Spec.SecretName = "", "" // The defaults.
+	want.Status.HSMPath, want.Status.DataVersion, want.Status.PrimaryDevice = "secrets/prod/db", "7", "SERIAL"
 	want.Status.DeviceSyncStatus = []hsm.DeviceSyncStatus{{SerialNumber: "SERIAL", SyncStatus: hsm.SyncStatusInSync, DataVersion: "7"}}
 	if !equality.Semantic.DeepEqual(want, got) {
 		t.Errorf("want %+v\ngot  %+v", want, got)
@@ -173,7 +174,8 @@ func TestLayoutParts(t *testing.T) {
 		"owner of a status field": {func(s *hsm.HSMSecret) { s.ManagedFields[2].Manager = "other" }, false, false, true},
 		"owner of a field":        {func(s *hsm.HSMSecret) { s.ManagedFields[1].Manager = "other" }, true, false, false},
 		"what Join fills in": {func(s *hsm.HSMSecret) {
-			s.Status.DataVersion, s.Status.PrimaryDevice = "1", "other"
+			s.Spec.HSMPath, s.Spec.SecretName = "", ""
+			s.Status.HSMPath, s.Status.DataVersion, s.Status.PrimaryDevice = "p", "1", "other"
 			s.Status.DeviceSyncStatus = []hsm.DeviceSyncStatus{{}}
 		}, false, false, false},
 	} {
@@ -197,6 +199,40 @@ func TestLayoutParts(t *testing.T) {
 	}
 	if _, err := l.Split(&hsm.HSMDevice{}); err == nil {
 		t.Error("an HSMDevice is taken")
+	}
+}
+
+// TestLayoutDefaults: a default comes back only where somebody has set it, also in records
+// of servers that stored defaults as if somebody had.
+func TestLayoutDefaults(t *testing.T) {
+	t.Parallel()
+	l := newTestLayout()
+	for name, c := range map[string]struct {
+		path, secretName         string // As given.
+		fields                   string // Of managedFields.
+		wantPath, wantSecretName string
+	}{
+		"left out":              {"", "", `{"f:spec":{"f:syncInterval":{}}}`, "", ""},
+		"filled in by a server": {"secrets/prod/db", "db", `{"f:spec":{"f:syncInterval":{}}}`, "", ""},
+		"set":                   {"secrets/prod/db", "db", `{"f:spec":{"f:hsmPath":{},"f:secretName":{}}}`, "secrets/prod/db", "db"},
+		"one set":               {"secrets/prod/db", "db", `{"f:spec":{"f:secretName":{}}}`, "", "db"},
+		"others":                {"shared/db", "other", `{"f:spec":{}}`, "shared/db", "other"},
+	} {
+		secret := newSecret()
+		secret.Spec.HSMPath, secret.Spec.SecretName = c.path, c.secretName
+		secret.ManagedFields[1].FieldsV1 = metav1.NewFieldsV1(c.fields)
+		parts := mustSplit(t, l, secret)
+		got := mustJoin(t, l, recordOf(parts))
+		if got.Spec.HSMPath != c.wantPath || got.Spec.SecretName != c.wantSecretName {
+			t.Errorf("%s: got %q and %q, want %q and %q", name, got.Spec.HSMPath, got.Spec.SecretName, c.wantPath, c.wantSecretName)
+		}
+		if got.Path() != secret.Path() || got.SecretName() != secret.SecretName() || got.Status.HSMPath != secret.Path() {
+			t.Errorf("%s: its path is %q, its Secret %q", name, got.Path(), got.SecretName())
+		}
+		// Nothing is written because of it: tokens wear.
+		if again := mustSplit(t, l, got); again.Address != parts.Address || !bytes.Equal(again.Meta, parts.Meta) {
+			t.Errorf("%s: it is not stored as before", name)
+		}
 	}
 }
 

@@ -20,15 +20,6 @@ import (
 // needs to use a path outside of secrets/<namespace>/.
 const claimVerb = "claim"
 
-// pathPrefix begins the paths that belong to a namespace.
-func pathPrefix(namespace string) string {
-	return "secrets/" + namespace + "/"
-}
-
-func defaultPath(secret *hsm.HSMSecret) string {
-	return pathPrefix(secret.Namespace) + secret.Name
-}
-
 // requireClaim returns a validation of creates. It refuses a path that the user
 // may not claim, and then calls next. A path never changes, so updates need no
 // claim.
@@ -45,8 +36,8 @@ func requireClaim(auth authorizer.Authorizer, next rest.ValidateObjectFunc) rest
 }
 
 func authorizePath(ctx context.Context, auth authorizer.Authorizer, secret *hsm.HSMSecret) error {
-	path := secret.Spec.HSMPath
-	if strings.HasPrefix(path, pathPrefix(secret.Namespace)) {
+	path := secret.Path()
+	if strings.HasPrefix(path, hsm.PathPrefix(secret.Namespace)) {
 		return nil
 	}
 	allowed, reason, err := may(ctx, auth, claimVerb, "", path)
@@ -57,7 +48,7 @@ func authorizePath(ctx context.Context, auth authorizer.Authorizer, secret *hsm.
 		return apierrors.NewInternalError(fmt.Errorf("authorize the claim of spec.hsmPath %q: %w", path, err))
 	}
 	detail := fmt.Sprintf("spec.hsmPath %q is not below %s: leave spec.hsmPath out, or ask for the verb %s on hsmsecrets with resource name %q in namespace %q",
-		path, pathPrefix(secret.Namespace), claimVerb, path, secret.Namespace)
+		path, hsm.PathPrefix(secret.Namespace), claimVerb, path, secret.Namespace)
 	if reason != "" {
 		detail += " (" + reason + ")"
 	}

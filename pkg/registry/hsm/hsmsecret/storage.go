@@ -103,13 +103,14 @@ func (r *REST) Watch(ctx context.Context, options *metainternalversion.ListOptio
 	return r.Store.Watch(ctx, options)
 }
 
-// Create also refuses a path that the user may not claim.
+// Create also refuses a path that the user may not claim, and a template that the user may
+// not set.
 func (r *REST) Create(ctx context.Context, obj runtime.Object, createValidation rest.ValidateObjectFunc, options *metav1.CreateOptions) (runtime.Object, error) {
 	hidden, err := r.values.hidden(ctx, obj.(*hsm.HSMSecret).Name)
 	if err != nil {
 		return nil, err
 	}
-	created, err := r.Store.Create(ctx, obj, requireClaim(r.authorizer, createValidation), options)
+	created, err := r.Store.Create(ctx, obj, requireClaim(r.authorizer, requireSecretsOnCreate(r.authorizer, createValidation)), options)
 	if hidden {
 		hideValues(created)
 	}
@@ -127,7 +128,9 @@ func (r *REST) Update(ctx context.Context, name string, info rest.UpdatedObjectI
 	if hidden {
 		store, info = r.blind, blindUpdate{UpdatedObjectInfo: info}
 	}
-	obj, created, err := store.Update(ctx, name, info, requireClaim(r.authorizer, createValidation), updateValidation, forceAllowCreate, options)
+	createValidation = requireClaim(r.authorizer, requireSecretsOnCreate(r.authorizer, createValidation))
+	updateValidation = requireSecretsOnUpdate(r.authorizer, updateValidation)
+	obj, created, err := store.Update(ctx, name, info, createValidation, updateValidation, forceAllowCreate, options)
 	if hidden {
 		hideValues(obj)
 	}

@@ -175,8 +175,8 @@ func TestGenerateName(t *testing.T) {
 		t.Fatal(err)
 	}
 	secret := obj.(*hsm.HSMSecret)
-	if !strings.HasPrefix(secret.Name, "db-") || secret.Spec.HSMPath != "secrets/app/"+secret.Name || secret.Spec.SecretName != secret.Name {
-		t.Errorf("name %q has hsmPath %q and secretName %q", secret.Name, secret.Spec.HSMPath, secret.Spec.SecretName)
+	if !strings.HasPrefix(secret.Name, "db-") || secret.Path() != "secrets/app/"+secret.Name || secret.SecretName() != secret.Name {
+		t.Errorf("name %q has hsmPath %q and secretName %q", secret.Name, secret.Path(), secret.SecretName())
 	}
 }
 

@@ -60,12 +60,8 @@ func resetFields(paths ...fieldpath.Path) map[fieldpath.APIVersion]*fieldpath.Se
 
 func (strategy) PrepareForCreate(_ context.Context, obj runtime.Object) {
 	secret := obj.(*hsm.HSMSecret)
-	secret.Status = hsm.HSMSecretStatus{}
+	secret.Status = hsm.HSMSecretStatus{HSMPath: secret.Path()}
 	secret.Generation = 1
-	if secret.Spec.HSMPath == "" {
-		secret.Spec.HSMPath = defaultPath(secret)
-	}
-	setDefaultSecretName(secret)
 }
 
 func (strategy) PrepareForUpdate(_ context.Context, obj, old runtime.Object) {
@@ -74,29 +70,27 @@ func (strategy) PrepareForUpdate(_ context.Context, obj, old runtime.Object) {
 	// Server-side apply by kubectl writes it after conversion has blanked it.
 	secret.Annotations = v1alpha1.WithBlankLastApplied(secret.Annotations)
 	// It cannot change: a client that does not know it means the one there is.
-	if secret.Spec.HSMPath == "" {
+	if secret.Spec.HSMPath == "" && secret.Path() != oldSecret.Path() {
 		secret.Spec.HSMPath = oldSecret.Spec.HSMPath
 	}
-	setDefaultSecretName(secret)
 	if desiredStateChanged(secret, oldSecret) {
 		secret.Generation = oldSecret.Generation + 1
-	}
-}
-
-// setDefaultSecretName belongs to the strategy and not to the defaults of the
-// version, as the name may have been generated.
-func setDefaultSecretName(secret *hsm.HSMSecret) {
-	if secret.Spec.SecretName == "" {
-		secret.Spec.SecretName = secret.Name
 	}
 }
 
 // desiredStateChanged reports whether the controller has anything to do: then the
 // generation goes up.
 func desiredStateChanged(secret, old *hsm.HSMSecret) bool {
-	return !equality.Semantic.DeepEqual(secret.Spec, old.Spec) ||
+	return !equality.Semantic.DeepEqual(withDefaults(secret), withDefaults(old)) ||
 		!equality.Semantic.DeepEqual(secret.Data, old.Data) ||
 		!equality.Semantic.DeepEqual(secret.Immutable, old.Immutable)
+}
+
+// withDefaults returns the spec with the defaults that follow from the object's name.
+func withDefaults(secret *hsm.HSMSecret) hsm.HSMSecretSpec {
+	spec := secret.Spec
+	spec.HSMPath, spec.SecretName = secret.Path(), secret.SecretName()
+	return spec
 }
 
 func (strategy) Validate(_ context.Context, obj runtime.Object) field.ErrorList {
@@ -161,6 +155,7 @@ func (statusStrategy) GetResetFields() map[fieldpath.APIVersion]*fieldpath.Set {
 		fieldpath.MakePathOrDie("data"),
 		fieldpath.MakePathOrDie("stringData"),
 		fieldpath.MakePathOrDie("immutable"),
+		fieldpath.MakePathOrDie("status", "hsmPath"),
 		fieldpath.MakePathOrDie("status", "dataVersion"),
 		fieldpath.MakePathOrDie("status", "deviceSyncStatus"),
 		fieldpath.MakePathOrDie("status", "primaryDevice"),
@@ -173,6 +168,7 @@ func (statusStrategy) PrepareForUpdate(_ context.Context, obj, old runtime.Objec
 	status, managedFields := secret.Status, secret.ManagedFields
 	oldSecret.DeepCopyInto(secret)
 	secret.ManagedFields = managedFields
+	status.HSMPath = oldSecret.Status.HSMPath
 	status.DataVersion = oldSecret.Status.DataVersion
 	status.DeviceSyncStatus = oldSecret.Status.DeviceSyncStatus
 	status.PrimaryDevice = oldSecret.Status.PrimaryDevice
@@ -194,8 +190,8 @@ func GetAttrs(obj runtime.Object) (labels.Set, fields.Set, error) {
 		return nil, nil, fmt.Errorf("%T is not an HSMSecret", obj)
 	}
 	return secret.Labels, generic.AddObjectMetaFieldsSet(fields.Set{
-		hsm.HSMPathField:    secret.Spec.HSMPath,
-		hsm.SecretNameField: secret.Spec.SecretName,
+		hsm.HSMPathField:    secret.Path(),
+		hsm.SecretNameField: secret.SecretName(),
 		hsm.SecretTypeField: string(secret.Spec.SecretType),
 	}, &secret.ObjectMeta, true), nil
 }

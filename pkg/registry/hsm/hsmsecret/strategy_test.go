@@ -93,13 +93,16 @@ func TestCreate(t *testing.T) {
 		s.StringData = map[string]string{"user": "me"}
 		s.Status.SyncStatus = v1alpha1.SyncStatusInSync
 	})
-	if secret.Spec.HSMPath != "secrets/app/db" || secret.Spec.SecretName != "db" {
-		t.Errorf("defaults are hsmPath %q and secretName %q, want secrets/app/db and db", secret.Spec.HSMPath, secret.Spec.SecretName)
+	if secret.Path() != "secrets/app/db" || secret.SecretName() != "db" || secret.Status.HSMPath != "secrets/app/db" {
+		t.Errorf("defaults are hsmPath %q and secretName %q, want secrets/app/db and db", secret.Path(), secret.SecretName())
+	}
+	if secret.Spec.HSMPath != "" || secret.Spec.SecretName != "" {
+		t.Errorf("the defaults %q and %q are in the spec: a copy would have them too", secret.Spec.HSMPath, secret.Spec.SecretName)
 	}
 	if secret.Generation != 1 {
 		t.Errorf("generation is %d, want 1", secret.Generation)
 	}
-	if !equality.Semantic.DeepEqual(secret.Status, hsm.HSMSecretStatus{}) {
+	if !equality.Semantic.DeepEqual(secret.Status, hsm.HSMSecretStatus{HSMPath: "secrets/app/db"}) {
 		t.Errorf("the client's status is taken: %+v", secret.Status)
 	}
 	if string(secret.Data["user"]) != "me" || string(secret.Data["password"]) != canary {
@@ -141,23 +144,27 @@ func TestUpdate(t *testing.T) {
 		generation int64
 		field      string
 	}{
-		"nothing":            {generation: 1},
-		"label":              {change: func(s *v1alpha1.HSMSecret) { s.Labels = map[string]string{"a": "b"} }, generation: 1},
-		"status":             {change: func(s *v1alpha1.HSMSecret) { s.Status.SyncStatus = v1alpha1.SyncStatusError }, generation: 1},
-		"empty for no data":  {old: func(s *v1alpha1.HSMSecret) { s.Data = nil }, change: func(s *v1alpha1.HSMSecret) { s.Data = map[string][]byte{} }, generation: 1},
-		"client generation":  {change: func(s *v1alpha1.HSMSecret) { s.Generation = 9 }, generation: 1},
-		"same stringData":    {change: func(s *v1alpha1.HSMSecret) { s.StringData = map[string]string{"password": canary} }, generation: 1},
-		"data":               {change: func(s *v1alpha1.HSMSecret) { s.Data["password"] = []byte("new") }, generation: 2},
-		"stringData":         {change: func(s *v1alpha1.HSMSecret) { s.StringData = map[string]string{"password": "new"} }, generation: 2},
-		"spec":               {change: func(s *v1alpha1.HSMSecret) { s.Spec.SyncInterval = 60 }, generation: 2},
-		"autoSync false":     {change: func(s *v1alpha1.HSMSecret) { s.Spec.AutoSync = new(false) }, generation: 2},
-		"immutable":          {change: func(s *v1alpha1.HSMSecret) { s.Immutable = new(true) }, generation: 2},
-		"hsmPath":            {change: func(s *v1alpha1.HSMSecret) { s.Spec.HSMPath = "secrets/app/other" }, field: "spec.hsmPath"},
-		"secretType":         {change: func(s *v1alpha1.HSMSecret) { s.Spec.SecretType = "example.com/other" }, field: "spec.secretType"},
-		"data of immutable":  {old: func(s *v1alpha1.HSMSecret) { s.Immutable = new(true) }, change: func(s *v1alpha1.HSMSecret) { s.Immutable, s.Data = new(true), nil }, field: "data"},
-		"unset immutable":    {old: func(s *v1alpha1.HSMSecret) { s.Immutable = new(true) }, field: "immutable"},
-		"omitted hsmPath":    {old: func(s *v1alpha1.HSMSecret) { s.Spec.HSMPath = "secrets/app/other" }, generation: 1},
-		"omitted secretName": {old: func(s *v1alpha1.HSMSecret) { s.Spec.SecretName = "other" }, generation: 2},
+		"nothing":                  {generation: 1},
+		"label":                    {change: func(s *v1alpha1.HSMSecret) { s.Labels = map[string]string{"a": "b"} }, generation: 1},
+		"status":                   {change: func(s *v1alpha1.HSMSecret) { s.Status.SyncStatus = v1alpha1.SyncStatusError }, generation: 1},
+		"empty for no data":        {old: func(s *v1alpha1.HSMSecret) { s.Data = nil }, change: func(s *v1alpha1.HSMSecret) { s.Data = map[string][]byte{} }, generation: 1},
+		"client generation":        {change: func(s *v1alpha1.HSMSecret) { s.Generation = 9 }, generation: 1},
+		"same stringData":          {change: func(s *v1alpha1.HSMSecret) { s.StringData = map[string]string{"password": canary} }, generation: 1},
+		"data":                     {change: func(s *v1alpha1.HSMSecret) { s.Data["password"] = []byte("new") }, generation: 2},
+		"stringData":               {change: func(s *v1alpha1.HSMSecret) { s.StringData = map[string]string{"password": "new"} }, generation: 2},
+		"spec":                     {change: func(s *v1alpha1.HSMSecret) { s.Spec.SyncInterval = 60 }, generation: 2},
+		"autoSync false":           {change: func(s *v1alpha1.HSMSecret) { s.Spec.AutoSync = new(false) }, generation: 2},
+		"immutable":                {change: func(s *v1alpha1.HSMSecret) { s.Immutable = new(true) }, generation: 2},
+		"hsmPath":                  {change: func(s *v1alpha1.HSMSecret) { s.Spec.HSMPath = "secrets/app/other" }, field: "spec.hsmPath"},
+		"secretType":               {change: func(s *v1alpha1.HSMSecret) { s.Spec.SecretType = "example.com/other" }, field: "spec.secretType"},
+		"data of immutable":        {old: func(s *v1alpha1.HSMSecret) { s.Immutable = new(true) }, change: func(s *v1alpha1.HSMSecret) { s.Immutable, s.Data = new(true), nil }, field: "data"},
+		"unset immutable":          {old: func(s *v1alpha1.HSMSecret) { s.Immutable = new(true) }, field: "immutable"},
+		"omitted hsmPath":          {old: func(s *v1alpha1.HSMSecret) { s.Spec.HSMPath = "secrets/app/other" }, generation: 1},
+		"default hsmPath set":      {change: func(s *v1alpha1.HSMSecret) { s.Spec.HSMPath = "secrets/app/db" }, generation: 1},
+		"default hsmPath left out": {old: func(s *v1alpha1.HSMSecret) { s.Spec.HSMPath = "secrets/app/db" }, generation: 1},
+		"default secretName set":   {change: func(s *v1alpha1.HSMSecret) { s.Spec.SecretName = "db" }, generation: 1},
+		"other secretName":         {change: func(s *v1alpha1.HSMSecret) { s.Spec.SecretName = "other" }, generation: 2},
+		"omitted secretName":       {old: func(s *v1alpha1.HSMSecret) { s.Spec.SecretName = "other" }, generation: 2},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -182,8 +189,8 @@ func TestUpdate(t *testing.T) {
 			if !equality.Semantic.DeepEqual(secret.Status, old.Status) {
 				t.Errorf("the client's status is taken: %+v", secret.Status)
 			}
-			if secret.Spec.HSMPath != old.Spec.HSMPath {
-				t.Errorf("hsmPath changed to %q", secret.Spec.HSMPath)
+			if secret.Path() != old.Path() || secret.Status.HSMPath != old.Path() {
+				t.Errorf("hsmPath changed to %q", secret.Path())
 			}
 		})
 	}

@@ -13,24 +13,24 @@ import (
 var tableConvertor = table.Convertor[*hsm.HSMSecret]{
 	Columns: []metav1.TableColumnDefinition{
 		table.NameColumn,
-		{Name: "Secret", Type: "string", Description: "Name of the Secret into which data is projected (spec.secretName)."},
+		{Name: "Secret", Type: "string", Description: "Name of the Secret into which data is projected (spec.secretName, or its default)."},
 		{Name: "Sync Status", Type: "string", Description: "Whether token and Secret hold the same data (status.syncStatus)."},
 		{Name: "Last Sync", Type: "string", Description: "Time since data was last synced (status.lastSyncTime)."},
 		table.AgeColumn,
 		{Name: "Type", Type: "string", Priority: 1, Description: "Type of the Secret (spec.secretType)."},
-		{Name: "Path", Type: "string", Priority: 1, Description: "Address on the token (spec.hsmPath)."},
+		{Name: "Path", Type: "string", Priority: 1, Description: "Address on the token (status.hsmPath)."},
 		{Name: "Version", Type: "string", Priority: 1, Description: "Version of data on the token (status.dataVersion)."},
 		{Name: "Keys", Type: "integer", Priority: 1, Description: "Number of entries in data."},
 	},
 	Cells: func(secret *hsm.HSMSecret) []any {
 		return []any{
 			secret.Name,
-			secret.Spec.SecretName,
+			secret.SecretName(),
 			table.Word(secret.Status.SyncStatus),
 			table.Since(secret.Status.LastSyncTime),
 			table.Age(secret.CreationTimestamp),
 			string(secret.Spec.SecretType),
-			secret.Spec.HSMPath,
+			secret.Path(),
 			table.Word(secret.Status.DataVersion),
 			int64(len(secret.Data)),
 		}

@@ -20,12 +20,15 @@ type HSMSecretSpecApplyConfiguration struct {
 	// together at most 512 bytes. It is unique in the store and cannot be changed. A
 	// path outside secrets/<namespace>/ needs the verb claim on the resource
 	// hsmsecrets, with the path as resource name.
-	// Default: secrets/<metadata.namespace>/<metadata.name>. Written by users.
+	// Default: secrets/<metadata.namespace>/<metadata.name>. The default is not written
+	// here, so that a copy of the object gets a path of its own: see status.hsmPath.
+	// Written by users.
 	HSMPath *string `json:"hsmPath,omitempty"`
 	// secretName is the name of the Secret, in the same namespace, into which data
 	// is projected; a DNS subdomain. Two HSMSecrets cannot share a Secret, and a
 	// Secret that exists already is not taken over: the condition Conflict says so.
-	// Default: metadata.name. Written by users.
+	// Default: metadata.name. The default is not written here, so that a copy of the
+	// object gets a Secret of its own: see status.secretRef. Written by users.
 	SecretName *string `json:"secretName,omitempty"`
 	// secretType is the type of the projected Secret. It cannot be changed. The types
 	// of Kubernetes require their keys in data: kubernetes.io/tls requires tls.crt and
@@ -56,6 +59,10 @@ type HSMSecretSpecApplyConfiguration struct {
 	// restarts them when the data of the Secret has changed. At most 32.
 	// Default: none. Written by users.
 	RolloutRestartTargets []RolloutRestartTargetApplyConfiguration `json:"rolloutRestartTargets,omitempty"`
+	// template is what the Secret gets besides data. Only who may create Secrets in the
+	// namespace may set or change it.
+	// Default: none. Written by users.
+	Template *SecretTemplateApplyConfiguration `json:"template,omitempty"`
 }
 
 // HSMSecretSpecApplyConfiguration constructs a declarative configuration of the HSMSecretSpec type for use with
@@ -130,5 +137,13 @@ func (b *HSMSecretSpecApplyConfiguration) WithRolloutRestartTargets(values ...*R
 		}
 		b.RolloutRestartTargets = append(b.RolloutRestartTargets, *values[i])
 	}
+	return b
+}
+
+// WithTemplate sets the Template field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the Template field is set to the value of the last call.
+func (b *HSMSecretSpecApplyConfiguration) WithTemplate(value *SecretTemplateApplyConfiguration) *HSMSecretSpecApplyConfiguration {
+	b.Template = value
 	return b
 }

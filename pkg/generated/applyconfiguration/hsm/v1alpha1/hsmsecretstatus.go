@@ -39,6 +39,9 @@ type HSMSecretStatusApplyConfiguration struct {
 	ObservedGeneration *int64 `json:"observedGeneration,omitempty"`
 	// conditions are Ready, Synced and Conflict. Written by the controller.
 	Conditions []metav1.ConditionApplyConfiguration `json:"conditions,omitempty"`
+	// hsmPath is the address of the secret on the token: spec.hsmPath, or its default.
+	// Written by the API server; other writers' values are ignored.
+	HSMPath *string `json:"hsmPath,omitempty"`
 	// dataVersion changes when data changes, and only then. It is opaque. Written by
 	// the API server when it reads the token; other writers' values are ignored.
 	DataVersion *string `json:"dataVersion,omitempty"`
@@ -123,6 +126,14 @@ func (b *HSMSecretStatusApplyConfiguration) WithConditions(values ...*metav1.Con
 		}
 		b.Conditions = append(b.Conditions, *values[i])
 	}
+	return b
+}
+
+// WithHSMPath sets the HSMPath field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the HSMPath field is set to the value of the last call.
+func (b *HSMSecretStatusApplyConfiguration) WithHSMPath(value string) *HSMSecretStatusApplyConfiguration {
+	b.HSMPath = &value
 	return b
 }
 
