@@ -120,7 +120,7 @@ func (m *Module) TokenInfo(slotID uint) (TokenInfo, error) {
 		Model:              trim(t.Model),
 		Serial:             trim(t.SerialNumber),
 		FirmwareVersion:    fmt.Sprintf("%d.%d", t.FirmwareVersion.Major, t.FirmwareVersion.Minor),
-		HardwareVersion:    fmt.Sprintf("%d.%d", t.HardwareVersion.Major, t.HardwareVersion.Minor),
+		HardwareVersion:    fmt.Sprintf("%d.%d", slot.HardwareVersion.Major, slot.HardwareVersion.Minor),
 		Initialized:        is(pkcs11.CKF_TOKEN_INITIALIZED),
 		UserPINInitialized: is(pkcs11.CKF_USER_PIN_INITIALIZED),
 		UserPINCountLow:    is(pkcs11.CKF_USER_PIN_COUNT_LOW),
@@ -139,8 +139,8 @@ type Selector struct {
 	// reader and itself in one. The two may differ: a Pico HSM makes its own of the key
 	// of the device. libccid puts the USB serial number into the name of a reader, in
 	// parentheses (readerfactory.c of pcsc-lite and ccid_usb.c of libccid), and OpenSC
-	// gives that name as the slot's description (src/pkcs11/slot.c), cut to 64 bytes: a
-	// number that is cut off does not match.
+	// gives that name as the slot's description (src/pkcs11/slot.c), cut to 64 bytes. Of a
+	// number that is cut off the part that is there has to match, and only one token may.
 	Serial string
 	Label  string
 	SlotID *uint
@@ -148,9 +148,26 @@ type Selector struct {
 
 // Matches reports whether a token is one that the selector chooses.
 func (s Selector) Matches(t TokenInfo) bool {
-	return (s.Serial == "" || s.Serial == t.Serial || strings.Contains(t.Reader, "("+s.Serial+")")) &&
+	return (s.Serial == "" || s.Serial == t.Serial || readerHas(t.Reader, s.Serial)) &&
 		(s.Label == "" || s.Label == t.Label) &&
 		(s.SlotID == nil || *s.SlotID == t.SlotID)
+}
+
+// slotDescriptionBytes is the size of slotDescription in CK_SLOT_INFO.
+const slotDescriptionBytes = 64
+
+// readerHas reports whether a serial number is in the name of a reader, or the part of it
+// that is not cut off: four characters or more.
+func readerHas(reader, serial string) bool {
+	if strings.Contains(reader, "("+serial+")") {
+		return true
+	}
+	at := strings.LastIndexByte(reader, '(')
+	if len(reader) < slotDescriptionBytes || at < 0 {
+		return false
+	}
+	part := reader[at+1:]
+	return len(part) >= 4 && strings.HasPrefix(serial+")", part)
 }
 
 func (s Selector) String() string {

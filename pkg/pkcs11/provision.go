@@ -16,9 +16,34 @@ const maxTokenLabel = 32
 // initialised. Nothing here ever does that: it would wipe the token.
 var ErrNotBlank = errorf(ClassNotBlank, "the token is not blank: it has a user PIN")
 
-// InitToken formats a blank token and sets its security officer's PIN and its
-// label (at most 32 bytes). On a token that was formatted before, the SO PIN
-// must be the one that it has. A token with a user PIN is refused.
+// labelUse is what a module does with the label that C_InitToken gets.
+type labelUse int
+
+const (
+	// labelUnknown: a module that nobody has tried. One may pass the label on to OpenSC, as
+	// p11-kit's proxy does.
+	labelUnknown labelUse = iota
+	labelSet
+	// labelHarms: OpenSC writes a label into file 2F03, which the firmware of a Pico HSM takes
+	// for an address in its own code: it overwrites itself, and is dead. With NULL
+	// it formats, and writes none.
+	labelHarms
+)
+
+func labelUseOf(manufacturer string) labelUse {
+	switch trim(manufacturer) {
+	case "OpenSC Project":
+		return labelHarms
+	case "SoftHSM":
+		return labelSet
+	}
+	return labelUnknown
+}
+
+// InitToken formats a blank token and sets its security officer's PIN, and its
+// label (at most 32 bytes) where that does no harm. On a token that was formatted before,
+// the SO PIN must be the one that it has. A token with a user PIN is refused, and
+// so is a module of which it is not known what it does with a label.
 func (m *Module) InitToken(slotID uint, soPIN []byte, label string) error {
 	if len(label) > maxTokenLabel {
 		return errorf(ClassInvalid, "token label %q is longer than %d bytes", label, maxTokenLabel)
@@ -26,7 +51,17 @@ func (m *Module) InitToken(slotID uint, soPIN []byte, label string) error {
 	if err := m.requireBlank(slotID); err != nil {
 		return err
 	}
-	return wrap("C_InitToken", m.ctx.InitToken(slotID, alias(soPIN), label))
+	info, err := m.ctx.GetInfo()
+	if err != nil {
+		return wrap("C_GetInfo", err)
+	}
+	switch labelUseOf(info.ManufacturerID) {
+	case labelHarms:
+		return m.initTokenWithoutLabel(slotID, soPIN)
+	case labelSet:
+		return wrap("C_InitToken", m.ctx.InitToken(slotID, alias(soPIN), label))
+	}
+	return errorf(ClassInvalid, "module %s by %q is not known to initialise tokens without harm: some firmware dies of the label that it may write. Nothing was changed; initialise the token with its maker's tool, set a user PIN, and start the agent again", m.path, trim(info.ManufacturerID))
 }
 
 // InitPIN sets the user PIN of a formatted token that has none. A token with a

@@ -27,7 +27,7 @@ type TokenInfo struct {
 	Model           string
 	Serial          string
 	FirmwareVersion string // "major.minor"
-	HardwareVersion string // "major.minor"
+	HardwareVersion string // "major.minor", of CK_SLOT_INFO: of a stick that is its own reader, bcdDevice of USB
 
 	Initialized        bool // CKF_TOKEN_INITIALIZED: the token is formatted; a blank one may be too.
 	UserPINInitialized bool // CKF_USER_PIN_INITIALIZED: false means blank.
