@@ -114,7 +114,7 @@ func (c *connection) openStore() (err error) {
 	if c.store, err = c.identity.open(c.session); err != nil {
 		return err
 	}
-	if err := c.identity.remember(c.store.ID(), c.selector, c.session.Info()); err != nil {
+	if err := c.identity.remember(c.store, c.selector, c.session.Info()); err != nil {
 		return err
 	}
 	warnSwap(c.store.LockKeys())

@@ -155,12 +155,18 @@ func (r *faultModule) OpenSession(uint) (session, error) {
 	return &faultSession{s, r}, nil
 }
 
-func (r *faultModule) InitToken(uint, []byte, string) error { return errors.New("not a blank token") }
+// InitToken gives no label to tokens that are reached through OpenSC, as pkcs11.Module does.
+func (r *faultModule) InitToken(_ uint, soPIN []byte, _ string) error {
+	return r.token.InitToken(string(soPIN), nil)
+}
 
-// InitPIN takes no PIN for the right one.
-func (r *faultModule) InitPIN(uint, []byte, []byte, bool) error {
+// InitPIN without a token takes no PIN for the right one.
+func (r *faultModule) InitPIN(_ uint, soPIN, pin []byte, _ bool) error {
 	r.inits++
-	return &pkcs11.Error{Op: "C_Login", Code: pkcs11.CKRPINIncorrect}
+	if r.token == nil {
+		return &pkcs11.Error{Op: "C_Login", Code: pkcs11.CKRPINIncorrect}
+	}
+	return r.token.InitPIN(string(soPIN), string(pin))
 }
 
 func (r *faultModule) Reinitialize() error { return nil }

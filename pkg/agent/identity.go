@@ -3,6 +3,7 @@
 package agent
 
 import (
+	"cmp"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -30,6 +31,9 @@ const (
 	// serialFile holds the serial numbers by which the token was found and by which it
 	// calls itself, where these differ: another token in the same reader is another.
 	serialFile = "token-serial"
+	// profileFile holds the name of the profile that the token turned out to have when its
+	// store was made, where the token does not say so itself: what it does was tried once.
+	profileFile = "token-profile"
 	// adoptionFile is there while the store of another cluster is made into the
 	// one of this agent.
 	adoptionFile = "adoption"
@@ -43,6 +47,7 @@ type identity struct {
 	saved     bool
 	provision bool
 	profile   token.Profile // Zero: by what the token says of itself.
+	kept      token.Profile // As profileFile says; zero: nothing.
 	shadow    *wal.Log
 	serials   serials
 	adopts    *adoptionNote // nil: none.
@@ -80,6 +85,9 @@ func newIdentity(o Options, revisions *revisions) (*identity, error) {
 	if err := i.readSerials(); err != nil {
 		return nil, err
 	}
+	if err := i.readProfile(); err != nil {
+		return nil, err
+	}
 	path := i.path(storeIDFile)
 	content, err := os.ReadFile(path)
 	saved := strings.TrimSpace(string(content))
@@ -97,7 +105,7 @@ func newIdentity(o Options, revisions *revisions) (*identity, error) {
 }
 
 func (i *identity) options() token.Options {
-	o := token.Options{StoreID: i.storeID, Provision: i.provision, Profile: i.profile, Log: i.shadow}
+	o := token.Options{StoreID: i.storeID, Provision: i.provision, Profile: cmp.Or(i.profile, i.kept), Log: i.shadow}
 	if i.adopts != nil {
 		o.StoreID = i.adopts.To
 		o.Adopt = &token.Adoption{From: i.adopts.From, Revision: i.revisions.nextAbove, Strip: func(r token.Record) ([]byte, error) {
@@ -146,7 +154,11 @@ func (i *identity) mayInitialise(t pkcs11.TokenInfo) error {
 
 // remember writes down the store that was opened and the token that it is on, for
 // all time.
-func (i *identity) remember(storeID string, wanted pkcs11.Selector, t pkcs11.TokenInfo) error {
+func (i *identity) remember(store *token.Store, wanted pkcs11.Selector, t pkcs11.TokenInfo) error {
+	if err := i.keepProfile(store.Usage().Profile.Name, t); err != nil {
+		return err
+	}
+	storeID := store.ID()
 	if now := (serials{wanted.Serial, t.Serial}); now.Wanted != "" && now.Wanted != now.Own && now != i.serials {
 		content, err := json.Marshal(now)
 		if err == nil {
@@ -164,6 +176,32 @@ func (i *identity) remember(storeID string, wanted pkcs11.Selector, t pkcs11.Tok
 		i.storeID, i.saved = storeID, true
 	}
 	i.dropAdoption()
+	return nil
+}
+
+// keepProfile writes down the profile of a token, unless it is that by which the token
+// calls itself.
+func (i *identity) keepProfile(name string, t pkcs11.TokenInfo) error {
+	if i.profile != (token.Profile{}) || name == i.kept.Name || name == token.ProfileFor(t).Name {
+		return nil
+	}
+	if err := atomicfile.Replace(atomicfile.OS{}, i.path(profileFile), []byte(name+"\n")); err != nil {
+		return fmt.Errorf("write down what kind of token this agent serves: %w", err)
+	}
+	return i.readProfile()
+}
+
+func (i *identity) readProfile() error {
+	content, err := os.ReadFile(i.path(profileFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err == nil {
+		i.kept, err = token.ProfileNamed(strings.TrimSpace(string(content)))
+	}
+	if err != nil {
+		return fmt.Errorf("read what kind of token this agent serves: %s: %w", i.path(profileFile), err)
+	}
 	return nil
 }
 

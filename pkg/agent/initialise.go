@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"k8s.io/klog/v2"
 
@@ -69,6 +70,9 @@ func (p *pins) format(t pkcs11.TokenInfo, soPIN, pin []byte) error {
 	note := filepath.Join(p.dir, formattingFile)
 	formatting := p.isFormatting()
 	if !t.UserPINInitialized && (!t.Initialized || p.isUnformatted(t)) {
+		if err := p.mayFormat(t); err != nil {
+			return err
+		}
 		if err := atomicfile.Replace(atomicfile.OS{}, note, nil); err != nil {
 			return fmt.Errorf("write down that the token is being formatted: %w", err)
 		}
@@ -89,11 +93,29 @@ func (p *pins) format(t pkcs11.TokenInfo, soPIN, pin []byte) error {
 // isUnformatted reports whether a token without a user PIN has never been formatted, and
 // has no SO PIN either, though it says CKF_TOKEN_INITIALIZED: OpenSC says that of
 // every card (framework-pkcs15.c, pkcs15_init_slot), and of a SmartCard-HSM, which
-// the Pico HSM is to OpenSC, that it has a user PIN once it is formatted.
+// the Pico HSM is to OpenSC, that it has a user PIN once it is formatted. As it comes from
+// the factory it has no serial number and names no manufacturer either.
 func (p *pins) isUnformatted(t pkcs11.TokenInfo) bool {
-	switch cmp.Or(p.profile.Name, token.ProfileFor(t).Name) {
-	case "pico", "smartcard-hsm":
+	if t.Manufacturer == "" && t.Serial == "" {
 		return true
 	}
-	return false
+	name := cmp.Or(p.profile.Name, token.ProfileFor(t).Name)
+	return strings.HasPrefix(name, "pico") || name == "smartcard-hsm"
+}
+
+// mayFormat refuses a token on which formatting would destroy something. What needs a
+// login to be seen cannot be there: nobody could have logged in.
+func (p *pins) mayFormat(t pkcs11.TokenInfo) error {
+	session, err := p.module.OpenSession(t.SlotID)
+	if err != nil {
+		return nil //nolint:nilerr // There is nothing that could be read.
+	}
+	objects, err := session.Objects()
+	if closing := session.Close(); closing != nil {
+		klog.V(2).InfoS("Closing the session with the token failed", "err", closing)
+	}
+	if err == nil && len(objects) > 0 {
+		return fmt.Errorf("it holds %d objects, as %q, which formatting would destroy; choose another token, or format this one yourself", len(objects), objects[0].Label)
+	}
+	return nil
 }
