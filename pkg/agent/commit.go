@@ -148,7 +148,7 @@ func (w *worker) write(b *batch) error {
 	store := w.connection.store
 	err := w.watchdog.guard("committing", func() error { return store.Commit(changes) })
 	if err == nil {
-		w.state.setUsage(store.Usage())
+		w.state.setStore(store)
 		w.publish(b)
 		return nil
 	}

@@ -4,6 +4,7 @@ package agent
 
 import (
 	"errors"
+	"fmt"
 	"time"
 
 	"k8s.io/klog/v2"
@@ -127,7 +128,13 @@ func (w *worker) keepHouse() (more bool, err error) {
 		}
 		return err
 	})
-	w.state.setUsage(store.Usage())
+	w.state.setStore(store)
+	if refused := store.Usage().Refused; err == nil && task == taskCompact && !more && refused > 0 {
+		// Each try writes. What the token has refused it will refuse for some time.
+		err = &token.HousekeepingError{Task: task, Err: fmt.Errorf("the token refuses objects of %d bytes although there are free slots", refused)}
+		h.fail(task, err)
+		return false, nil
+	}
 	if err == nil {
 		h.done(task, more)
 		return h.awake, nil
@@ -199,7 +206,7 @@ func (w *worker) noteRecovery(store *token.Store) {
 	h.reopen, h.suspicious, h.scrub = false, false, now.Add(h.scrubInterval)
 	h.scrubRetries.reset()
 	w.state.setHousekeeping(taskScrub, nil)
-	w.state.setUsage(store.Usage())
+	w.state.setStore(store)
 	report := store.RecoveryReport()
 	w.state.setScrub(&agentv1.Scrub{
 		Time: now.Unix(), IntervalSeconds: int64(h.scrubInterval / time.Second), Shadow: string(report.Log),
@@ -211,6 +218,9 @@ func (w *worker) noteRecovery(store *token.Store) {
 	}
 	if len(report.Restored) > 0 {
 		klog.InfoS("The token had lost objects; they were written again from the log", "objects", report.Restored)
+	}
+	if len(report.Stuck) > 0 {
+		klog.InfoS("The token refuses to destroy objects; their slots are lost until it is initialised anew", "objects", report.Stuck)
 	}
 	if len(report.Quarantined) > 0 {
 		klog.InfoS("The token holds objects that are not of its store; they are left alone", "objects", report.Quarantined)

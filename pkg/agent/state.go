@@ -13,6 +13,9 @@ import (
 	"j5t.io/hsm/pkg/token"
 )
 
+// maxStuckNamed is how many stuck objects a status names.
+const maxStuckNamed = 64
+
 // state is what is known of the token, for all who ask.
 type state struct {
 	mu        sync.Mutex
@@ -21,6 +24,7 @@ type state struct {
 	serial    string            // Of the last one seen.
 	storeID   string            // Of the last one opened.
 	usage     *token.Usage      // Of the last one served.
+	stuck     []string          // Labels, of the same.
 	pin       pinState
 	scrub     *agentv1.Scrub   // The last one.
 	failing   map[string]error // Housekeeping that does not succeed, by task.
@@ -78,10 +82,12 @@ func (s *state) setPIN(p pinState) {
 	s.pin = p
 }
 
-func (s *state) setUsage(u token.Usage) {
+// setStore notes how full a store is.
+func (s *state) setStore(store *token.Store) {
+	usage, stuck := store.Usage(), store.RecoveryReport().Stuck
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.usage = &u
+	s.usage, s.stuck = &usage, stuck[:min(len(stuck), maxStuckNamed)]
 }
 
 func (s *state) setScrub(scrub *agentv1.Scrub) {
@@ -119,12 +125,13 @@ func (s *state) describe(out *agentv1.StatusResponse) {
 	out.Reason, out.Message = s.condition.reason, s.message()
 	out.StoreId, out.Serial = s.storeID, s.serial
 	if s.token != nil {
-		out.FirmwareVersion = s.token.FirmwareVersion
+		out.FirmwareVersion, out.HardwareVersion = s.token.FirmwareVersion, s.token.HardwareVersion
 	}
 	out.Scrub = s.scrub
 	out.PinState, out.PinMessage = s.pin.state, s.pin.message
 	if s.usage != nil {
 		out.Capacity = capacity(*s.usage)
+		out.StuckObjects = s.stuck
 	}
 }
 
