@@ -57,6 +57,8 @@ require (
 
 require k8s.io/component-helpers v0.37.2
 
+require github.com/yuin/gopher-lua v1.1.2
+
 require (
 	cel.dev/expr v0.25.3 // indirect
 	github.com/NYTimes/gziphandler v1.1.1 // indirect

@@ -103,7 +103,13 @@ func (strategy) ValidateUpdate(_ context.Context, obj, old runtime.Object) field
 
 func (strategy) WarningsOnCreate(_ context.Context, obj runtime.Object) []string {
 	secret := obj.(*hsm.HSMSecret)
-	return append(warnOfKeyPair(secret), warnOfLastApplied(secret, &hsm.HSMSecret{})...)
+	warnings := append(warnOfKeyPair(secret), warnOfLastApplied(secret, &hsm.HSMSecret{})...)
+	if secret.Spec.HSMPath != "" && len(secret.Data) == 0 {
+		// As in manifests of the operator before this one: there it meant what is on the
+		// token. Without a path it may as well be an empty secret, as core ones may be.
+		warnings = append(warnings, "data: there is none, so the secret is empty; an HSMSecret brings its values, see docs/migration.md for manifests of the older operator")
+	}
+	return warnings
 }
 
 func (strategy) WarningsOnUpdate(_ context.Context, obj, old runtime.Object) []string {
