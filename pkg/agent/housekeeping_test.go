@@ -147,6 +147,9 @@ func TestCompactionThatIsRefused(t *testing.T) {
 				permit = m.refuseAlways(faulttoken.Create, code)
 			})
 			k.expectFailing("compacting")
+			if !k.status().GetNeedsRelayout() {
+				t.Error("the status does not say that the token refuses what should fit")
+			}
 			tries := k.module.countRefusals()
 			for range 20 {
 				if got := k.get("7"); string(got.GetData()) != "x" {
@@ -162,6 +165,9 @@ func TestCompactionThatIsRefused(t *testing.T) {
 			permit()
 			k.commit(put("new", 0, "x"))
 			k.expectMended()
+			if k.status().GetNeedsRelayout() {
+				t.Error("the status says that the token refuses what it took")
+			}
 			k.eventually("the store is compacted", func() bool { return k.status().GetCapacity().GetSpareObjects() > 80 })
 		})
 	}

@@ -132,6 +132,7 @@ func (s *state) describe(out *agentv1.StatusResponse) {
 	if s.usage != nil {
 		out.Capacity = capacity(*s.usage)
 		out.StuckObjects = s.stuck
+		out.NeedsRelayout = s.usage.Refused > 0
 	}
 }
 

@@ -296,7 +296,7 @@ func isRefusal(dev Device, err error) bool {
 func (s *Store) refuse(reason Reason, o object, failure error) error {
 	s.refused = o.bytes
 	u := s.Usage()
-	return &Error{Reason: reason, Message: fmt.Sprintf("the token refused object %q of %d bytes, which fits profile %s, though it holds %d objects of %d: its flash is fragmented, or it holds less than the profile says. Destroying objects, or a relayout, may make space; else choose a smaller profile",
+	return &Error{Reason: reason, Message: fmt.Sprintf("the token refused object %q of %d bytes, which fits profile %s, though it holds %d objects of %d: its flash is fragmented, or it holds less than the profile says. Nothing was changed. Deleting HSMSecrets may make space; else choose a smaller profile",
 		o.Label, o.bytes, s.profile.Name, u.Objects, s.profile.Objects), Err: failure}
 }
 

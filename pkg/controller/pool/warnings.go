@@ -23,8 +23,8 @@ func relayoutWarning(m *v1alpha1.PoolMember) string {
 	if !m.NeedsRelayout {
 		return ""
 	}
-	return "its flash fragments, and it will refuse writes although it seems to have room. A relayout heals it and loses nothing: " +
-		"create the file allow-relayout in the state directory of its agent; docs/tokens.md says more"
+	return "its flash is fragmented: it refuses writes although it seems to have room. Nothing is lost, and reads go on. " +
+		"Delete HSMSecrets that nobody needs, and plan for firmware that does not fragment; docs/tokens.md says more"
 }
 
 func firmwareWarning(m *v1alpha1.PoolMember) string {

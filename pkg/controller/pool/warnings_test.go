@@ -116,14 +116,14 @@ func TestWarnings(t *testing.T) {
 	w.decide()
 	w.wantWarnings("NeedsRelayout False NoneNeeded", "FirmwareKnownBad False NothingKnown")
 
-	// One of release 6.6 without anchors beside it.
+	// One of release 6.6 beside it.
 	w.agent("B", "node-1", picoAnswer("pico", "8.6", func(s *agentv1.StatusResponse) {
 		s.NeedsRelayout, s.StuckObjects = true, []string{"seg-1-0", "seg-7-1"}
 	}))
 	w.want("pico", "Ready 2/2 1/1 A@1 B@1 | A@1:Serving B@1:Serving")
 	w.wantWarnings("NeedsRelayout True FlashFragments", "FirmwareKnownBad True LosesData")
 	for conditionType, texts := range map[string][]string{
-		v1alpha1.HSMPoolNeedsRelayout:    {"token B: ", "allow-relayout", "docs/tokens.md"},
+		v1alpha1.HSMPoolNeedsRelayout:    {"token B: ", "Nothing is lost", "docs/tokens.md"},
 		v1alpha1.HSMPoolFirmwareKnownBad: {"token B: ", "firmware 6.6, hardware 8.6: pico-keys-sdk #35: ", "state directory"},
 	} {
 		message := meta.FindStatusCondition(w.pool("pico").Status.Conditions, conditionType).Message
@@ -149,7 +149,7 @@ func TestWarnings(t *testing.T) {
 		t.Errorf("the member is %+v", b)
 	}
 
-	// After the relayout.
+	// When it takes writes again.
 	w.agent("B", "node-1", picoAnswer("pico-6.6", "8.6", nil))
 	w.want("pico", "Ready 2/2 1/1 A@1 B@1 | A@1:Serving B@1:Serving")
 	w.wantWarnings("NeedsRelayout False NoneNeeded", "FirmwareKnownBad True LosesData")

@@ -1402,7 +1402,7 @@ func schema_pkg_apis_hsm_v1alpha1_PoolMember(ref common.ReferenceCallback) commo
 					},
 					"needsRelayout": {
 						SchemaProps: spec.SchemaProps{
-							Description: "needsRelayout is true if the token will refuse writes although it seems to have room, because of how the objects lie in its flash. A relayout heals it, and loses nothing.",
+							Description: "needsRelayout is true if the token refuses writes although it seems to have room, because of how the objects lie in its flash. Nothing is lost, and reads go on.",
 							Type:        []string{"boolean"},
 							Format:      "",
 						},

@@ -1263,9 +1263,8 @@ type StatusResponse struct {
 	// Labels of objects that the token does not destroy: each takes a slot until the
 	// token is initialised anew. Not all of them, if they are many. As of capacity.
 	StuckObjects []string `protobuf:"bytes,13,rep,name=stuck_objects,json=stuckObjects,proto3" json:"stuck_objects,omitempty"`
-	// The token will refuse writes although it seems to have room, because of how the
-	// objects lie in its flash. A relayout heals it, and loses nothing. False without
-	// capacity: not known.
+	// The token refuses new objects although it seems to have room, because of how the
+	// objects lie in its flash. Nothing is lost. False without capacity: not known.
 	NeedsRelayout bool `protobuf:"varint,14,opt,name=needs_relayout,json=needsRelayout,proto3" json:"needs_relayout,omitempty"`
 	// Of the token's reader, as "major.minor"; empty while none is seen. Where the
 	// firmware's own number does not change with it, it tells versions apart.

@@ -181,8 +181,8 @@ const (
 	// is absent if no HSMDevice of the pool has spec.pkcs11.
 	HSMPoolAgentsServing = "AgentsServing"
 
-	// HSMPoolNeedsRelayout is true while a token will refuse writes although it seems to
-	// have room. It does not make the pool less Ready, and is absent with AgentsServing.
+	// HSMPoolNeedsRelayout is true while a token refuses writes although it seems to have
+	// room. It does not make the pool less Ready, and is absent with AgentsServing.
 	HSMPoolNeedsRelayout = "NeedsRelayout"
 	// HSMPoolFirmwareKnownBad is true while a token has a firmware that is known to lose
 	// data. It does not make the pool less Ready, and is absent with AgentsServing.
@@ -416,9 +416,8 @@ type PoolMember struct {
 	// +k8s:listType=atomic
 	StuckObjects []string `json:"stuckObjects,omitempty"`
 
-	// needsRelayout is true if the token will refuse writes although it seems to have
-	// room, because of how the objects lie in its flash. A relayout heals it, and loses
-	// nothing.
+	// needsRelayout is true if the token refuses writes although it seems to have room,
+	// because of how the objects lie in its flash. Nothing is lost, and reads go on.
 	// +optional
 	// +k8s:optional
 	NeedsRelayout bool `json:"needsRelayout,omitempty"`

@@ -58,9 +58,8 @@ type PoolMemberApplyConfiguration struct {
 	// takes a slot until the token is initialised anew; reads and writes go on. At most
 	// 64 are listed.
 	StuckObjects []string `json:"stuckObjects,omitempty"`
-	// needsRelayout is true if the token will refuse writes although it seems to have
-	// room, because of how the objects lie in its flash. A relayout heals it, and loses
-	// nothing.
+	// needsRelayout is true if the token refuses writes although it seems to have room,
+	// because of how the objects lie in its flash. Nothing is lost, and reads go on.
 	NeedsRelayout *bool `json:"needsRelayout,omitempty"`
 	// profile names the limits within which the agent uses the token: its kind, and
 	// for some kinds its firmware and the layout of its flash.
