@@ -22,6 +22,9 @@ const (
 	// each time twice as long, up to a limit. A write that is refused for lack of
 	// space waits for the first pause only.
 	firstHousekeepingRetry, lastHousekeepingRetry = 10 * time.Second, time.Hour
+	// How often the token may be lost in the middle before that is a failure too: there may
+	// be an object on it that ends every session.
+	maxLosses = 3
 )
 
 // The tasks of housekeeping, as a *token.HousekeepingError names them.
@@ -42,6 +45,7 @@ type housekeeping struct {
 
 	awake     bool      // There may be something to collect or to compact.
 	collected bool      // Of these, nothing to collect.
+	losses    int       // Of the token, while it was done, one after the other.
 	retries   backoff   // Of collecting and compacting.
 	failed    time.Time // When one of them failed last.
 	retry     time.Time // When they are done again.
@@ -82,6 +86,7 @@ func (h *housekeeping) scrubDue() bool {
 // done notes that a step of collecting or compacting has succeeded.
 func (h *housekeeping) done(task string, more bool) {
 	h.state.setHousekeeping(task, nil)
+	h.losses = 0
 	switch {
 	case task == taskCollect && !more:
 		h.collected = true
@@ -139,8 +144,14 @@ func (w *worker) keepHouse() (more bool, err error) {
 		h.done(task, more)
 		return h.awake, nil
 	}
+	lost := w.recoverFrom(err)
+	if lost != nil && h.losses < maxLosses { // It was pulled: when it is back the work is due as before.
+		h.losses++
+		h.collected = false
+		return false, lost
+	}
 	h.fail(task, err)
-	return false, w.recoverFrom(err)
+	return false, lost
 }
 
 // recoverFrom finds out what a failure of housekeeping has left: a store that goes
