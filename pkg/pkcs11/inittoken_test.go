@@ -20,6 +20,7 @@ func TestReaderHas(t *testing.T) {
 		{cut, "E6614C311B4FC7", false},
 		{cut, "E7614C311B4FC726", false},
 		{cut, "", false},
+		{"Nitrokey Nitrokey HSM of another maker [Pico Key CCID Int] (E661", "E6614C311B4FC726", false}, // Too little is left.
 		{"Pico (E6614C311B4FC726) 00 00", "E6614C311B4FC726", true},
 		{"Pico (E6614C31", "E6614C311B4FC726", false},
 		{"A reader whose name has sixty-four bytes, the last three are: (E6", "E6614C311B4FC726", false},

@@ -157,7 +157,8 @@ func (s Selector) Matches(t TokenInfo) bool {
 const slotDescriptionBytes = 64
 
 // readerHas reports whether a serial number is in the name of a reader, or the part of it
-// that is not cut off: four characters or more.
+// that is not cut off. That has to be three quarters of it: serial numbers of one maker
+// begin alike, and the PIN must not go to another token.
 func readerHas(reader, serial string) bool {
 	if strings.Contains(reader, "("+serial+")") {
 		return true
@@ -167,7 +168,7 @@ func readerHas(reader, serial string) bool {
 		return false
 	}
 	part := reader[at+1:]
-	return len(part) >= 4 && strings.HasPrefix(serial+")", part)
+	return 4*len(part) >= 3*len(serial) && strings.HasPrefix(serial+")", part)
 }
 
 func (s Selector) String() string {
