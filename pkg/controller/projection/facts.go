@@ -36,8 +36,7 @@ func (r *reconciler) factsOf(ctx context.Context, p *pass) (facts, error) {
 	if ref := p.previous.SecretRef; ref != nil {
 		name = ref.Name
 	}
-	f.projected = name == p.hsm.SecretName() &&
-		(p.previous.SecretRef != nil || hasReason(p.previous.Conditions, v1alpha1.HSMSecretSynced, reasonSecretDeleted))
+	f.projected = name == p.hsm.SecretName() && wasProjected(p.previous)
 	if p.secret == nil {
 		return f, nil
 	}
@@ -48,6 +47,12 @@ func (r *reconciler) factsOf(ctx context.Context, p *pass) (facts, error) {
 		f.secret.synced, f.secret.syncRequest = lastSynced(p.previous), f.lastRequest
 	}
 	return f, err
+}
+
+// wasProjected reports whether a status says that the Secret was made once. If a sync
+// fails while the Secret is missing, only the checksum of its data is left to say so.
+func wasProjected(status v1alpha1.HSMSecretStatus) bool {
+	return status.SecretRef != nil || status.SecretChecksum != "" || hasReason(status.Conditions, v1alpha1.HSMSecretSynced, reasonSecretDeleted)
 }
 
 // lastSynced is the data that was last in sync, by the status: for a Secret that has lost

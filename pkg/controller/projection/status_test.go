@@ -146,6 +146,33 @@ func testPass() *pass {
 	}
 }
 
+// TestWasProjected: a Secret that was deleted again and again was made once, or every
+// answer would count as the first one and none be slowed down.
+func TestWasProjected(t *testing.T) {
+	t.Parallel()
+	synced := testPass()
+	synced.done = []decision{{action: project, reason: reasonSourceChanged}}
+	gone := testPass()
+	gone.previous, gone.err, gone.secretRead = synced.status(testNow), errEditedTooOften, true
+	gone.secret, gone.facts.secret = nil, nil
+	deleted := testPass()
+	deleted.final = decision{action: nothing, reason: reasonSecretDeleted}
+	deleted.secret, deleted.facts.secret = nil, nil
+	never := testPass()
+	never.err, never.secretRead = errors.New("quota"), true
+	never.secret, never.facts.secret = nil, nil
+	for name, c := range map[string]struct {
+		of   *pass
+		want bool
+	}{
+		"in sync": {synced, true}, "deleted, and its sync fails": {gone, true}, "deleted, and left so": {deleted, true}, "never made": {never, false},
+	} {
+		if got := wasProjected(c.of.status(testLater)); got != c.want {
+			t.Errorf("%s: %v", name, got)
+		}
+	}
+}
+
 func TestLostEdit(t *testing.T) {
 	t.Parallel()
 	entry := func(manager, fields string, at time.Time) metav1.ManagedFieldsEntry {
