@@ -37,7 +37,7 @@ func TestMain(m *testing.M) {
 			reproduced++
 		}
 	}
-	if reproduced > 0 && !testing.Short() {
+	if reproduced > 0 {
 		fmt.Printf("figure: facts-reproduced %d\n", reproduced)
 	}
 	os.Exit(code)
