@@ -197,7 +197,7 @@ func TestFigures(t *testing.T) {
 		}
 		for _, figure := range strings.Split(cells[1], ",") {
 			found++
-			if figure = strings.TrimSpace(figure); !slices.ContainsFunc([]string{"artifacts", "cmd", "pkg", "test/suites"}, func(folder string) bool {
+			if figure = strings.TrimSpace(figure); !slices.ContainsFunc([]string{"artifacts", "cmd", "pkg", "test"}, func(folder string) bool {
 				return grep(t, folder, "_test.go", "figure: "+figure+" ")
 			}) {
 				t.Errorf("no test prints the figure %s", figure)
