@@ -5,6 +5,7 @@ package client_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"strings"
 	"sync"
@@ -72,10 +73,11 @@ func (d *double) seen() string {
 	return strings.Join(d.calls, " ")
 }
 
-// serve serves the double at an address, which is a free one if it has port 0.
+// serve serves the double at an address, which is a free one if it has port 0. Each has
+// a certificate of its own: those of one name share a file, which the next would replace.
 func (d *double) serve(t *testing.T, ca *pki.CA, address string) (_ string, stop func()) {
 	t.Helper()
-	creds, err := files(t, ca, "agent", pki.Server, serverName).Server()
+	creds, err := files(t, ca, fmt.Sprintf("agent-%p", d), pki.Server, serverName).Server()
 	if err != nil {
 		t.Fatal(err)
 	}
