@@ -50,9 +50,10 @@ func (r *reconciler) factsOf(ctx context.Context, p *pass) (facts, error) {
 }
 
 // wasProjected reports whether a status says that the Secret was made once. If a sync
-// fails while the Secret is missing, only the checksum of its data is left to say so.
+// fails while the Secret is missing, what is left to say so is the checksum of its data,
+// or, if it was to be left alone, the reason of Ready: a failure does not change that one.
 func wasProjected(status v1alpha1.HSMSecretStatus) bool {
-	return status.SecretRef != nil || status.SecretChecksum != "" || hasReason(status.Conditions, v1alpha1.HSMSecretSynced, reasonSecretDeleted)
+	return status.SecretRef != nil || status.SecretChecksum != "" || hasReason(status.Conditions, v1alpha1.HSMSecretReady, reasonSecretDeleted)
 }
 
 // lastSynced is the data that was last in sync, by the status: for a Secret that has lost

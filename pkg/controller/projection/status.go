@@ -70,7 +70,8 @@ func (p *pass) status(now time.Time) v1alpha1.HSMSecretStatus {
 			status.SecretRef = nil
 		}
 		set(v1alpha1.HSMSecretSynced, metav1.ConditionFalse, reason, p.err.Error())
-		if status.SecretRef == nil {
+		// That a person has deleted the Secret stays true, and is known from here alone.
+		if status.SecretRef == nil && !hasReason(status.Conditions, v1alpha1.HSMSecretReady, reasonSecretDeleted) {
 			set(v1alpha1.HSMSecretReady, metav1.ConditionFalse, reason, p.err.Error())
 		}
 		if meta.FindStatusCondition(status.Conditions, v1alpha1.HSMSecretConflict) == nil {

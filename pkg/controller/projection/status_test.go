@@ -53,6 +53,13 @@ func TestStatus(t *testing.T) {
 		projected(p)
 		synced = p.status(testNow)
 	}
+	var deleted v1alpha1.HSMSecretStatus
+	{
+		p := testPass()
+		rests(reasonSecretDeleted)(p)
+		noSecret(p)
+		deleted = p.status(testNow)
+	}
 	conflict := func() v1alpha1.HSMSecretStatus {
 		p := testPass()
 		projected(p)
@@ -80,6 +87,7 @@ func TestStatus(t *testing.T) {
 		{"deleted again and again", synced, []func(*pass){fails(errEditedTooOften), noSecret, read}, "Error False/EditedTooOften False/EditedTooOften False/NoConflict", false, testNow, errEditedTooOften.Error()},
 		{"edited again and again", synced, []func(*pass){fails(errEditedTooOften), read}, "Error True/Projected False/EditedTooOften False/NoConflict", true, testNow, errEditedTooOften.Error()},
 		{"deleted, and cannot be made", synced, []func(*pass){fails(errors.New("quota")), noSecret, read}, "Error False/SyncFailed False/SyncFailed False/NoConflict", false, testNow, "quota"},
+		{"deleted, left so, and away", deleted, []func(*pass){fails(apierrors.NewServiceUnavailable("no token"))}, "Error False/SecretDeleted False/Unavailable False/NoConflict", false, time.Time{}, "no token"},
 		{"exists", v1alpha1.HSMSecretStatus{}, []func(*pass){rests(reasonSecretExists)}, "Error False/SecretExists False/SecretExists True/SecretExists", false, time.Time{}, "why"},
 		{"taken", synced, []func(*pass){rests(reasonSecretTaken)}, "Error False/SecretTaken False/SecretTaken True/SecretTaken", false, testNow, "why"},
 		{"both changed", synced, []func(*pass){projected, func(p *pass) { p.lostEdit = "an edit" }}, "InSync True/Projected True/InSync True/BothChanged", true, testLater, ""},
@@ -158,6 +166,11 @@ func TestWasProjected(t *testing.T) {
 	deleted := testPass()
 	deleted.final = decision{action: nothing, reason: reasonSecretDeleted}
 	deleted.secret, deleted.facts.secret = nil, nil
+	failedSince := testPass()
+	failedSince.previous, failedSince.err = deleted.status(testNow), errors.New("quota")
+	failedSince.secret, failedSince.facts.secret = nil, nil
+	failedAgain := *failedSince
+	failedAgain.previous = failedSince.status(testNow)
 	never := testPass()
 	never.err, never.secretRead = errors.New("quota"), true
 	never.secret, never.facts.secret = nil, nil
@@ -165,7 +178,9 @@ func TestWasProjected(t *testing.T) {
 		of   *pass
 		want bool
 	}{
-		"in sync": {synced, true}, "deleted, and its sync fails": {gone, true}, "deleted, and left so": {deleted, true}, "never made": {never, false},
+		"in sync": {synced, true}, "deleted, and its sync fails": {gone, true}, "deleted, and left so": {deleted, true},
+		"left so, and a later sync fails": {failedSince, true}, "and one more": {&failedAgain, true},
+		"never made": {never, false},
 	} {
 		if got := wasProjected(c.of.status(testLater)); got != c.want {
 			t.Errorf("%s: %v", name, got)
