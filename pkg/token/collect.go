@@ -3,15 +3,12 @@
 package token
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 
 	"j5t.io/hsm/pkg/pkcs11"
 )
-
-// rememberedDeletions is how many of the last destroyed commits the list of
-// superseded ones goes on naming: a power cut undoes the last destroys only.
-const rememberedDeletions = 16
 
 // maxStuckSuperseded is how many commits with stuck objects the list of superseded ones
 // names, beside those that it names anyway.
@@ -20,13 +17,11 @@ const maxStuckSuperseded = 64
 // garbage is what has no say any more on the token, and what a power cut can bring
 // back.
 type garbage struct {
-	// obsolete is to be destroyed, in this order.
+	// obsolete is to be destroyed, in this order: superseded commits by ascending id, so
+	// that whoever opens the store next knows which of them went last.
 	obsolete []obsolete
-	// recentlyDeleted is the ids of the last superseded commits that were destroyed. A
-	// power cut can bring one back, so the head still lists them. The first ones,
-	// inherited, were destroyed before the store was opened, in an unknown order.
-	recentlyDeleted []uint64
-	inherited       int
+	// recentlyDeleted is the superseded commits that were destroyed last.
+	recentlyDeleted deletions
 	// stuck is what the token refused to destroy since the store was opened.
 	stuck []stuckObject
 }
@@ -73,16 +68,33 @@ func (g *garbage) add(c *commit, from int) {
 		o.objects = append(o.objects, p.object)
 	}
 	g.obsolete = append(g.obsolete, o)
+	slices.SortStableFunc(g.obsolete, func(a, b obsolete) int { return cmp.Compare(a.id, b.id) })
 }
 
-// appendSuperseded adds the ids that the next commit has to list in any case.
-func (g *garbage) appendSuperseded(ids []uint64) []uint64 {
-	ids = append(ids, g.recentlyDeleted...)
+// waiting is the ids of the superseded commits that are to be destroyed.
+func (g *garbage) waiting() (ids []uint64) {
 	for _, o := range g.obsolete {
 		if o.superseded {
 			ids = append(ids, o.id)
 		}
 	}
+	return ids
+}
+
+// named is how many ids the next commit has to list in any case, without stuck ones.
+func (g *garbage) named() int { return g.recentlyDeleted.count() + len(g.waiting()) }
+
+// superseded is what the next commit has to list, in descending order, when it
+// supersedes more commits: an id the more often, the later it is destroyed.
+func (g *garbage) superseded(more []uint64) (ids []uint64) {
+	groups := append(g.recentlyDeleted.groups(), append(g.waiting(), more...))
+	for i, group := range groups {
+		for _, id := range group {
+			ids = append(ids, slices.Repeat([]uint64{id}, i+1)...)
+		}
+	}
+	ids = g.appendStuck(ids)
+	slices.SortFunc(ids, func(a, b uint64) int { return cmp.Compare(b, a) })
 	return ids
 }
 
@@ -122,24 +134,6 @@ func (g *garbage) holds(handle pkcs11.Handle) bool {
 	return slices.ContainsFunc(g.obsolete, func(o obsolete) bool {
 		return slices.ContainsFunc(o.objects, func(other object) bool { return other.Handle == handle })
 	})
-}
-
-// deleted remembers a superseded commit that is no longer on the token. What was
-// inherited is forgotten when enough others were destroyed after it.
-func (g *garbage) deleted(id uint64) {
-	g.recentlyDeleted = append(g.recentlyDeleted, id)
-	if len(g.recentlyDeleted)-g.inherited >= rememberedDeletions {
-		g.recentlyDeleted = slices.Delete(g.recentlyDeleted, 0, len(g.recentlyDeleted)-rememberedDeletions)
-		g.inherited = 0
-	}
-}
-
-// inherit remembers the commits, by ascending id, that the head lists and the token
-// does not hold. Any of them may be the one that was destroyed last. It leaves
-// space in the list for as many as have to be destroyed until they are forgotten.
-func (g *garbage) inherit(gone []uint64) {
-	g.recentlyDeleted = gone[max(0, len(gone)-(maxSuperseded-rememberedDeletions)):]
-	g.inherited = len(g.recentlyDeleted)
 }
 
 // CollectGarbage destroys one object that has no say any more: of a commit that the
@@ -190,7 +184,7 @@ func (s *Store) destroyNext() error {
 	}
 	if len(next.objects) == 0 {
 		if next.superseded && !s.garbage.isStuck(next.id) {
-			s.garbage.deleted(next.id)
+			s.garbage.recentlyDeleted.add(next.id)
 		}
 		s.garbage.obsolete = s.garbage.obsolete[1:]
 	}

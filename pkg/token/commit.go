@@ -3,7 +3,6 @@
 package token
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"slices"
@@ -13,7 +12,7 @@ import (
 	"j5t.io/hsm/pkg/token/wal"
 )
 
-// maxSuperseded limits the list of superseded commits in a commit.
+// maxSuperseded limits how many superseded commits a commit lists.
 const maxSuperseded = 64
 
 // commitState is how far a commit has come:
@@ -147,8 +146,7 @@ func (s *Store) draft(id uint64, changes []Change) (*pendingCommit, error) {
 // record; but tokens lose the last create, and then the old record is better than
 // none.
 func (s *Store) supersedable() []*commit {
-	var listed [2 * maxSuperseded]uint64
-	free := maxSuperseded - len(s.garbage.appendSuperseded(listed[:0])) // Stuck ones come on top.
+	free := maxSuperseded - s.garbage.named() // Stuck ones come on top.
 	var dead []*commit
 	for _, c := range s.index.commits {
 		if c.dead() && len(dead) < free {
@@ -162,8 +160,7 @@ func (s *Store) supersedable() []*commit {
 func (s *Store) payloadOf(changes []Change, superseded []*commit) *format.Payload {
 	remaining := slices.DeleteFunc(slices.Clone(s.index.commits), func(c *commit) bool { return slices.Contains(superseded, c) })
 	p := &format.Payload{Live: uint64(len(remaining)), Digest: format.DigestOf(idsOf(remaining))}
-	p.Superseded = s.garbage.appendStuck(s.garbage.appendSuperseded(idsOf(superseded)))
-	slices.SortFunc(p.Superseded, func(a, b uint64) int { return cmp.Compare(b, a) })
+	p.Superseded = s.garbage.superseded(idsOf(superseded))
 	for _, c := range changes {
 		p.Records = append(p.Records, format.LocatedRecord{Change: c})
 	}

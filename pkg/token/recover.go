@@ -121,7 +121,7 @@ func (r *recovery) nameOf(id uint64, o segmentObject) (name wal.CommitName, auth
 // difference to what was found is an error.
 func (r *recovery) readCommits() error {
 	var head *format.Payload
-	superseded, gone := map[uint64]bool{}, map[uint64]bool{}
+	superseded, gone := map[uint64]bool{}, map[uint64]int{}
 	for _, id := range r.ids() {
 		objects := r.listing.commits[id]
 		if superseded[id] {
@@ -157,7 +157,7 @@ func (r *recovery) readCommits() error {
 		if head == nil {
 			head = p
 			for _, id := range p.Superseded {
-				gone[id] = true
+				gone[id]++
 			}
 		}
 		for _, id := range p.Superseded {
@@ -168,7 +168,7 @@ func (r *recovery) readCommits() error {
 	}
 	slices.Reverse(r.commits)
 	slices.Reverse(r.garbage.obsolete)
-	r.garbage.inherit(slices.Sorted(maps.Keys(gone)))
+	r.garbage.recentlyDeleted = inheritDeletions(gone)
 	if head == nil {
 		return nil
 	}

@@ -19,7 +19,8 @@ type Payload struct {
 	Live   uint64
 	Digest [DigestBytes]byte
 	// Superseded are the ids of commits that have no say any more, in descending
-	// order: those that may still be on the token, and the last ones destroyed.
+	// order: those that may still be on the token, and the last ones destroyed. An id
+	// that stands here more often than another was destroyed after it, or still is to be.
 	Superseded []uint64
 	Records    []LocatedRecord
 }
