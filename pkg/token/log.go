@@ -13,7 +13,8 @@ import (
 )
 
 const (
-	// namedCommits is how many commits without segments a rewritten log names.
+	// namedCommits is how many commits without segments a rewritten log names: of those
+	// that were made, and of those that were not.
 	namedCommits = 64
 	// The log is rewritten when it is longer than twice what it needs, and this.
 	logSlack = 64 << 10
@@ -70,8 +71,10 @@ func (s *Store) Reserve(revision, ahead uint64) error {
 }
 
 // rewriteLog gives the log the store as it is, and drops what was superseded. Of the
-// commits of replay that are not of the store, it names the newest. The values of
-// segments come from value.
+// commits of replay that are not of the store, it names the newest, and apart from them
+// those that were not made: the token may hold such a commit, hidden while the process
+// lives, when hundreds of others were made after it. The values of segments come from
+// value.
 func (s *Store) rewriteLog(replay *wal.Replay, value func(c *commit, part int) ([]byte, error)) error {
 	outcomes := maps.Clone(replay.Outcomes)
 	entries := []wal.Entry{wal.Keyring(s.keyring), wal.Reserved(s.reserved)}
@@ -86,9 +89,13 @@ func (s *Store) rewriteLog(replay *wal.Replay, value func(c *commit, part int) (
 			segments = append(segments, wal.Segment(v))
 		}
 	}
-	newest := slices.SortedFunc(maps.Keys(outcomes), func(a, b wal.CommitName) int { return cmp.Compare(b.ID, a.ID) })
-	for _, name := range newest[:min(len(newest), namedCommits)] {
-		entries = append(entries, outcomeEntry(outcomes[name], name))
+	named := map[bool]int{}
+	for _, name := range slices.SortedFunc(maps.Keys(outcomes), func(a, b wal.CommitName) int { return cmp.Compare(b.ID, a.ID) }) {
+		e := outcomeEntry(outcomes[name], name)
+		if made := e.Kind == wal.KindMade; named[made] < namedCommits {
+			named[made]++
+			entries = append(entries, e)
+		}
 	}
 	if err := s.log.Replace(append(entries, segments...)); err != nil {
 		return &Error{Reason: LogFailed, Message: "the token's write-ahead log could not be rewritten", Err: err}

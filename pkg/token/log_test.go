@@ -5,8 +5,10 @@ package token_test
 import (
 	"fmt"
 	"os"
+	"slices"
 	"testing"
 
+	"j5t.io/hsm/pkg/pkcs11"
 	"j5t.io/hsm/pkg/token"
 	"j5t.io/hsm/test/framework/faulttoken"
 )
@@ -292,6 +294,61 @@ func TestLogIsBounded(t *testing.T) {
 		t.Errorf("the log of %d bytes grew to %d", s.Usage().Bytes, longest)
 	}
 	s.expectWhole("at last", want)
+}
+
+// TestRewrittenLogKeepsFailures: a commit was not made, so its caller was told, and the
+// token holds it all the same, hidden until the process ends. Hundreds of commits later the
+// log, rewritten more than once, still keeps it down.
+func TestRewrittenLogKeepsFailures(t *testing.T) {
+	t.Parallel()
+	for name, fault := range map[string]faulttoken.Fault{
+		"refused": {Code: pkcs11.CKRDeviceMemory, Done: true},
+		"unknown": {Code: pkcs11.CKRDeviceRemoved},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := provisionWithLog(t, faulttoken.Pico66)
+			s.commit(put("ns/a", s.next(), 10))
+			s.token.Fail(faulttoken.Create, fault)
+			failed := s.next()
+			err := s.Commit([]token.Change{put("ns/b", failed, 10)})
+			if reason := token.ReasonOf(err); reason != token.Full && reason != token.OutcomeUnknown {
+				t.Fatal(err)
+			}
+			hidden := faulttoken.Object{Label: fmt.Sprintf("segment-%016x", failed), Application: application, Broken: true}
+			if s.Stale() {
+				s.reopen()
+				if s.Contains(failed) {
+					t.Fatal("the commit was made")
+				}
+			}
+			want := read(t, s.Store)
+			rewritten, last := 0, int64(0)
+			for rewritten < 3 {
+				change := put("ns/c", s.next(), 3000)
+				s.commit(change)
+				want = want.apply([]token.Change{change})
+				s.collect()
+				info, err := os.Stat(s.logPath())
+				if err != nil {
+					t.Fatal(err)
+				}
+				if info.Size() < last {
+					rewritten++
+				}
+				last = info.Size()
+			}
+			if !slices.ContainsFunc(s.token.Flash(), func(o faulttoken.Object) bool { return o.Label == hidden.Label }) {
+				s.token.Put(hidden)
+			}
+			s.reopen()
+			s.expect(want)
+			if s.Contains(failed) {
+				t.Error("the commit that was not made is there")
+			}
+			s.expectWhole("at last", want)
+		})
+	}
 }
 
 // TestYoungLog: a log that was begun on a used token does not hold what was
