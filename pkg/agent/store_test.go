@@ -16,6 +16,8 @@ import (
 	"google.golang.org/grpc/status"
 
 	agentv1 "j5t.io/hsm/pkg/agent/api/v1"
+	"j5t.io/hsm/pkg/pkcs11"
+	"j5t.io/hsm/pkg/token"
 	"j5t.io/hsm/test/framework/faulttoken"
 )
 
@@ -230,6 +232,59 @@ func TestWritesThatFitAreMadeBesideOneThatDoesNot(t *testing.T) {
 	h.awaitWaiting(3)
 	release()
 	group.Wait()
+}
+
+// TestTokenLostInsideOfABatch: the token refuses a batch as a whole, takes one of its
+// changes, and is lost at the next. What is acknowledged is on the token, the rest too.
+func TestTokenLostInsideOfABatch(t *testing.T) {
+	t.Parallel()
+	h := start(t)
+	release := h.gates.hold(faulttoken.Create)
+	defer release()
+	var group sync.WaitGroup
+	group.Go(func() { h.commit(put("first", 0, "x")) })
+	h.awaitHeld()
+	var mu sync.Mutex
+	acknowledged := map[string]bool{}
+	keys := []string{"a", "b", "c", "d"}
+	for i, key := range keys {
+		group.Go(func() {
+			out, err := h.store.Commit(h.ctx, put(key, 0, "x"))
+			mu.Lock()
+			defer mu.Unlock()
+			acknowledged[key] = err == nil && out.GetCommitted()
+		})
+		h.awaitWaiting(i + 1)
+	}
+	for _, code := range []uint{0, pkcs11.CKRDeviceMemory, 0, pkcs11.CKRDeviceRemoved} { // Of first, all, a, b.
+		h.token.Fail(faulttoken.Create, faulttoken.Fault{Code: code})
+	}
+	release()
+	group.Wait()
+	for _, key := range []string{"a", "c", "d"} {
+		if !acknowledged[key] {
+			t.Errorf("the write of %s was not acknowledged", key)
+		}
+	}
+	storeID := h.status().GetStoreId()
+	h.stop()
+	session, err := h.token.Open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	store, err := token.Open(session, token.Options{StoreID: storeID})
+	if err != nil {
+		t.Fatal(err)
+	}
+	there := map[string]bool{}
+	for r := range store.Records() {
+		there[r.Key] = true
+	}
+	for _, key := range keys {
+		if acknowledged[key] && !there[key] {
+			t.Errorf("the write of %s was acknowledged, and the token does not hold it", key)
+		}
+	}
 }
 
 func TestWaitingReadsOfARecordShareOneTokenRead(t *testing.T) {

@@ -4,15 +4,22 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"runtime"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"k8s.io/utils/clock"
 
 	agentv1 "j5t.io/hsm/pkg/agent/api/v1"
+	"j5t.io/hsm/pkg/agent/mvcc"
 	"j5t.io/hsm/test/framework/faulttoken"
 )
 
@@ -186,4 +193,56 @@ func TestManyWatchesLeaveNothingBehind(t *testing.T) {
 		}
 		cancel()
 	}
+}
+
+// toldStream is a stream that notes how far it was told.
+type toldStream struct {
+	grpc.ServerStream
+	ctx  context.Context
+	told atomic.Uint64
+}
+
+func (s *toldStream) Context() context.Context { return s.ctx }
+
+func (s *toldStream) Send(out *agentv1.WatchResponse) error {
+	s.told.Store(out.GetRevision())
+	return nil
+}
+
+// TestWatchMissesNoChange: just when a watcher has been told all, and looks for more, the
+// next change comes. It is told without waiting for one more.
+func TestWatchMissesNoChange(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		versions, err := mvcc.New(clock.RealClock{}, mvcc.Limits{Events: 8, Bytes: 1 << 20, Age: time.Hour})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, end := context.WithCancel(t.Context())
+		stream := &toldStream{ctx: ctx}
+		w := &watcher{
+			storeService: &storeService{state: newState(condition{}), versions: versions},
+			in:           &agentv1.WatchRequest{WithoutData: true}, stream: stream,
+		}
+		ended := make(chan error)
+		go func() { ended <- w.run() }()
+		change := func(revision uint64) {
+			versions.Append([]mvcc.Event{{Revision: revision, After: &mvcc.Record{Key: "a", Revision: revision}}}, nil)
+		}
+		for revision := uint64(1); revision < 20_000 && !t.Failed(); revision += 2 {
+			change(revision)
+			for stream.told.Load() < revision {
+				runtime.Gosched()
+			}
+			change(revision + 1)
+			synctest.Wait()
+			if told := stream.told.Load(); told != revision+1 {
+				t.Errorf("the watcher waits at revision %d, and the last one is %d", told, revision+1)
+			}
+		}
+		end()
+		if err := <-ended; !errors.Is(err, context.Canceled) {
+			t.Error(err)
+		}
+	})
 }

@@ -13,8 +13,8 @@ import (
 // FS is the part of a file system that a crash can come between. Tests stop or
 // fail at its calls, before and after them.
 type FS interface {
-	// Write makes a file of mode 0600 with this content, and returns when the
-	// content is on disk. Of a crash meanwhile any part of it may remain.
+	// Write makes a file of mode 0600 with this content. It is on disk only after
+	// Sync; of a crash before, any part of it may remain.
 	Write(path string, content []byte) error
 	// Append adds to a file that exists. The addition is on disk only after Sync;
 	// of a crash before, any part of it may remain.
@@ -37,6 +37,9 @@ const suffix = ".new"
 // path at a time.
 func Replace(fs FS, path string, content []byte) error {
 	if err := fs.Write(path+suffix, content); err != nil {
+		return err
+	}
+	if err := fs.Sync(path + suffix); err != nil {
 		return err
 	}
 	if err := fs.Rename(path+suffix, path); err != nil {
@@ -66,22 +69,16 @@ func Remove(fs FS, path string) error {
 // OS is the file system of the machine.
 type OS struct{}
 
-// Write is a create, a write, and an fsync.
+// Write is a create and a write.
 func (OS) Write(path string, content []byte) error {
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
-	if err != nil {
-		return err
-	}
-	if _, err := f.Write(content); err != nil {
-		_ = f.Close() // The first error says more.
-		return err
-	}
-	return syncClose(f)
+	return write(path, os.O_CREATE|os.O_TRUNC, content)
 }
 
 // Append is an open and a write.
-func (OS) Append(path string, content []byte) error {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND, 0)
+func (OS) Append(path string, content []byte) error { return write(path, os.O_APPEND, content) }
+
+func write(path string, flags int, content []byte) error {
+	f, err := os.OpenFile(path, os.O_WRONLY|flags, 0o600)
 	if err != nil {
 		return err
 	}

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"syscall"
 	"testing"
 
 	"j5t.io/hsm/pkg/atomicfile"
@@ -63,6 +64,34 @@ func crash(t *testing.T, old, wanted string, operation func(atomicfile.FS, strin
 			if acknowledged || content != old && content != wanted {
 				t.Errorf("stop at call %d, moment %d: %q, acknowledged %v", at, moment, content, acknowledged)
 			}
+		}
+	}
+}
+
+// TestAppendCrash does the same: nothing of the addition is lost once Append returned.
+// Before, any part of it may be there.
+func TestAppendCrash(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(path, []byte("old "), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	fsys := faultfs.New(0, faultfs.Before)
+	if err := atomicfile.Append(fsys, path, []byte("content")); err != nil {
+		t.Fatal(err)
+	}
+	fsys.Stop()
+	if got, err := os.ReadFile(path); err != nil || string(got) != "old content" {
+		t.Errorf("after a loss of power there is %q, %v", got, err)
+	}
+}
+
+// TestOSSyncs: the kernel is asked to sync, which it refuses for a device.
+func TestOSSyncs(t *testing.T) {
+	t.Parallel()
+	for name, sync := range map[string]func(string) error{"Sync": atomicfile.OS{}.Sync, "SyncDir": atomicfile.OS{}.SyncDir} {
+		if err := sync(os.DevNull); !errors.Is(err, syscall.EINVAL) {
+			t.Errorf("%s of a device: %v", name, err)
 		}
 	}
 }

@@ -30,8 +30,8 @@ func TestCrash(t *testing.T) {
 				t.Parallel()
 				whole := faultfs.New(0, faultfs.Before)
 				crashOnce(t, whole, "no stop", reporting, pin)
-				if whole.Calls() != 2*3 {
-					t.Fatalf("an attempt makes %d file-system calls, not two times write, rewhen, sync", whole.Calls())
+				if whole.Calls() != 2*4 {
+					t.Fatalf("an attempt makes %d file-system calls, not two times write, sync, rename, sync", whole.Calls())
 				}
 				for at := 1; at <= whole.Calls(); at++ {
 					for _, moment := range moments {

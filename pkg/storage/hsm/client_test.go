@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -151,6 +152,38 @@ func TestCallerIsTold(t *testing.T) {
 	response, err = client.Get(t.Context(), getKey)
 	if err != nil || response.GetRecord().GetKey() != "[] []" {
 		t.Errorf("without a request: %v, %v", response, err)
+	}
+}
+
+// TestChangeIsSentOnce: the connection breaks when the agent has a change. Nobody knows
+// what becomes of it, and it is not sent again, though the agent can be reached.
+func TestChangeIsSentOnce(t *testing.T) {
+	t.Parallel()
+	a := newAuthority(t)
+	var network *proxy
+	var sent atomic.Int32
+	d := answering("store", "/k")
+	d.commit = func(ctx context.Context, _ *agentv1.CommitRequest) (*agentv1.CommitResponse, error) {
+		if sent.Add(1) == 1 {
+			network.cut()
+			<-ctx.Done()
+		}
+		return &agentv1.CommitResponse{Committed: true}, nil
+	}
+	address, _ := a.serve(d, "127.0.0.1:0")
+	network = newProxy(t, address)
+	client := a.connect(network.address)
+	mustGet(t, client, "/k")
+
+	if _, err := client.Commit(t.Context(), putKey); !apierrors.IsTimeout(err) {
+		t.Errorf("want 504, got %v", err)
+	}
+	mustGet(t, client, "/k")
+	if n := sent.Load(); n != 1 {
+		t.Errorf("the change was sent %d times", n)
+	}
+	if out, err := client.Commit(t.Context(), putKey); err != nil || !out.GetCommitted() {
+		t.Errorf("the next change: %v, %v", out, err)
 	}
 }
 

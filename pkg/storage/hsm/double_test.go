@@ -162,6 +162,7 @@ type proxy struct {
 	address string
 	mu      sync.Mutex
 	frozen  chan struct{} // Closed while it is not frozen.
+	conns   []net.Conn
 }
 
 func newProxy(t *testing.T, target string) *proxy {
@@ -173,16 +174,10 @@ func newProxy(t *testing.T, target string) *proxy {
 	p := &proxy{address: listener.Addr().String(), frozen: make(chan struct{})}
 	close(p.frozen)
 	var wg sync.WaitGroup
-	var mu sync.Mutex
-	var conns []net.Conn
 	t.Cleanup(func() {
 		p.thaw()
 		_ = listener.Close()
-		mu.Lock()
-		for _, c := range conns {
-			_ = c.Close()
-		}
-		mu.Unlock()
+		p.cut()
 		wg.Wait()
 	})
 	wg.Go(func() {
@@ -196,9 +191,9 @@ func newProxy(t *testing.T, target string) *proxy {
 				_ = from.Close()
 				continue
 			}
-			mu.Lock()
-			conns = append(conns, from, to)
-			mu.Unlock()
+			p.mu.Lock()
+			p.conns = append(p.conns, from, to)
+			p.mu.Unlock()
 			wg.Go(func() { p.carry(from, to) })
 			wg.Go(func() { p.carry(to, from) })
 		}
@@ -228,6 +223,16 @@ func (p *proxy) wait() {
 	frozen := p.frozen
 	p.mu.Unlock()
 	<-frozen
+}
+
+// cut breaks all connections. New ones can be made.
+func (p *proxy) cut() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, c := range p.conns {
+		_ = c.Close()
+	}
+	p.conns = nil
 }
 
 func (p *proxy) freeze() {

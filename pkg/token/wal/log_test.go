@@ -185,12 +185,14 @@ func (f *failing) Sync(path string) error {
 // TestFailedAppend: what could not be added is taken back, whole or in part.
 func TestFailedAppend(t *testing.T) {
 	t.Parallel()
-	for _, fs := range []*failing{{appends: 1}, {syncs: 1}} {
+	for _, failures := range []failing{{appends: 1}, {syncs: 1}} {
+		fs := &failing{}
 		path := filepath.Join(t.TempDir(), "shadow")
 		f := New(fs, path)
 		if err := f.Replace([]Entry{entry(1, "before")}); err != nil {
 			t.Fatal(err)
 		}
+		*fs = failures
 		err := f.Append(entry(2, "refused"))
 		var uncertain UncertainError
 		if !errors.Is(err, errFull) || errors.As(err, &uncertain) {

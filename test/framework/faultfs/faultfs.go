@@ -36,14 +36,14 @@ type FS struct {
 	calls   int
 	stopped bool
 	undo    []func() // Of name changes that no SyncDir followed, oldest first.
-	// unsynced cuts off what was appended and not synced.
-	unsynced map[string]func()
+	// unsynced is files whose content is not on disk, and what is there of them instead.
+	unsynced map[string][]byte
 }
 
 // New returns a file system that stops at the call of this number, from 1; 0 is
 // never.
 func New(at int, moment Moment) *FS {
-	return &FS{at: at, moment: moment, unsynced: map[string]func(){}}
+	return &FS{at: at, moment: moment, unsynced: map[string][]byte{}}
 }
 
 // StopAt stops at a call, counted from now; 0 is never.
@@ -62,13 +62,13 @@ func (f *FS) Stopped() bool { return f.stopped }
 
 // Stop stops the machine now: names that were changed since the last SyncDir,
 // and files that were appended to since their last Sync, are as before, as after
-// a loss of power.
+// a loss of power. A file that was written and never synced is empty.
 func (f *FS) Stop() {
 	f.stopped = true
-	for path, cut := range f.unsynced {
-		cut()
-		delete(f.unsynced, path)
+	for path, durable := range f.unsynced {
+		must(os.WriteFile(path, durable, 0o600))
 	}
+	clear(f.unsynced)
 	for len(f.undo) > 0 {
 		last := len(f.undo) - 1
 		f.undo[last]()
@@ -98,25 +98,32 @@ func (f *FS) call(whole, half func() error) error {
 
 func nothing() error { return nil }
 
-// Write makes a file, or half of it. The real disk is not waited for.
+// Write makes a file, or half of it, until the next Sync only in memory.
 func (f *FS) Write(path string, content []byte) error {
 	write := func(content []byte) func() error {
 		return func() error { return os.WriteFile(path, content, 0o600) }
 	}
-	return f.call(write(content), write(content[:len(content)/2]))
+	return f.call(func() error {
+		f.unsynced[path] = nil
+		return write(content)()
+	}, write(content[:len(content)/2]))
 }
 
 // Append adds to a file, until the next Sync only in memory.
 func (f *FS) Append(path string, content []byte) error {
 	return f.call(func() error {
-		if _, open := f.unsynced[path]; !open {
-			f.unsynced[path] = keep(path)
+		if _, unsynced := f.unsynced[path]; !unsynced {
+			durable, err := os.ReadFile(path)
+			if err != nil {
+				return err
+			}
+			f.unsynced[path] = durable
 		}
 		return atomicfile.OS{}.Append(path, content)
 	}, func() error { return atomicfile.OS{}.Append(path, content[:len(content)/2]) })
 }
 
-// Sync puts what was appended to a file on disk.
+// Sync puts the content of a file on disk.
 func (f *FS) Sync(path string) error {
 	return f.call(func() error {
 		delete(f.unsynced, path)
@@ -128,6 +135,10 @@ func (f *FS) Sync(path string) error {
 func (f *FS) Rename(from, to string) error {
 	return f.call(func() error {
 		delete(f.unsynced, to) // What was there is gone.
+		if durable, unsynced := f.unsynced[from]; unsynced {
+			f.unsynced[to] = durable
+			delete(f.unsynced, from)
+		}
 		restoreTo, restoreFrom := keep(to), keep(from)
 		f.undo = append(f.undo, func() { restoreTo(); restoreFrom() })
 		return os.Rename(from, to)
@@ -137,6 +148,7 @@ func (f *FS) Rename(from, to string) error {
 // Remove removes, until the next SyncDir only in memory.
 func (f *FS) Remove(path string) error {
 	return f.call(func() error {
+		delete(f.unsynced, path)
 		f.undo = append(f.undo, keep(path))
 		return os.Remove(path)
 	}, nothing)
