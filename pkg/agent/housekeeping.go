@@ -175,17 +175,24 @@ func (w *worker) recoverFrom(err error) error {
 	return nil
 }
 
-// makeSpace does all of the housekeeping that makes space for a change which was
-// refused, and reports whether the change may be tried again. Its error means that
-// the token is lost.
+// makeSpace does some of the housekeeping that makes space for a change which was
+// refused, and reports whether the change may be tried again: it destroys what garbage
+// there is while the change lacks space, and makes one commit that compacts, for that may
+// take a second, and many of them minutes. All else is done while nobody waits. Its error
+// means that the token is lost.
 func (w *worker) makeSpace() (again bool, lost error) {
 	h := w.housekeeping
 	h.wake()
-	for more := true; more && h.urgent(); {
-		if more, lost = w.keepHouse(); lost != nil || h.reopen {
+	for compacted := false; h.awake && h.urgent() && w.connection.store.LacksSpace(); again = true {
+		if h.collected {
+			if compacted {
+				break
+			}
+			compacted = true
+		}
+		if _, lost = w.keepHouse(); lost != nil || h.reopen {
 			return false, lost
 		}
-		again = true
 	}
 	return again, nil
 }

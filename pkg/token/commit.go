@@ -60,8 +60,8 @@ type pendingCommit struct {
 // the changes together are longer than a segment.
 //
 // TooLarge, Full, LogFailed, Invalid and Internal are found before the token
-// is touched. After Full there may be space once CollectGarbage and Compact have
-// nothing more to do. After OutcomeUnknown or an error of the device every call
+// is touched. After Full there is space once LacksSpace says so, and may be when
+// CollectGarbage and Compact have nothing more to do. After OutcomeUnknown or an error of the device every call
 // fails until the store is opened again; an error of the device means that nothing
 // was changed.
 func (s *Store) Commit(changes []Change) error {
@@ -78,13 +78,14 @@ func (s *Store) Commit(changes []Change) error {
 	if err != nil {
 		return err
 	}
-	if err := s.reserveSpace(s.reservationFor(changes, p.commit)); err != nil {
+	r := s.reservationFor(changes, p.commit)
+	if err := s.reserveSpace(r); err != nil {
 		return err
 	}
 	if err := s.make(p); err != nil {
 		return err
 	}
-	s.compaction = compaction{}
+	s.compaction = compaction{wanted: s.following(r)}
 	return nil
 }
 

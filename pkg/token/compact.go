@@ -7,11 +7,12 @@ import "j5t.io/hsm/pkg/token/format"
 // compaction is what is planned to make space.
 type compaction struct {
 	plan   [][]*entry  // the records that each commit moves
-	wanted reservation // of the last change that was refused
+	wanted reservation // of the last change that was refused, or of one that may follow
 }
 
 // Compact does one step of making space: what CollectGarbage does, and when nothing
-// is left of that, and space is short, one commit that moves records out of segments
+// is left of that, and space is short, or would be for one more change like the last
+// that added a record, one commit that moves records out of segments
 // that are mostly empty into a full one, so that those can go. It changes no record.
 // It reports whether there is more to do. Where there is space enough, or none to be
 // gained, it does nothing. The commit gets the revision that the caller gives it. Its
@@ -85,8 +86,8 @@ func (s *Store) load(entries []*entry) ([]Change, error) {
 // without records only lists commits that are dead.
 func (s *Store) planCompaction() [][]*entry {
 	dead, wanted := s.deadSpace(), s.compaction.wanted
-	isWanted := wanted != reservation{}
-	if missing := s.shortfall(wanted, dead); isWanted && missing != (space{}) {
+	isLacking := s.shortfall(wanted, space{}) != (space{})
+	if missing := s.shortfall(wanted, dead); missing != (space{}) {
 		plan := newPicker(s, missing.objects > 0).plan(s.profile.Objects, func(gain space, _ int) bool {
 			return gain.objects >= missing.objects && gain.bytes >= missing.bytes
 		})
@@ -104,7 +105,7 @@ func (s *Store) planCompaction() [][]*entry {
 		}
 	}
 	objects, bytes = s.profile.urgencyAt(s.space)
-	if (objects == urgent || isWanted) && dead.objects > 1 || (bytes == urgent || isWanted) && dead.bytes > 2*s.emptySegmentBytes() {
+	if (objects == urgent || isLacking) && dead.objects > 1 || (bytes == urgent || isLacking) && dead.bytes > 2*s.emptySegmentBytes() {
 		return [][]*entry{nil}
 	}
 	return nil

@@ -83,6 +83,22 @@ func (s *Store) reservationFor(changes []Change, c *commit) reservation {
 	return r
 }
 
+// following is what compaction makes space for after a commit: where one has added a
+// record, another is likely to. Its first segment counts; that it will be longer nobody
+// knows, and each write wears the token.
+func (s *Store) following(r reservation) reservation {
+	if !r.adds {
+		return reservation{}
+	}
+	return reservation{takes: space{1, min(r.takes.bytes, s.profile.SegmentBytes)}, adds: true, keep: r.keep}
+}
+
+// LacksSpace reports whether the change that was last refused with Full would be
+// refused again.
+func (s *Store) LacksSpace() bool {
+	return s.refused > 0 || s.shortfall(s.compaction.wanted, space{}) != (space{})
+}
+
 // shortfall is what there is too little of for a commit if something of what is on
 // the token has gone.
 func (s *Store) shortfall(r reservation, gone space) space {
@@ -102,8 +118,12 @@ func (s *Store) reserveSpace(r reservation) error {
 	}
 	s.compaction.wanted = r
 	u, p := s.Usage(), s.profile
-	return errorf(Full, "the change takes %d objects of %d bytes together; the token holds %d objects, of which %d are to be destroyed, and %d bytes of the store; profile %s allows %d objects and %d bytes (0 is no limit), and keeps %d objects for updates and deletes. Delete secrets, or use a larger token",
-		r.takes.objects, r.takes.bytes, u.Objects, u.Superseded, u.Bytes, p.Name, p.Objects, p.StoreBytes, p.Reserve)
+	advice := "Delete secrets, or use a larger token"
+	if len(s.compaction.plan) > 0 {
+		advice = "Space is being made: try again in a minute. If there is too little even then, delete secrets, or use a larger token"
+	}
+	return errorf(Full, "the change takes %d objects of %d bytes together; the token holds %d objects, of which %d are to be destroyed, and %d bytes of the store; profile %s allows %d objects and %d bytes (0 is no limit), and keeps %d objects for updates and deletes. %s",
+		r.takes.objects, r.takes.bytes, u.Objects, u.Superseded, u.Bytes, p.Name, p.Objects, p.StoreBytes, p.Reserve, advice)
 }
 
 // urgency is how much may be written to gain space.

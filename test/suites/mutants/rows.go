@@ -126,4 +126,18 @@ var mutants = []mutant{
 `,
 		pkg: "./pkg/agent", test: "TestWatchMissesNoChange",
 	},
+	{
+		name: "a request waits for all compaction",
+		file: "pkg/agent/housekeeping.go",
+		old:  "			compacted = true\n",
+		new:  "			compacted = false\n",
+		pkg:  "./pkg/agent", test: "TestRequestPaysForOneCompaction",
+	},
+	{
+		name: "compaction does not go ahead of need",
+		file: "pkg/token/commit.go",
+		old:  "s.compaction = compaction{wanted: s.following(r)}",
+		new:  "s.compaction = compaction{}",
+		pkg:  "./pkg/agent", test: "TestCompactionGoesAheadOfNeed",
+	},
 }
