@@ -111,11 +111,15 @@ func (p *pins) mayFormat(t pkcs11.TokenInfo) error {
 		return nil //nolint:nilerr // There is nothing that could be read.
 	}
 	objects, err := session.Objects()
+	keys, keysErr := session.CountKeys()
 	if closing := session.Close(); closing != nil {
 		klog.V(2).InfoS("Closing the session with the token failed", "err", closing)
 	}
 	if err == nil && len(objects) > 0 {
 		return fmt.Errorf("it holds %d objects, as %q, which formatting would destroy; choose another token, or format this one yourself", len(objects), objects[0].Label)
+	}
+	if keysErr == nil && keys > 0 {
+		return fmt.Errorf("it holds %d keys and certificates of others, which formatting would destroy; choose another token, or format this one yourself", keys)
 	}
 	return nil
 }

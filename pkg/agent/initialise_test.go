@@ -133,15 +133,29 @@ func TestKeptProfile(t *testing.T) {
 // A token without a user PIN that holds something is not formatted.
 func TestFormattingThatWouldDestroy(t *testing.T) {
 	t.Parallel()
-	f := faulttoken.NewBlank(faulttoken.Pico66With1M)
-	f.Put(faulttoken.Object{Label: "of somebody", Application: "other", Value: []byte("x")})
-	h := run(t, f, func(o *Options) { writeSOPIN(t, o) })
-	h.await(agentv1.Reason_REASON_TOKEN_UNINITIALIZED)
-	if message := h.status().GetMessage(); !strings.Contains(message, "of somebody") {
-		t.Errorf("message is %q", message)
-	}
-	if len(f.Flash()) != 1 || h.module.inits != 0 {
-		t.Error("the token was changed")
+	for _, c := range []struct {
+		name, told string
+		put        func(*faulttoken.Token)
+	}{
+		{"data", "of somebody", func(f *faulttoken.Token) {
+			f.Put(faulttoken.Object{Label: "of somebody", Application: "other", Value: []byte("x")})
+		}},
+		{"certificates", "3 keys and certificates", func(f *faulttoken.Token) { f.PutCertificates(3) }},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			f := faulttoken.NewBlank(faulttoken.Pico66With1M)
+			c.put(f)
+			before := len(f.Flash())
+			h := run(t, f, func(o *Options) { writeSOPIN(t, o) })
+			h.await(agentv1.Reason_REASON_TOKEN_UNINITIALIZED)
+			if message := h.status().GetMessage(); !strings.Contains(message, c.told) {
+				t.Errorf("message is %q", message)
+			}
+			if len(f.Flash()) != before || h.module.inits != 0 {
+				t.Error("the token was changed")
+			}
+		})
 	}
 }
 

@@ -110,6 +110,19 @@ func (s *Session) Objects() ([]Object, error) {
 	return objects, nil
 }
 
+// CountKeys counts the keys and certificates that the session can see: all of them after
+// a login, and before it those that are not private.
+func (s *Session) CountKeys() (n int, err error) {
+	for _, class := range []uint{pkcs11.CKO_CERTIFICATE, pkcs11.CKO_PUBLIC_KEY, pkcs11.CKO_PRIVATE_KEY, pkcs11.CKO_SECRET_KEY} {
+		handles, err := s.find(template{attr(pkcs11.CKA_CLASS, class)})
+		if err != nil {
+			return 0, err
+		}
+		n += len(handles)
+	}
+	return n, nil
+}
+
 // Value reads CKA_VALUE of a data object.
 func (s *Session) Value(handle Handle) ([]byte, error) {
 	s.module.calls.valueReads.Add(1)

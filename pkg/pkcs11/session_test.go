@@ -129,6 +129,19 @@ func TestRandom(t *testing.T) {
 	}
 }
 
+func TestCountKeys(t *testing.T) {
+	t.Parallel()
+	_, session, _ := loggedIn(t)
+	for pairs := range 3 {
+		if n, err := session.CountKeys(); n != 2*pairs || err != nil {
+			t.Errorf("%d key pairs were counted as %d keys: %v", pairs, n, err)
+		}
+		if _, err := session.GenerateKeyPair(fmt.Sprint("pair ", pairs)); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 func TestCalls(t *testing.T) {
 	t.Parallel()
 	module, session, _ := loggedIn(t)

@@ -3,6 +3,8 @@
 package token_test
 
 import (
+	"crypto/ecdh"
+	"crypto/rand"
 	"fmt"
 	"testing"
 
@@ -90,6 +92,66 @@ func TestFullIsFoundFirst(t *testing.T) {
 	}
 	// A smaller one still fits, with the same revision.
 	s.commit(put("ns/small", revision, 100))
+}
+
+// TestKeysOfOthers: a Pico HSM shows so many objects, keys and certificates included, and the
+// newer firmware says OK to more. None of the store's is ever among those that nobody sees.
+func TestKeysOfOthers(t *testing.T) {
+	t.Parallel()
+	const others = 18 // Key pairs; two objects each.
+	s := provisionWithLog(t, faulttoken.PicoNext)
+	for i := range others {
+		pair, err := ecdh.P256().GenerateKey(rand.Reader)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.token.PutKeyPair(fmt.Sprint("of others ", i), pair)
+	}
+	s.token.PutCertificates(1)
+	s.reopen()
+	visible := faulttoken.PicoNext.Visible - 2*(others+1) - 1
+	want := newContent()
+	full := false
+	for i := range 2 * visible { // Then updates, which may use the reserve.
+		change := put(fmt.Sprintf("ns/%03d", i%visible), s.next(), 1500)
+		err := s.Commit([]token.Change{change})
+		switch {
+		case err == nil:
+			want = want.apply([]token.Change{change})
+		case token.ReasonOf(err) != token.Full:
+			t.Fatal(err)
+		default:
+			full = true
+			s.collect()
+		}
+		if n := len(s.token.Flash()); n > visible {
+			t.Fatalf("the token holds %d objects, and shows %d", n, visible)
+		}
+	}
+	if u := s.Usage(); !full || u.Keys != 2*(others+1)+1 || u.Profile.Objects != visible || u.FreeObjects != 0 {
+		t.Errorf("usage is %+v; it was full: %v", u, full)
+	}
+	for range 20 {
+		s.reopen()
+		s.expect(want)
+		s.collect()
+	}
+
+	// More of them come than the store leaves room for. What the token does not show then is
+	// neither served from the log nor written once more, and nothing is lost.
+	before := len(s.token.Flash())
+	s.token.PutCertificates(1 + visible - before + 2)
+	for range 3 {
+		if _, err := s.open(token.Options{StoreID: s.id}); token.ReasonOf(err) != token.Full {
+			t.Fatalf("a token that hides two objects: %v", err)
+		}
+		if n := len(s.token.Flash()); n != before {
+			t.Fatalf("there were %d objects, and are %d", before, n)
+		}
+	}
+	s.token.PutCertificates(1)
+	s.reopen()
+	s.expect(want)
 }
 
 func TestProfiles(t *testing.T) {

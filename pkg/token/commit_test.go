@@ -49,7 +49,7 @@ func TestCosts(t *testing.T) {
 	expect("collecting", map[string]int{faulttoken.Destroy: 1}, s.collect) // commit 1
 	expect("collecting again", nil, s.collect)
 	expect("opening", map[string]int{
-		faulttoken.Login: 1, faulttoken.Derive: 1, faulttoken.Read: len(s.token.Flash()), faulttoken.Find: 2, // objects, key pair
+		faulttoken.Login: 1, faulttoken.Derive: 1, faulttoken.Read: len(s.token.Flash()), faulttoken.Find: 2, faulttoken.FindKeys: 1, // objects, key pair
 	}, s.reopen)
 }
 

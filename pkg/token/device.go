@@ -19,6 +19,9 @@ type Device interface {
 	// Objects lists all data objects (CKO_DATA) of the token, also those of
 	// other applications.
 	Objects() ([]pkcs11.Object, error)
+	// CountKeys counts the keys and certificates of the token. Some modules show only
+	// so many objects, these included.
+	CountKeys() (int, error)
 	// Value reads CKA_VALUE of a data object.
 	Value(pkcs11.Handle) ([]byte, error)
 	// Create stores a private data object. An error does not mean that nothing

@@ -46,6 +46,9 @@ func Open(dev Device, o Options) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := p.countKeys(); err != nil {
+		return nil, err
+	}
 	store, damage, err := p.recover(id)
 	if err != nil {
 		return nil, err
@@ -72,6 +75,7 @@ type opener struct {
 
 	garbage garbage
 	space   space
+	keys    int
 	report  RecoveryReport
 }
 
@@ -90,6 +94,16 @@ func newOpener(dev Device, o Options) (*opener, error) {
 	}
 	p.space.objects = p.listing.objects
 	return p, p.readLog()
+}
+
+// countKeys lowers the limits to what keys and certificates leave.
+func (p *opener) countKeys() error {
+	keys, err := p.dev.CountKeys()
+	if err != nil {
+		return fmt.Errorf("counting the token's keys: %w", err)
+	}
+	p.profile, p.keys = p.profile.beside(keys), keys
+	return nil
 }
 
 func (p *opener) readLog() (err error) {
@@ -111,7 +125,7 @@ func (p *opener) readLog() (err error) {
 func (p *opener) store(id *identity, x *index) *Store {
 	return &Store{
 		dev: p.dev, options: p.options, profile: p.profile, sealer: id.sealer, keyring: id.keyring, log: p.options.Log,
-		index: x, garbage: p.garbage, space: p.space, foreign: p.listing.foreign, legacy: p.listing.legacy,
+		index: x, garbage: p.garbage, space: p.space, foreign: p.listing.foreign, keys: p.keys, legacy: p.listing.legacy,
 		attempted: max(x.head(), p.replay.Highest()), reserved: max(p.replay.Reserved, x.head()),
 		report: p.report,
 	}

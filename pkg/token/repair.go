@@ -97,6 +97,9 @@ func (s *Store) recreate(label string, value []byte) (pkcs11.Handle, error) {
 			return 0, err
 		}
 	}
+	if !s.profile.shows(s.space.objects) {
+		return 0, errorf(Full, "the token lost object %q, and there is no room to write it again: it shows %d data objects beside %d keys and certificates, and holds as many. Remove objects of others, then it is restored from the write-ahead log", label, s.profile.Visible, s.keys)
+	}
 	handle, err := s.dev.Create(label, format.Application, value)
 	for isRefusal(s.dev, err) && len(s.garbage.obsolete) > 0 {
 		if failure := s.destroyNext(); failure != nil {

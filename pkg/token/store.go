@@ -38,6 +38,7 @@ type Store struct {
 	compaction compaction
 	space      space // all objects on the token, and the bytes of the store's
 	foreign    int   // objects of other applications
+	keys       int   // keys and certificates
 	legacy     []pkcs11.Object
 
 	attempted uint64 // the highest id that a commit got, made or not

@@ -20,6 +20,9 @@ type Usage struct {
 	SpareObjects, SpareBytes int
 	// Foreign is the number of objects of other applications.
 	Foreign int
+	// Keys is the number of keys and certificates on the token, that of the store
+	// included. Tokens that show only so many objects count them too.
+	Keys int
 	// Legacy is the number of objects of the older operator among Foreign.
 	Legacy int
 	// Quarantined is the number of objects of ours that are not of the store, and
@@ -43,7 +46,7 @@ func (s *Store) Usage() Usage {
 		Superseded:   s.garbage.space().objects,
 		SpareObjects: spare.objects, SpareBytes: spare.bytes,
 		FreeObjects: max(0, limit.objects-s.space.objects+spare.objects),
-		Foreign:     s.foreign, Legacy: len(s.legacy), Quarantined: len(s.report.Quarantined),
+		Foreign:     s.foreign, Keys: s.keys, Legacy: len(s.legacy), Quarantined: len(s.report.Quarantined),
 		Stuck: len(s.garbage.stuck), Refused: s.refused,
 	}
 	if s.refused > 0 {

@@ -20,6 +20,18 @@ func (s *Session) KeyPair(label string) (pair ecdh.KeyExchanger, err error) {
 	return pair, err
 }
 
+// CountKeys counts the keys and certificates that a process sees that may have logged in.
+func (s *Session) CountKeys() (n int, err error) {
+	err = s.call(FindKeys, false, func() error {
+		n = len(s.token.pairs) + s.token.certificates
+		if s.login >= 0 {
+			n += len(s.token.pairs) // Private ones.
+		}
+		return nil
+	})
+	return n, err
+}
+
 // GenerateKeyPair makes a key pair.
 func (s *Session) GenerateKeyPair(label string) (pair ecdh.KeyExchanger, err error) {
 	private, err := newKeyPair()

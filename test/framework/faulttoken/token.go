@@ -17,6 +17,7 @@ import (
 // The PKCS#11 functions that calls are counted and faults are set by.
 const (
 	Find     = "C_FindObjects"
+	FindKeys = "C_FindObjects of keys"
 	Read     = "C_GetAttributeValue"
 	Create   = "C_CreateObject"
 	Destroy  = "C_DestroyObject"
