@@ -3,6 +3,7 @@
 package pkcs11
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -85,7 +86,7 @@ func (m *Module) Tokens() ([]TokenInfo, error) {
 
 // tokens also returns why the tokens of other slots did not answer.
 func (m *Module) tokens() (seen []TokenInfo, silent []error, err error) {
-	slots, err := m.ctx.GetSlotList(true)
+	slots, err := slotsWithToken(m.ctx.GetSlotList)
 	if err != nil {
 		return nil, nil, wrap("C_GetSlotList", err)
 	}
@@ -98,6 +99,22 @@ func (m *Module) tokens() (seen []TokenInfo, silent []error, err error) {
 		seen = append(seen, info)
 	}
 	return seen, silent, nil
+}
+
+// slotListAttempts is how often in a row the slots are listed at most.
+const slotListAttempts = 10
+
+// slotsWithToken lists the slots that hold a token. That takes two calls of C_GetSlotList,
+// the first for the length of the list. A token that is plugged in between them makes the
+// list longer, and the second answers CKR_BUFFER_TOO_SMALL, as OpenSC was seen to do.
+func slotsWithToken(getSlotList func(tokenPresent bool) ([]uint, error)) (slots []uint, err error) {
+	for range slotListAttempts {
+		slots, err = getSlotList(true)
+		if !errors.Is(err, pkcs11.Error(pkcs11.CKR_BUFFER_TOO_SMALL)) {
+			break
+		}
+	}
+	return slots, err
 }
 
 // TokenInfo asks the token of a slot for its information and PIN flags. It
