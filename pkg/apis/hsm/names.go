@@ -2,14 +2,27 @@
 
 package hsm
 
-// PathPrefix begins the paths that belong to a namespace.
+import "strings"
+
+// pathRoot begins the paths that belong to a namespace.
+const pathRoot = "secrets/"
+
+// PathPrefix begins the paths that belong to one namespace.
 func PathPrefix(namespace string) string {
-	return "secrets/" + namespace + "/"
+	return pathRoot + namespace + "/"
 }
 
 // DefaultPath is the path of an HSMSecret whose spec.hsmPath is empty.
 func (s *HSMSecret) DefaultPath() string {
 	return PathPrefix(s.Namespace) + s.Name
+}
+
+// HasDefaultPath reports whether spec.hsmPath spells DefaultPath out. It is asked for each
+// object of a list, and allocates nothing.
+func (s *HSMSecret) HasDefaultPath() bool {
+	rest, below := strings.CutPrefix(s.Spec.HSMPath, pathRoot)
+	namespace, name, _ := strings.Cut(rest, "/")
+	return below && namespace == s.Namespace && name == s.Name
 }
 
 // Path is the address on the token.

@@ -95,7 +95,7 @@ func (l layout) Join(record *agentv1.Record, from records.Source, into runtime.O
 		return fmt.Errorf("%w: %w", records.ErrCorrupt, err)
 	}
 	version := strconv.FormatUint(record.GetDataRevision(), 10)
-	secret.Status.HSMPath = secret.Path()
+	secret.Status.HSMPath = record.GetAddress()
 	secret.Status.DataVersion = version
 	secret.Status.PrimaryDevice = from.Serial
 	secret.Status.DeviceSyncStatus = []hsm.DeviceSyncStatus{{
@@ -143,7 +143,7 @@ func dropDefaults(secret *hsm.HSMSecret) {
 			return entry.FieldsV1 != nil && bytes.Contains(entry.FieldsV1.GetRawBytes(), []byte(field))
 		})
 	}
-	if secret.Spec.HSMPath == secret.DefaultPath() && !isSet(`"f:hsmPath"`) {
+	if secret.HasDefaultPath() && !isSet(`"f:hsmPath"`) {
 		secret.Spec.HSMPath = ""
 	}
 	if secret.Spec.SecretName == secret.Name && !isSet(`"f:secretName"`) {

@@ -30,7 +30,7 @@ var tableConvertor = table.Convertor[*hsm.HSMSecret]{
 			table.Since(secret.Status.LastSyncTime),
 			table.Age(secret.CreationTimestamp),
 			string(secret.Spec.SecretType),
-			secret.Path(),
+			secret.Status.HSMPath,
 			table.Word(secret.Status.DataVersion),
 			int64(len(secret.Data)),
 		}

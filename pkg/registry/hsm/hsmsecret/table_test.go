@@ -26,6 +26,7 @@ func TestTable(t *testing.T) {
 		SyncStatus:   hsm.SyncStatusInSync,
 		LastSyncTime: new(metav1.NewTime(now.Add(-5 * time.Minute))),
 		DataVersion:  "17",
+		HSMPath:      "secrets/app/db",
 	}
 	list := &hsm.HSMSecretList{ListMeta: metav1.ListMeta{ResourceVersion: "9", Continue: "next"}, Items: []hsm.HSMSecret{*fresh, *synced}}
 
