@@ -36,7 +36,7 @@ func metadataFor(h *v1alpha1.HSMSecret) projectedMetadata {
 		secretType: h.Spec.SecretType,
 		immutable:  isTrue(h.Immutable),
 	}
-	// The type requires it of the Secret too.
+	// The type requires it. None is created any more, but there may be older ones.
 	if h.Spec.SecretType == corev1.SecretTypeServiceAccountToken {
 		m.annotations[corev1.ServiceAccountNameKey] = h.Annotations[corev1.ServiceAccountNameKey]
 	}

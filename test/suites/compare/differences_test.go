@@ -21,6 +21,7 @@ var (
 	saysNoValue = differences{"message": "the rule is a tag of the type, and those do not repeat the value"}
 	onlyItsKind = differences{"message": "the server of HSMSecrets knows no other kinds"}
 	otherRight  = "names and values of an HSMSecret have separate rights"
+	noTokens    = "Kubernetes itself writes tokens of ServiceAccounts, so there are none as HSMSecrets"
 	noProtobuf  = "as a custom resource, an HSMSecret has no protobuf form"
 	notBehind   = differences{
 		"Body.details.retryAfterSeconds": "a watch cache may catch up, so its clients are to wait; an agent is not behind",

@@ -27,9 +27,13 @@ var fieldCases = []struct {
 	{"labels and annotations are wanted on the Secret", []string{
 		"test/suites/behaviour/field_test.go TestTemplate", "test/suites/e2e/copy_test.go TestTemplateRight"}},
 	{"kustomize renames", []string{"test/suites/e2e/gitops_test.go TestKustomize"}},
+	{"a token of a ServiceAccount", []string{"pkg/apis/hsm/validation/hsmsecret_test.go TestHSMSecret service-account-token is for Kubernetes"}},
+	{"a reader that libccid does not know", []string{"pkg/discovery/known/complete_test.go TestCompletedReadersAreKnown"}},
+	{"pcscd asks polkit in a container", []string{"artifacts/image/image_test.go TestDisablePolkit built with polkit"}},
 	{"manifests of the older operator", []string{"test/suites/e2e/gitops_test.go TestManifestOfTheOlderOperator"}},
 	{"kubectl diff after apply", []string{"test/suites/e2e/gitops_test.go TestUnchangedApply"}},
 	{"the ConfigMap of namespaces is emptied or set back", []string{
+		"test/suites/e2e/namespaces_test.go TestNamespacesReplaced",
 		"pkg/storage/namespaces/namespaces_test.go TestChangedConfigMap", "pkg/storage/namespaces/namespaces_test.go TestCompleted"}},
 	{"the projected Secret is replaced as a whole", []string{
 		"test/suites/behaviour/field_test.go TestSecretReplacedAsAWhole", "pkg/controller/projection/facts_test.go TestFactsOfReplacedSecret"}},
@@ -40,6 +44,11 @@ var fieldCases = []struct {
 	{"a key of stringData is renamed", []string{"test/suites/e2e/apply_test.go TestLastApplied data after the key was renamed"}},
 	{"an immutable object is applied again, with labels, and by force", []string{"test/suites/e2e/gitops_test.go TestImmutableAppliedAgain"}},
 	{"server-side diff", []string{"test/suites/e2e/gitops_test.go TestUnchangedApply diff, server side"}},
+	{"Flux applies again what was edited", []string{"test/suites/behaviour/clients_test.go TestFluxAppliesAgain"}},
+	{"a plan by OpenAPI and its result", []string{"test/suites/e2e/clients_test.go TestPlanEqualsResult"}},
+	{"Helm installs, upgrades, rolls back and uninstalls", []string{"test/suites/e2e/clients_test.go TestHelm"}},
+	{"manifests of Secrets are converted", []string{"test/suites/behaviour/clients_test.go TestConvertedManifests"}},
+	{"the headers of a watch come at once", []string{"test/suites/e2e/clients_test.go TestWatchHeadersAtOnce"}},
 	{"a watch ends at its timeout", []string{"test/suites/compare/watch_test.go watch with a timeout"}},
 	{"last-applied is viewed, set and edited", []string{"test/suites/e2e/apply_test.go TestLastApplied edit-last-applied"}},
 	{"an ApplySet prunes", []string{"test/suites/e2e/gitops_test.go TestApplySetPrunes"}},

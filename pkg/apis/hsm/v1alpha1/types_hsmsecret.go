@@ -93,9 +93,8 @@ type HSMSecretSpec struct {
 	// of Kubernetes require their keys in data: kubernetes.io/tls requires tls.crt and
 	// tls.key; kubernetes.io/dockerconfigjson .dockerconfigjson;
 	// kubernetes.io/dockercfg .dockercfg; kubernetes.io/basic-auth username or
-	// password; kubernetes.io/ssh-auth ssh-privatekey. And
-	// kubernetes.io/service-account-token requires the annotation
-	// kubernetes.io/service-account.name.
+	// password; kubernetes.io/ssh-auth ssh-privatekey. There is no HSMSecret of type
+	// kubernetes.io/service-account-token: Kubernetes itself writes such Secrets.
 	// Default: Opaque. Written by users.
 	// +optional
 	// +default="Opaque"

@@ -17,9 +17,21 @@ import (
 	"j5t.io/hsm/pkg/apis/hsm"
 )
 
-// ValidateHSMSecret tests an HSMSecret before it is stored. No error shows a
-// value of data.
+// ValidateHSMSecret tests an HSMSecret before it is created. No error shows a value of
+// data.
 func ValidateHSMSecret(secret *hsm.HSMSecret) field.ErrorList {
+	errs := validateHSMSecret(secret)
+	if secret.Spec.SecretType == corev1.SecretTypeServiceAccountToken {
+		// kube-controller-manager would write a new token into the Secret whenever its data is
+		// another, and delete the Secret if there is no such ServiceAccount. And whoever may
+		// create and read HSMSecrets would get a token of any ServiceAccount of the namespace.
+		errs = append(errs, field.Forbidden(field.NewPath("spec", "secretType"),
+			"Kubernetes itself writes Secrets of type "+string(secret.Spec.SecretType)+": create a core Secret, or use kubectl create token"))
+	}
+	return errs
+}
+
+func validateHSMSecret(secret *hsm.HSMSecret) field.ErrorList {
 	errs := apivalidation.ValidateObjectMeta(&secret.ObjectMeta, true, apivalidation.NameIsDNSSubdomain, field.NewPath("metadata"))
 	errs = append(errs, validateFinalizers(secret.Finalizers, field.NewPath("metadata", "finalizers"))...)
 	if secret.Spec.HSMPath != "" { // The default is right if the name is.
@@ -33,7 +45,7 @@ func ValidateHSMSecret(secret *hsm.HSMSecret) field.ErrorList {
 
 // ValidateHSMSecretUpdate tests an HSMSecret before it replaces another.
 func ValidateHSMSecretUpdate(secret, old *hsm.HSMSecret) field.ErrorList {
-	errs := ValidateHSMSecret(secret)
+	errs := validateHSMSecret(secret)
 	// The default may be set, and a path that is the default be left out.
 	if secret.Path() != old.Path() {
 		errs = append(errs, field.Invalid(field.NewPath("spec", "hsmPath"), secret.Path(), "field is immutable"))
@@ -151,11 +163,6 @@ func validateRequiredKeys(secret *hsm.HSMSecret) field.ErrorList {
 	case corev1.SecretTypeSSHAuth:
 		if len(secret.Data[corev1.SSHAuthPrivateKey]) == 0 {
 			return field.ErrorList{field.Required(data.Key(corev1.SSHAuthPrivateKey), "spec.secretType kubernetes.io/ssh-auth needs this key")}
-		}
-	case corev1.SecretTypeServiceAccountToken:
-		if secret.Annotations[corev1.ServiceAccountNameKey] == "" {
-			return field.ErrorList{field.Required(field.NewPath("metadata", "annotations").Key(corev1.ServiceAccountNameKey),
-				"spec.secretType kubernetes.io/service-account-token needs this annotation")}
 		}
 	}
 	return nil

@@ -117,7 +117,10 @@ func TestHSMSecret(t *testing.T) {
 		{name: "dockercfg is JSON", object: typed(corev1.SecretTypeDockercfg, ".dockercfg", canary), errs: []string{"Invalid value: data[.dockercfg]"}},
 		{name: "basic-auth has username or password", object: typed(corev1.SecretTypeBasicAuth, "", ""), errs: []string{"Required value: data[username]", "Required value: data[password]"}},
 		{name: "ssh-auth has ssh-privatekey", object: typed(corev1.SecretTypeSSHAuth, "ssh-privatekey", ""), errs: []string{"Required value: data[ssh-privatekey]"}},
-		{name: "service-account-token has its annotation", object: typed(corev1.SecretTypeServiceAccountToken, "", ""), errs: []string{"Required value: metadata.annotations[kubernetes.io/service-account.name]"}},
+		{name: "service-account-token is for Kubernetes", object: func(s *hsm.HSMSecret) {
+			typed(corev1.SecretTypeServiceAccountToken, "", "")(s)
+			s.Annotations = map[string]string{corev1.ServiceAccountNameKey: "default"}
+		}, errs: []string{"Forbidden: spec.secretType"}},
 
 		{name: "immutable cannot be unset", old: func(s *hsm.HSMSecret) { s.Immutable = new(true) }, object: func(s *hsm.HSMSecret) { s.Immutable = nil }, errs: []string{"Forbidden: immutable"}},
 		{name: "immutable data cannot be changed", old: func(s *hsm.HSMSecret) { s.Immutable = new(true) }, object: func(s *hsm.HSMSecret) { s.Data = nil }, errs: []string{"Forbidden: data"}},
