@@ -191,7 +191,7 @@ func (m Matcher) entry(match match, takenBy map[string]*v1alpha1.HSMDevice, seri
 	}
 
 	for _, device := range match.devices {
-		discovered := report.Device{DevicePath: device.Path, LastSeen: now}
+		discovered := report.Device{DevicePath: device.Path, ShortAPDUs: device.ShortAPDUs, LastSeen: now}
 		if sysfs.CheckSerial(device.Serial) == nil {
 			discovered.SerialNumber = device.Serial
 		}

@@ -81,6 +81,7 @@ type AggregatedDevice struct {
 	NodeName           string
 	DevicePath         string
 	HSMDeviceName      string
+	ShortAPDUs         bool
 	Available          bool
 	Reason             string
 	Message            string

@@ -23,9 +23,9 @@ func (f *facts) setConditions(pool *v1alpha1.HSMPool, devices []*v1alpha1.HSMDev
 	}
 	conditions = append(conditions, readyCondition(status.Phase, conditions))
 	if served {
-		conditions = append(conditions, warningConditions(status.Members)...)
+		conditions = append(conditions, warningConditions(status)...)
 	} else {
-		for _, ofAgents := range []string{v1alpha1.HSMPoolAgentsServing, v1alpha1.HSMPoolNeedsRelayout, v1alpha1.HSMPoolFirmwareKnownBad} {
+		for _, ofAgents := range []string{v1alpha1.HSMPoolAgentsServing, v1alpha1.HSMPoolNeedsRelayout, v1alpha1.HSMPoolFirmwareKnownBad, v1alpha1.HSMPoolShortAPDUs} {
 			meta.RemoveStatusCondition(&status.Conditions, ofAgents)
 		}
 	}

@@ -118,8 +118,8 @@ func TestConditions(t *testing.T) {
 				if condition.Status != metav1.ConditionTrue {
 					word += "!"
 				}
-				// TestWarnings is about the other two.
-				if condition.Type != v1alpha1.HSMPoolNeedsRelayout && condition.Type != v1alpha1.HSMPoolFirmwareKnownBad {
+				// TestWarnings is about the others.
+				if !slices.Contains([]string{v1alpha1.HSMPoolNeedsRelayout, v1alpha1.HSMPoolFirmwareKnownBad, v1alpha1.HSMPoolShortAPDUs}, condition.Type) {
 					got = append(got, word)
 				}
 				if condition.ObservedGeneration != 1 || condition.LastTransitionTime.IsZero() {

@@ -139,7 +139,7 @@ func (v *nodeView) observe() []*observation {
 	var all []*observation
 	for _, found := range entry.DiscoveredDevices {
 		o := &observation{AggregatedDevice: v1alpha1.AggregatedDevice{
-			SerialNumber: found.SerialNumber, NodeName: v.name, DevicePath: found.DevicePath, HSMDeviceName: v.device.Name,
+			SerialNumber: found.SerialNumber, NodeName: v.name, DevicePath: found.DevicePath, HSMDeviceName: v.device.Name, ShortAPDUs: found.ShortAPDUs,
 			LastSeen: timestamp(entry.LastReportTime.Time),
 		}}
 		o.previous = v.match(found.SerialNumber, found.DevicePath)

@@ -35,33 +35,53 @@ func firmwareWarning(m *v1alpha1.PoolMember) string {
 	return fmt.Sprintf("firmware %s, hardware %s: %s: %s", cmp.Or(m.FirmwareVersion, "unknown"), cmp.Or(m.HardwareVersion, "unknown"), problem.Name, problem.Message)
 }
 
+// shortAPDUsMessage is about a device, as the others are about a member.
+const shortAPDUsMessage = "its reader takes short APDUs only: values are written in pieces, which wears it out twice as fast, " +
+	"and a power cut can damage older values; use another reader or firmware; docs/tokens.md says more"
+
 // warningConditions are all of them.
-func warningConditions(members []v1alpha1.PoolMember) []metav1.Condition {
+func warningConditions(status *v1alpha1.HSMPoolStatus) []metav1.Condition {
 	return []metav1.Condition{
-		warningCondition(members, v1alpha1.HSMPoolNeedsRelayout, "FlashFragments", "NoneNeeded", relayoutWarning),
-		warningCondition(members, v1alpha1.HSMPoolFirmwareKnownBad, "LosesData", "NothingKnown", firmwareWarning),
+		memberCondition(status.Members, v1alpha1.HSMPoolNeedsRelayout, "FlashFragments", "NoneNeeded", relayoutWarning),
+		memberCondition(status.Members, v1alpha1.HSMPoolFirmwareKnownBad, "LosesData", "NothingKnown", firmwareWarning),
+		shortAPDUsCondition(status.AggregatedDevices),
 	}
 }
 
-// warningCondition is true, for the reason bad, if there is a warning about a member. It is
+// memberCondition is true, for the reason bad, if there is a warning about a member. It is
 // unknown while no agent has said what its token is.
-func warningCondition(members []v1alpha1.PoolMember, conditionType, bad, good string, of warning) metav1.Condition {
+func memberCondition(members []v1alpha1.PoolMember, conditionType, bad, good string, of warning) metav1.Condition {
 	var warnings []string
 	for i := range members {
 		if text := of(&members[i]); text != "" {
 			warnings = append(warnings, fmt.Sprintf("token %s: %s", members[i].SerialNumber, text))
 		}
 	}
-	switch {
-	case len(warnings) > 0:
-		if more := len(warnings) - maxWarned; more > 0 {
-			warnings = append(warnings[:maxWarned], fmt.Sprintf("and %d more tokens", more))
-		}
-		return metav1.Condition{Type: conditionType, Status: metav1.ConditionTrue, Reason: bad, Message: strings.Join(warnings, "; ")}
-	case !slices.ContainsFunc(members, func(m v1alpha1.PoolMember) bool { return m.Profile != "" }):
+	if len(warnings) == 0 && !slices.ContainsFunc(members, func(m v1alpha1.PoolMember) bool { return m.Profile != "" }) {
 		return metav1.Condition{Type: conditionType, Status: metav1.ConditionUnknown, Reason: "NotReported", Message: "no agent has served its token yet"}
 	}
-	return metav1.Condition{Type: conditionType, Status: metav1.ConditionFalse, Reason: good}
+	return warningCondition(conditionType, bad, good, warnings)
+}
+
+func shortAPDUsCondition(devices []v1alpha1.AggregatedDevice) metav1.Condition {
+	var warnings []string
+	for i := range devices {
+		if devices[i].ShortAPDUs {
+			warnings = append(warnings, deviceLabel(&devices[i])+": "+shortAPDUsMessage)
+		}
+	}
+	return warningCondition(v1alpha1.HSMPoolShortAPDUs, "WearDoubles", "NoneFound", warnings)
+}
+
+// warningCondition is true if there are warnings, and tells the first of them.
+func warningCondition(conditionType, bad, good string, warnings []string) metav1.Condition {
+	if len(warnings) == 0 {
+		return metav1.Condition{Type: conditionType, Status: metav1.ConditionFalse, Reason: good}
+	}
+	if more := len(warnings) - maxWarned; more > 0 {
+		warnings = append(warnings[:maxWarned], fmt.Sprintf("and %d more tokens", more))
+	}
+	return metav1.Condition{Type: conditionType, Status: metav1.ConditionTrue, Reason: bad, Message: strings.Join(warnings, "; ")}
 }
 
 // maxWarned is how many tokens a condition names.

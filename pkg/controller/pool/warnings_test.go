@@ -86,7 +86,7 @@ func picoAnswer(profile, hardware string, change func(*agentv1.StatusResponse)) 
 
 // warningsOf are the conditions that warn, as "TYPE STATUS REASON".
 func warningsOf(pool *v1alpha1.HSMPool) (warnings []string) {
-	for _, conditionType := range []string{v1alpha1.HSMPoolNeedsRelayout, v1alpha1.HSMPoolFirmwareKnownBad} {
+	for _, conditionType := range []string{v1alpha1.HSMPoolNeedsRelayout, v1alpha1.HSMPoolFirmwareKnownBad, v1alpha1.HSMPoolShortAPDUs} {
 		if c := meta.FindStatusCondition(pool.Status.Conditions, conditionType); c != nil {
 			warnings = append(warnings, fmt.Sprint(c.Type, " ", c.Status, " ", c.Reason))
 		}
@@ -109,19 +109,19 @@ func TestWarnings(t *testing.T) {
 	w.agent("A", "node-1", serving(1))
 	w.agent("B", "node-1", serving(1))
 	w.want("pico", "Ready 2/2 1/1 A@1 B@1 | A@1:Serving B@1:Serving")
-	w.wantWarnings("NeedsRelayout Unknown NotReported", "FirmwareKnownBad Unknown NotReported")
+	w.wantWarnings("NeedsRelayout Unknown NotReported", "FirmwareKnownBad Unknown NotReported", "ShortAPDUs False NoneFound")
 
 	// A new stick.
 	w.agent("A", "node-1", picoAnswer("pico-next", "9.0", nil))
 	w.decide()
-	w.wantWarnings("NeedsRelayout False NoneNeeded", "FirmwareKnownBad False NothingKnown")
+	w.wantWarnings("NeedsRelayout False NoneNeeded", "FirmwareKnownBad False NothingKnown", "ShortAPDUs False NoneFound")
 
 	// One of release 6.6 beside it.
 	w.agent("B", "node-1", picoAnswer("pico", "8.6", func(s *agentv1.StatusResponse) {
 		s.NeedsRelayout, s.StuckObjects = true, []string{"seg-1-0", "seg-7-1"}
 	}))
 	w.want("pico", "Ready 2/2 1/1 A@1 B@1 | A@1:Serving B@1:Serving")
-	w.wantWarnings("NeedsRelayout True FlashFragments", "FirmwareKnownBad True LosesData")
+	w.wantWarnings("NeedsRelayout True FlashFragments", "FirmwareKnownBad True LosesData", "ShortAPDUs False NoneFound")
 	for conditionType, texts := range map[string][]string{
 		v1alpha1.HSMPoolNeedsRelayout:    {"token B: ", "Nothing is lost", "docs/tokens.md"},
 		v1alpha1.HSMPoolFirmwareKnownBad: {"token B: ", "firmware 6.6, hardware 8.6: pico-keys-sdk #35: ", "state directory"},
@@ -144,7 +144,7 @@ func TestWarnings(t *testing.T) {
 	// What was known stays while its agent cannot say it.
 	w.agent("B", "node-1", failing(agentv1.Reason_REASON_TOKEN_ABSENT))
 	w.want("pico", "Partial 2/2 1/1 A@1 B@1 | A@1:Serving B@1:TokenAbsent")
-	w.wantWarnings("NeedsRelayout True FlashFragments", "FirmwareKnownBad True LosesData")
+	w.wantWarnings("NeedsRelayout True FlashFragments", "FirmwareKnownBad True LosesData", "ShortAPDUs False NoneFound")
 	if b := w.pool("pico").Status.Members[1]; len(b.StuckObjects) != 2 || b.Profile != "pico" {
 		t.Errorf("the member is %+v", b)
 	}
@@ -152,7 +152,7 @@ func TestWarnings(t *testing.T) {
 	// When it takes writes again.
 	w.agent("B", "node-1", picoAnswer("pico-6.6", "8.6", nil))
 	w.want("pico", "Ready 2/2 1/1 A@1 B@1 | A@1:Serving B@1:Serving")
-	w.wantWarnings("NeedsRelayout False NoneNeeded", "FirmwareKnownBad True LosesData")
+	w.wantWarnings("NeedsRelayout False NoneNeeded", "FirmwareKnownBad True LosesData", "ShortAPDUs False NoneFound")
 	if b := w.pool("pico").Status.Members[1]; b.NeedsRelayout || len(b.StuckObjects) > 0 {
 		t.Errorf("the member is %+v", b)
 	}
@@ -177,11 +177,33 @@ func TestWarningsAreBounded(t *testing.T) {
 		}
 		members = append(members, m)
 	}
-	for _, condition := range warningConditions(members) {
+	var devices []v1alpha1.AggregatedDevice
+	for _, m := range members {
+		devices = append(devices, v1alpha1.AggregatedDevice{SerialNumber: m.SerialNumber, ShortAPDUs: true})
+	}
+	for _, condition := range warningConditions(&v1alpha1.HSMPoolStatus{Members: members, AggregatedDevices: devices}) {
 		if condition.Status != metav1.ConditionTrue || len(condition.Message) > 2000 || !strings.Contains(condition.Message, "and 97 more tokens") {
 			t.Errorf("the condition is %+v", condition)
 		}
 	}
+}
+
+// TestShortAPDUs: discovery says it of a stick, and the pool warns while the stick is there.
+func TestShortAPDUs(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, 1, "pico").served()
+	entry := w.found("pico", "node-1", "A", "B")
+	entry.DiscoveredDevices[1].ShortAPDUs = true
+	w.report(entry)
+	w.decide()
+	w.wantWarnings("NeedsRelayout Unknown NotReported", "FirmwareKnownBad Unknown NotReported", "ShortAPDUs True WearDoubles")
+	message := meta.FindStatusCondition(w.pool("pico").Status.Conditions, v1alpha1.HSMPoolShortAPDUs).Message
+	if !strings.HasPrefix(message, "token B: ") || strings.Contains(message, "token A") || !strings.Contains(message, "docs/tokens.md") {
+		t.Errorf("the message is %q", message)
+	}
+	w.report(w.found("pico", "node-1", "A", "B"))
+	w.decide()
+	w.wantWarnings("NeedsRelayout Unknown NotReported", "FirmwareKnownBad Unknown NotReported", "ShortAPDUs False NoneFound")
 }
 
 func TestTroubledMembers(t *testing.T) {

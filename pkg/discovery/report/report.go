@@ -67,6 +67,8 @@ type Device struct {
 	// SerialNumber is printable ASCII, at most sysfs.MaxSerial characters; empty if the
 	// device has no valid one.
 	SerialNumber string `json:"serialNumber,omitempty"`
+	// ShortAPDUs is true for a smart card reader that takes short APDUs only.
+	ShortAPDUs bool `json:"shortAPDUs,omitempty"`
 	// LastSeen is when the device was there.
 	LastSeen metav1.Time `json:"lastSeen"`
 	// Reason says why the device cannot be used; empty if it can.

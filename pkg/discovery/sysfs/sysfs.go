@@ -33,6 +33,8 @@ type Device struct {
 	Release string
 	// Product and Serial are USB string descriptors; empty if there are none.
 	Product, Serial string
+	// ShortAPDUs is true for a smart card reader that takes short APDUs only.
+	ShortAPDUs bool
 	// Mode is that of the device file; 0 where the device was not found by its file.
 	Mode fs.FileMode
 }
@@ -65,18 +67,19 @@ const maxAttribute = 4 << 10
 
 // attribute returns the content of a file without the space around it.
 func attribute(dir *os.Root, name string) (string, error) {
+	content, err := contentOf(dir, name)
+	return string(bytes.TrimSpace(content)), err
+}
+
+func contentOf(dir *os.Root, name string) ([]byte, error) {
 	// What should be an attribute may be a pipe in a tree that is not the kernel's: do
 	// not wait for its other end.
 	file, err := dir.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
-		return "", err
+		return nil, err
 	}
 	defer file.Close()
-	content, err := io.ReadAll(io.LimitReader(file, maxAttribute))
-	if err != nil {
-		return "", err
-	}
-	return string(bytes.TrimSpace(content)), nil
+	return io.ReadAll(io.LimitReader(file, maxAttribute))
 }
 
 // optional turns the absence of an attribute, common on older kernels, into no value.

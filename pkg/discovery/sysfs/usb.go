@@ -98,6 +98,10 @@ func readUSB(root *os.Root, folder string) (Device, error) {
 	device.Product = read("product")
 	device.Serial = read("serial")
 	bus, number := read("busnum"), read("devnum")
+	// Without descriptors nothing is known of the reader, and the device is one all the same.
+	if descriptors, readErr := contentOf(dir, "descriptors"); readErr == nil {
+		device.ShortAPDUs = shortAPDUs(descriptors)
+	}
 	if _, statErr := dir.Stat("idVendor"); errors.Is(statErr, fs.ErrNotExist) {
 		return Device{}, errVanished
 	}

@@ -141,6 +141,13 @@ func schema_pkg_apis_hsm_v1alpha1_AggregatedDevice(ref common.ReferenceCallback)
 							Format:      "",
 						},
 					},
+					"shortAPDUs": {
+						SchemaProps: spec.SchemaProps{
+							Description: "shortAPDUs is true if the token is a smart card reader that takes short APDUs only, by its USB descriptor. Each value is then written in pieces.",
+							Type:        []string{"boolean"},
+							Format:      "",
+						},
+					},
 					"available": {
 						SchemaProps: spec.SchemaProps{
 							Description: "available is true if the token is there and an agent may use it.",
@@ -687,7 +694,7 @@ func schema_pkg_apis_hsm_v1alpha1_HSMPoolStatus(ref common.ReferenceCallback) co
 	return common.OpenAPIDefinition{
 		Schema: spec.Schema{
 			SchemaProps: spec.SchemaProps{
-				Description: "HSMPoolStatus shows what discovery and the agents reported.",
+				Description: "HSMPoolStatus shows what discovery and the agents reported. Counts are there also when they are 0, so that kubectl wait can wait for that.",
 				Type:        []string{"object"},
 				Properties: map[string]spec.Schema{
 					"phase": {
@@ -701,6 +708,7 @@ func schema_pkg_apis_hsm_v1alpha1_HSMPoolStatus(ref common.ReferenceCallback) co
 					"totalDevices": {
 						SchemaProps: spec.SchemaProps{
 							Description: "totalDevices is the number of tokens found: the length of aggregatedDevices. Written by the controller.",
+							Default:     0,
 							Type:        []string{"integer"},
 							Format:      "int32",
 						},
@@ -708,6 +716,7 @@ func schema_pkg_apis_hsm_v1alpha1_HSMPoolStatus(ref common.ReferenceCallback) co
 					"availableDevices": {
 						SchemaProps: spec.SchemaProps{
 							Description: "availableDevices is the number of tokens in aggregatedDevices that are available. Written by the controller.",
+							Default:     0,
 							Type:        []string{"integer"},
 							Format:      "int32",
 						},
@@ -715,6 +724,7 @@ func schema_pkg_apis_hsm_v1alpha1_HSMPoolStatus(ref common.ReferenceCallback) co
 					"expectedPods": {
 						SchemaProps: spec.SchemaProps{
 							Description: "expectedPods is the number of discovery pods that should report: all that the DaemonSet wants, except on nodes that the HSMDevices do not select. Written by the controller.",
+							Default:     0,
 							Type:        []string{"integer"},
 							Format:      "int32",
 						},
@@ -804,7 +814,7 @@ func schema_pkg_apis_hsm_v1alpha1_HSMPoolStatus(ref common.ReferenceCallback) co
 							},
 						},
 						SchemaProps: spec.SchemaProps{
-							Description: "conditions are Ready, Reporting, DevicesAvailable and AgentsServing, which are True when all is well; NeedsRelayout and FirmwareKnownBad, which are True when something is to be done before it is too late. Written by the controller.",
+							Description: "conditions are Ready, Reporting, DevicesAvailable and AgentsServing, which are True when all is well; NeedsRelayout, FirmwareKnownBad and ShortAPDUs, which are True when something is to be done before it is too late. Written by the controller.",
 							Type:        []string{"array"},
 							Items: &spec.SchemaOrArray{
 								Schema: &spec.Schema{
@@ -985,7 +995,7 @@ func schema_pkg_apis_hsm_v1alpha1_HSMSecretSpec(ref common.ReferenceCallback) co
 					},
 					"secretType": {
 						SchemaProps: spec.SchemaProps{
-							Description: "secretType is the type of the projected Secret. It cannot be changed. The types of Kubernetes require their keys in data: kubernetes.io/tls requires tls.crt and tls.key; kubernetes.io/dockerconfigjson .dockerconfigjson; kubernetes.io/dockercfg .dockercfg; kubernetes.io/basic-auth username or password; kubernetes.io/ssh-auth ssh-privatekey. And kubernetes.io/service-account-token requires the annotation kubernetes.io/service-account.name. Default: Opaque. Written by users.",
+							Description: "secretType is the type of the projected Secret. It cannot be changed. The types of Kubernetes require their keys in data: kubernetes.io/tls requires tls.crt and tls.key; kubernetes.io/dockerconfigjson .dockerconfigjson; kubernetes.io/dockercfg .dockercfg; kubernetes.io/basic-auth username or password; kubernetes.io/ssh-auth ssh-privatekey. There is no HSMSecret of type kubernetes.io/service-account-token: Kubernetes itself writes such Secrets. Default: Opaque. Written by users.",
 							Default:     "Opaque",
 							Type:        []string{"string"},
 							Format:      "",

@@ -78,7 +78,8 @@ type PoolMirroring struct {
 	PrimaryRole string `json:"primaryRole,omitempty"`
 }
 
-// HSMPoolStatus shows what discovery and the agents reported.
+// HSMPoolStatus shows what discovery and the agents reported. Counts are there also when
+// they are 0, so that kubectl wait can wait for that.
 type HSMPoolStatus struct {
 	// phase sums up the pool. Pending: there is no report yet. Aggregating: reports
 	// of discovery pods or of agents are coming in. Ready: every expected pod has
@@ -94,14 +95,14 @@ type HSMPoolStatus struct {
 	// +optional
 	// +k8s:optional
 	// +k8s:minimum=0
-	TotalDevices int32 `json:"totalDevices,omitempty"`
+	TotalDevices int32 `json:"totalDevices"`
 
 	// availableDevices is the number of tokens in aggregatedDevices that are
 	// available. Written by the controller.
 	// +optional
 	// +k8s:optional
 	// +k8s:minimum=0
-	AvailableDevices int32 `json:"availableDevices,omitempty"`
+	AvailableDevices int32 `json:"availableDevices"`
 
 	// expectedPods is the number of discovery pods that should report: all that the
 	// DaemonSet wants, except on nodes that the HSMDevices do not select. Written by
@@ -109,7 +110,7 @@ type HSMPoolStatus struct {
 	// +optional
 	// +k8s:optional
 	// +k8s:minimum=0
-	ExpectedPods int32 `json:"expectedPods,omitempty"`
+	ExpectedPods int32 `json:"expectedPods"`
 
 	// reportingPods are the discovery pods that have reported, one for each node. A
 	// deleted pod stays listed until its successor reports, or until its last report
@@ -156,8 +157,8 @@ type HSMPoolStatus struct {
 	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
 
 	// conditions are Ready, Reporting, DevicesAvailable and AgentsServing, which are True
-	// when all is well; NeedsRelayout and FirmwareKnownBad, which are True when something
-	// is to be done before it is too late. Written by the controller.
+	// when all is well; NeedsRelayout, FirmwareKnownBad and ShortAPDUs, which are True when
+	// something is to be done before it is too late. Written by the controller.
 	// +optional
 	// +listType=map
 	// +listMapKey=type
@@ -187,6 +188,10 @@ const (
 	// HSMPoolFirmwareKnownBad is true while a token has a firmware that is known to lose
 	// data. It does not make the pool less Ready, and is absent with AgentsServing.
 	HSMPoolFirmwareKnownBad = "FirmwareKnownBad"
+	// HSMPoolShortAPDUs is true while a token takes short APDUs only, which wears it out
+	// twice as fast. It does not make the pool less Ready, and is absent with
+	// AgentsServing.
+	HSMPoolShortAPDUs = "ShortAPDUs"
 )
 
 // PoolPhase sums up a pool in one word.
@@ -289,6 +294,12 @@ type AggregatedDevice struct {
 	// +k8s:optional
 	// +k8s:format=k8s-long-name
 	HSMDeviceName string `json:"hsmDeviceName,omitempty"`
+
+	// shortAPDUs is true if the token is a smart card reader that takes short APDUs
+	// only, by its USB descriptor. Each value is then written in pieces.
+	// +optional
+	// +k8s:optional
+	ShortAPDUs bool `json:"shortAPDUs,omitempty"`
 
 	// available is true if the token is there and an agent may use it.
 	// +optional

@@ -201,6 +201,34 @@ func Validate_AggregatedDevice(
 		errs = append(errs, fn(fldPath.Child("hsmDeviceName"), &obj.HSMDeviceName, oldVal, oldObj != nil)...)
 	}
 
+	{ // field AggregatedDevice.ShortAPDUs
+		fn := func(
+			fldPath *field.Path,
+			obj, oldObj *bool,
+			oldValueCorrelated bool) (errs field.ErrorList) {
+			// don't revalidate unchanged data
+			if oldValueCorrelated && op.Type == operation.Update {
+				if obj == oldObj || (obj != nil && oldObj != nil && *obj == *oldObj) {
+					return nil
+				}
+			}
+			// call field-attached validations
+			earlyReturn := false
+			if e := validate.OptionalValue(ctx, op, fldPath, obj, oldObj).MarkShortCircuit(); len(e) != 0 {
+				earlyReturn = true
+			}
+			if earlyReturn {
+				return // do not proceed
+			}
+			return
+		}
+		oldVal := safe.Field(oldObj,
+			func(oldObj *AggregatedDevice) *bool {
+				return &oldObj.ShortAPDUs
+			})
+		errs = append(errs, fn(fldPath.Child("shortAPDUs"), &obj.ShortAPDUs, oldVal, oldObj != nil)...)
+	}
+
 	{ // field AggregatedDevice.Available
 		fn := func(
 			fldPath *field.Path,

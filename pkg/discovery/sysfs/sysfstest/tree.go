@@ -25,6 +25,8 @@ type USB struct {
 	Serial, BusNumber, DeviceNumber, DeviceFileName string
 	// Release is bcdDevice.
 	Release string
+	// Descriptors are the raw ones.
+	Descriptors []byte
 }
 
 // Tree is the two trees of a host.
@@ -54,6 +56,7 @@ func (t Tree) Plug(device USB) error {
 		"busnum":       device.BusNumber,
 		"devnum":       device.DeviceNumber,
 		"bcdDevice":    device.Release,
+		"descriptors":  string(device.Descriptors),
 	} {
 		if value == "" {
 			continue

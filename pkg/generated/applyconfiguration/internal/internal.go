@@ -56,6 +56,9 @@ var schemaYAML = typed.YAMLObject(`types:
     - name: serialNumber
       type:
         scalar: string
+    - name: shortAPDUs
+      type:
+        scalar: boolean
 - name: io.j5t.hsm.pkg.apis.hsm.v1alpha1.Capacity
   map:
     fields:
@@ -215,6 +218,7 @@ var schemaYAML = typed.YAMLObject(`types:
     - name: availableDevices
       type:
         scalar: numeric
+      default: 0
     - name: conditions
       type:
         list:
@@ -226,6 +230,7 @@ var schemaYAML = typed.YAMLObject(`types:
     - name: expectedPods
       type:
         scalar: numeric
+      default: 0
     - name: lastAggregationTime
       type:
         namedType: io.k8s.apimachinery.pkg.apis.meta.v1.Time
@@ -254,6 +259,7 @@ var schemaYAML = typed.YAMLObject(`types:
     - name: totalDevices
       type:
         scalar: numeric
+      default: 0
 - name: io.j5t.hsm.pkg.apis.hsm.v1alpha1.HSMSecret
   map:
     fields:

@@ -21,7 +21,7 @@ var tableConvertor = table.Convertor[*hsm.HSMPool]{
 		{Name: "Available", Type: "integer", Description: "Number of tokens that can be used (status.availableDevices)."},
 		{Name: "Reporting", Type: "string", Description: "Discovery pods that have reported / that should report (status.reportingPods, status.expectedPods)."},
 		{Name: "Phase", Type: "string", Description: "State of the pool in one word (status.phase)."},
-		{Name: "Warnings", Type: "string", Description: "What is to be done before it is too late (status.conditions NeedsRelayout and FirmwareKnownBad)."},
+		{Name: "Warnings", Type: "string", Description: "What is to be done before it is too late (status.conditions NeedsRelayout, FirmwareKnownBad and ShortAPDUs)."},
 		{Name: "Last Aggregation", Type: "string", Description: "Time since a report last changed the status (status.lastAggregationTime)."},
 		table.AgeColumn,
 	},
@@ -42,7 +42,7 @@ var tableConvertor = table.Convertor[*hsm.HSMPool]{
 // warnings are the conditions that are True when something is wrong.
 func warnings(pool *hsm.HSMPool) string {
 	var warnings []string
-	for _, condition := range []string{v1alpha1.HSMPoolNeedsRelayout, v1alpha1.HSMPoolFirmwareKnownBad} {
+	for _, condition := range []string{v1alpha1.HSMPoolNeedsRelayout, v1alpha1.HSMPoolFirmwareKnownBad, v1alpha1.HSMPoolShortAPDUs} {
 		if meta.IsStatusConditionTrue(pool.Status.Conditions, condition) {
 			warnings = append(warnings, condition)
 		}

@@ -23,6 +23,9 @@ type AggregatedDeviceApplyConfiguration struct {
 	// hsmDeviceName is the name of the HSMDevice that describes it, in the namespace
 	// of the pool.
 	HSMDeviceName *string `json:"hsmDeviceName,omitempty"`
+	// shortAPDUs is true if the token is a smart card reader that takes short APDUs
+	// only, by its USB descriptor. Each value is then written in pieces.
+	ShortAPDUs *bool `json:"shortAPDUs,omitempty"`
 	// available is true if the token is there and an agent may use it.
 	Available *bool `json:"available,omitempty"`
 	// reason says in one word why the token is not available; empty if it is. It is a
@@ -76,6 +79,14 @@ func (b *AggregatedDeviceApplyConfiguration) WithDevicePath(value string) *Aggre
 // If called multiple times, the HSMDeviceName field is set to the value of the last call.
 func (b *AggregatedDeviceApplyConfiguration) WithHSMDeviceName(value string) *AggregatedDeviceApplyConfiguration {
 	b.HSMDeviceName = &value
+	return b
+}
+
+// WithShortAPDUs sets the ShortAPDUs field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the ShortAPDUs field is set to the value of the last call.
+func (b *AggregatedDeviceApplyConfiguration) WithShortAPDUs(value bool) *AggregatedDeviceApplyConfiguration {
+	b.ShortAPDUs = &value
 	return b
 }
 

@@ -13,7 +13,8 @@ import (
 // HSMPoolStatusApplyConfiguration represents a declarative configuration of the HSMPoolStatus type for use
 // with apply.
 //
-// HSMPoolStatus shows what discovery and the agents reported.
+// HSMPoolStatus shows what discovery and the agents reported. Counts are there also when
+// they are 0, so that kubectl wait can wait for that.
 type HSMPoolStatusApplyConfiguration struct {
 	// phase sums up the pool. Pending: there is no report yet. Aggregating: reports
 	// of discovery pods or of agents are coming in. Ready: every expected pod has
@@ -49,8 +50,8 @@ type HSMPoolStatusApplyConfiguration struct {
 	// Written by the controller.
 	ObservedGeneration *int64 `json:"observedGeneration,omitempty"`
 	// conditions are Ready, Reporting, DevicesAvailable and AgentsServing, which are True
-	// when all is well; NeedsRelayout and FirmwareKnownBad, which are True when something
-	// is to be done before it is too late. Written by the controller.
+	// when all is well; NeedsRelayout, FirmwareKnownBad and ShortAPDUs, which are True when
+	// something is to be done before it is too late. Written by the controller.
 	Conditions []metav1.ConditionApplyConfiguration `json:"conditions,omitempty"`
 }
 
