@@ -80,9 +80,9 @@ func (f *filler) idle() {
 	}
 }
 
-// TestCompactionGoesAheadOfNeed: a worker that has time between the requests has made
+// TestSpaceIsThereWhenItIsNeeded: a worker that has time between the requests has made
 // space by the time that it is needed, up to the last secret that fits.
-func TestCompactionGoesAheadOfNeed(t *testing.T) {
+func TestSpaceIsThereWhenItIsNeeded(t *testing.T) {
 	t.Parallel()
 	onFullToken(t, func(f *filler) {
 		for !f.Failed() {

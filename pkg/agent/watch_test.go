@@ -231,8 +231,13 @@ func TestWatchMissesNoChange(t *testing.T) {
 		}
 		for revision := uint64(1); revision < 20_000 && !t.Failed(); revision += 2 {
 			change(revision)
-			for stream.told.Load() < revision {
-				runtime.Gosched()
+			for i := 1; stream.told.Load() < revision; i++ {
+				if i%10_000 == 0 { // Not often: it would miss the moment.
+					runtime.Gosched()
+				}
+			}
+			for range revision % 200 { // Nanoseconds, to come at another moment each time.
+				_ = stream.told.Load()
 			}
 			change(revision + 1)
 			synctest.Wait()

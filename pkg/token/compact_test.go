@@ -130,6 +130,46 @@ func TestFullForever(t *testing.T) {
 	}
 }
 
+// TestCompactionGoesAheadOfNeed fills a token, deletes some records, and fills it again, over
+// and over. A record is refused only when the token is full indeed: what compaction can
+// gain for one more it has gained before that comes.
+func TestCompactionGoesAheadOfNeed(t *testing.T) {
+	t.Parallel()
+	s := provision(t, faulttoken.Pico66)
+	s.realRevisions()
+	random := rand.New(rand.NewPCG(1, 2))
+	created, premature := 0, 0
+	for range 6 {
+		for full := false; !full; {
+			create := secret(created, 500+random.IntN(2500))
+			err := s.Commit([]token.Change{create(s.next())})
+			if token.ReasonOf(err) == token.Full {
+				s.compact()
+				err = s.Commit([]token.Change{create(s.next())})
+				if full = token.ReasonOf(err) == token.Full; !full {
+					premature++
+				}
+			}
+			if err != nil && !full {
+				t.Fatal(err)
+			}
+			created++
+			s.compact()
+		}
+		for range created / 6 {
+			i := random.IntN(created)
+			if _, err := s.try(func(revision uint64) token.Change { return del(secret(i, 0)(1).Record.Key, revision) }); err != nil {
+				t.Fatal(err)
+			}
+			s.compact()
+		}
+	}
+	t.Logf("%d records, of which %d were refused and fitted after compaction", created, premature)
+	if premature > 0 {
+		t.Errorf("%d of %d records were refused, and fitted after compaction", premature, created)
+	}
+}
+
 // TestLargeValueFitsInTheEnd: 32 KiB fit on a token that has space for them once it
 // is compacted; what can never fit makes no write.
 func TestLargeValueFitsInTheEnd(t *testing.T) {

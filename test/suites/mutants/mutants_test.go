@@ -89,7 +89,7 @@ func (m mutant) overlay(t *testing.T) string {
 // run runs the test of a row, with an overlay unless that is empty.
 func (m mutant) run(t *testing.T, overlay string) (out string, err error) {
 	t.Helper()
-	args := []string{"test", "-short", "-run=^" + m.test + "$"}
+	args := []string{"test", "-short", "-failfast", fmt.Sprintf("-count=%d", max(m.tries, 1)), "-run=^" + m.test + "$"}
 	if overlay != "" {
 		args = append(args, "-overlay="+overlay)
 	}
