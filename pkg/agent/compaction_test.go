@@ -73,7 +73,7 @@ func (f *filler) create() (creates uint64, full bool) { return f.put(len(f.revis
 func (f *filler) idle() {
 	f.housekeeping.wake()
 	for f.housekeeping.awake {
-		if _, err := f.keepHouse(); err != nil {
+		if err := f.keepHouse(); err != nil {
 			f.Error(err)
 			return
 		}

@@ -117,15 +117,15 @@ func (h *housekeeping) fail(task string, err error) {
 }
 
 // keepHouse does one step of collecting garbage or, when there is none, of
-// compacting, and reports whether there may be more. Its error means that the token
-// is lost.
-func (w *worker) keepHouse() (more bool, err error) {
+// compacting. Its error means that the token is lost.
+func (w *worker) keepHouse() error {
 	h, store := w.housekeeping, w.connection.store
 	task := taskCollect
 	if h.collected {
 		task = taskCompact
 	}
-	err = w.withLogin("tidying up", func() (err error) {
+	var more bool
+	err := w.withLogin("tidying up", func() (err error) {
 		if task == taskCollect {
 			more, err = store.CollectGarbage()
 		} else {
@@ -138,20 +138,20 @@ func (w *worker) keepHouse() (more bool, err error) {
 		// Each try writes. What the token has refused it will refuse for some time.
 		err = &token.HousekeepingError{Task: task, Err: fmt.Errorf("the token refuses objects of %d bytes although there are free slots", refused)}
 		h.fail(task, err)
-		return false, nil
+		return nil
 	}
 	if err == nil {
 		h.done(task, more)
-		return h.awake, nil
+		return nil
 	}
 	lost := w.recoverFrom(err)
 	if lost != nil && h.losses < maxLosses { // It was pulled: when it is back the work is due as before.
 		h.losses++
 		h.collected = false
-		return false, lost
+		return lost
 	}
 	h.fail(task, err)
-	return false, lost
+	return lost
 }
 
 // recoverFrom finds out what a failure of housekeeping has left: a store that goes
@@ -190,7 +190,7 @@ func (w *worker) makeSpace() (again bool, lost error) {
 			}
 			compacted = true
 		}
-		if _, lost = w.keepHouse(); lost != nil || h.reopen {
+		if lost = w.keepHouse(); lost != nil || h.reopen {
 			return false, lost
 		}
 	}

@@ -66,8 +66,7 @@ func (w *worker) step(ctx context.Context, idle *time.Ticker) error {
 		return w.carryOut(waiting)
 	}
 	if w.housekeeping.due() {
-		_, err := w.keepHouse()
-		return err
+		return w.keepHouse()
 	}
 	select {
 	case <-ctx.Done():
