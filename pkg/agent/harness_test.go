@@ -414,6 +414,16 @@ func (h *harness) awaitHeld() {
 	}
 }
 
+// holdFirst makes the write of a record "first", which the token is busy with until it is
+// released: what comes meanwhile waits. The group waits for the write.
+func (h *harness) holdFirst(group *sync.WaitGroup) (release func()) {
+	h.Helper()
+	release = h.gates.hold(faulttoken.Create)
+	group.Go(func() { h.commit(put("first", 0, "x")) })
+	h.awaitHeld()
+	return release
+}
+
 // awaitWaiting waits until so many requests wait for the token.
 func (h *harness) awaitWaiting(n int) {
 	h.Helper()

@@ -118,6 +118,9 @@ func (p *pins) mayFormat(t pkcs11.TokenInfo) error {
 	if err == nil && len(objects) > 0 {
 		return fmt.Errorf("it holds %d objects, as %q, which formatting would destroy; choose another token, or format this one yourself", len(objects), objects[0].Label)
 	}
+	if err == nil && keysErr != nil {
+		return fmt.Errorf("whether it holds keys or certificates, which formatting would destroy, is not known (%w); format it yourself", keysErr)
+	}
 	if keysErr == nil && keys > 0 {
 		return fmt.Errorf("it holds %d keys and certificates of others, which formatting would destroy; choose another token, or format this one yourself", keys)
 	}

@@ -141,6 +141,9 @@ func TestFormattingThatWouldDestroy(t *testing.T) {
 			f.Put(faulttoken.Object{Label: "of somebody", Application: "other", Value: []byte("x")})
 		}},
 		{"certificates", "3 keys and certificates", func(f *faulttoken.Token) { f.PutCertificates(3) }},
+		{"nobody knows what", "is not known", func(f *faulttoken.Token) {
+			f.Fail(faulttoken.FindKeys, faulttoken.Fault{Code: pkcs11.CKRGeneralError})
+		}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()

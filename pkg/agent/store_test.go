@@ -164,11 +164,9 @@ func TestWaitingWritesShareOneCommit(t *testing.T) {
 	t.Parallel()
 	h := start(t)
 	before := h.Calls().Creates
-	release := h.gates.hold(faulttoken.Create)
-	defer release()
 	var group sync.WaitGroup
-	group.Go(func() { h.commit(put("first", 0, "x")) })
-	h.awaitHeld()
+	release := h.holdFirst(&group)
+	defer release()
 	const writes = 20
 	for i := range writes {
 		group.Go(func() { h.commit(put(fmt.Sprint(i), 0, "x")) })
@@ -216,11 +214,9 @@ func TestWaitingWritesShareOneCommit(t *testing.T) {
 func TestWritesThatFitAreMadeBesideOneThatDoesNot(t *testing.T) {
 	t.Parallel()
 	h := start(t)
-	release := h.gates.hold(faulttoken.Create)
-	defer release()
 	var group sync.WaitGroup
-	group.Go(func() { h.commit(put("first", 0, "x")) })
-	h.awaitHeld()
+	release := h.holdFirst(&group)
+	defer release()
 	group.Go(func() { h.commit(put("a", 0, "x")) })
 	group.Go(func() {
 		_, err := h.store.Commit(h.ctx, put("b", 0, strings.Repeat("x", agentv1.MaxRecordBytes+1)))
@@ -239,11 +235,9 @@ func TestWritesThatFitAreMadeBesideOneThatDoesNot(t *testing.T) {
 func TestTokenLostInsideOfABatch(t *testing.T) {
 	t.Parallel()
 	h := start(t)
-	release := h.gates.hold(faulttoken.Create)
-	defer release()
 	var group sync.WaitGroup
-	group.Go(func() { h.commit(put("first", 0, "x")) })
-	h.awaitHeld()
+	release := h.holdFirst(&group)
+	defer release()
 	var mu sync.Mutex
 	acknowledged := map[string]bool{}
 	keys := []string{"a", "b", "c", "d"}
@@ -323,11 +317,9 @@ func TestWaitingReadsOfARecordShareOneTokenRead(t *testing.T) {
 func TestRequestThatGivesUpInTheQueueIsNotBegun(t *testing.T) {
 	t.Parallel()
 	h := start(t)
-	release := h.gates.hold(faulttoken.Create)
-	defer release()
 	var group sync.WaitGroup
-	group.Go(func() { h.commit(put("first", 0, "x")) })
-	h.awaitHeld()
+	release := h.holdFirst(&group)
+	defer release()
 	h.awaitWaiting(0)
 	ctx, cancel := context.WithTimeout(h.ctx, 4*time.Second)
 	defer cancel()

@@ -29,17 +29,23 @@ import (
 	"j5t.io/hsm/test/framework/await"
 )
 
+// untyped is a client of the HSMSecrets of a namespace that knows no Go type of them.
+func untyped(t *testing.T, namespace string) dynamic.ResourceInterface {
+	t.Helper()
+	client, err := dynamic.NewForConfig(hsm.Admin)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return client.Resource(v1alpha1.SchemeGroupVersion.WithResource("hsmsecrets")).Namespace(namespace)
+}
+
 // TestPlanEqualsResult plans and applies as Terraform does: the plan is a dry run, and every
 // field of the result has the type that OpenAPI v2 and v3 say. What was not planned would
 // end Terraform with an error.
 func TestPlanEqualsResult(t *testing.T) {
 	t.Parallel()
 	u := admin(t)
-	client, err := dynamic.NewForConfig(hsm.Admin)
-	if err != nil {
-		t.Fatal(err)
-	}
-	objects := client.Resource(v1alpha1.SchemeGroupVersion.WithResource("hsmsecrets")).Namespace(u.namespace)
+	objects := untyped(t, u.namespace)
 	const manager = "terraform"
 	for name, fields := range map[string]string{
 		"data": "metadata: {name: data, labels: {app: db}}\ndata: {password: b25l}\n",
@@ -167,11 +173,7 @@ func TestWatchHeadersAtOnce(t *testing.T) {
 func TestHelm(t *testing.T) {
 	t.Parallel()
 	u := admin(t)
-	client, err := dynamic.NewForConfig(hsm.Admin)
-	if err != nil {
-		t.Fatal(err)
-	}
-	objects := client.Resource(v1alpha1.SchemeGroupVersion.WithResource("hsmsecrets")).Namespace(u.namespace)
+	objects := untyped(t, u.namespace)
 	render := func(fields string) map[string]any {
 		t.Helper()
 		manifest := map[string]any{}

@@ -121,6 +121,12 @@ func TestHSMSecret(t *testing.T) {
 			typed(corev1.SecretTypeServiceAccountToken, "", "")(s)
 			s.Annotations = map[string]string{corev1.ServiceAccountNameKey: "default"}
 		}, errs: []string{"Forbidden: spec.secretType"}},
+		{name: "no update makes it service-account-token", old: func(*hsm.HSMSecret) {}, object: func(s *hsm.HSMSecret) {
+			s.Spec.SecretType = corev1.SecretTypeServiceAccountToken
+		}, errs: []string{"Invalid value: spec.secretType"}},
+		{name: "one of before can be updated", old: typed(corev1.SecretTypeServiceAccountToken, "", ""), object: func(s *hsm.HSMSecret) {
+			s.Labels = map[string]string{"a": "b"}
+		}},
 
 		{name: "immutable cannot be unset", old: func(s *hsm.HSMSecret) { s.Immutable = new(true) }, object: func(s *hsm.HSMSecret) { s.Immutable = nil }, errs: []string{"Forbidden: immutable"}},
 		{name: "immutable data cannot be changed", old: func(s *hsm.HSMSecret) { s.Immutable = new(true) }, object: func(s *hsm.HSMSecret) { s.Data = nil }, errs: []string{"Forbidden: data"}},

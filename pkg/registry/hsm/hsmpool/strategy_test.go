@@ -139,13 +139,13 @@ func TestTable(t *testing.T) {
 		ReportingPods:       []hsm.ReportingPod{{PodName: "discovery-1"}},
 		LastAggregationTime: new(metav1.NewTime(time.Now().Add(-5 * time.Minute))),
 		Conditions: []metav1.Condition{
-			{Type: "Ready", Status: metav1.ConditionTrue}, {Type: "FirmwareKnownBad", Status: metav1.ConditionTrue}, {Type: "NeedsRelayout", Status: metav1.ConditionTrue},
+			{Type: "Ready", Status: metav1.ConditionTrue}, {Type: "FirmwareKnownBad", Status: metav1.ConditionTrue}, {Type: "NeedsRelayout", Status: metav1.ConditionTrue}, {Type: "ShortAPDUs", Status: metav1.ConditionTrue},
 		},
 	}
 	pool.Status.Conditions = []metav1.Condition{{Type: "FirmwareKnownBad", Status: metav1.ConditionFalse}, {Type: "NeedsRelayout", Status: metav1.ConditionUnknown}}
 	for want, pool := range map[string]*hsm.HSMPool{
-		"[pico 0 0 0/0 <none> <none> <none> 3h]":                      pool,
-		"[pico 2 1 1/3 Partial NeedsRelayout,FirmwareKnownBad 5m 3h]": ready,
+		"[pico 0 0 0/0 <none> <none> <none> 3h]":                                 pool,
+		"[pico 2 1 1/3 Partial NeedsRelayout,FirmwareKnownBad,ShortAPDUs 5m 3h]": ready,
 	} {
 		table, err := tableConvertor.ConvertToTable(t.Context(), pool, &metav1.TableOptions{})
 		if err != nil {
